@@ -1,0 +1,53 @@
+"""Malenia: the mean over tasks of each task's own mean."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sb3_nigt.aggregators.base import Aggregator, FloatArray, IntArray, TicketPool, predicted_counts
+
+
+@dataclass(frozen=True)
+class Malenia(Aggregator):
+    """
+    Complete when every task has one trajectory and ((1/K) Σ_k 1/M_k)⁻¹ ≥ M/K; w_i = 1 / (K M_k(i)).
+
+    M_k is the number of trajectories of task k, K the number of tasks: workers that share a task pool their trajectories.
+    With one worker a task it is AggregateMalenia of arXiv 2509.24305. The objective is (1/K) Σ_k J_k whatever the speeds.
+
+    :param n_trajectories: M
+    :param tasks: for each worker the index of its task, 0 to K-1, each at least once
+    """
+
+    n_trajectories: int
+    tasks: tuple[int, ...]
+
+    def per_task(self, counts: IntArray) -> IntArray:
+        """
+        Trajectories of each task.
+
+        :param counts: accepted trajectories a worker, shape (n,)
+        :return: M_k, shape (K,)
+        """
+        return np.bincount(self.tasks, weights=counts).astype(np.int64)
+
+    def is_complete(self, counts: IntArray) -> bool:
+        """See ``Aggregator.is_complete``."""
+        per_task = self.per_task(counts)
+        # K / Σ_k 1/M_k ≥ M/K, multiplied out; the slack undoes the rounding of sums such as 1/3 + 1/3 + 1/3
+        return bool(per_task.all()) and len(per_task) ** 2 >= self.n_trajectories * float((1.0 / per_task).sum()) * (1 - 1e-12)
+
+    def weights(self, counts: IntArray) -> FloatArray:
+        """See ``Aggregator.weights``."""
+        per_task = self.per_task(counts)
+        return np.where(counts > 0, 1.0 / (len(per_task) * np.maximum(per_task, 1)[list(self.tasks)]), 0.0)
+
+    def tickets(self, durations: FloatArray) -> list[TicketPool]:
+        """Workers of one task are exchangeable: one pool a task, as large as the predicted round makes it."""
+        per_task = self.per_task(predicted_counts(self, durations))
+        members: list[list[int]] = [[] for _ in per_task]
+        for worker, task in enumerate(self.tasks):
+            members[task].append(worker)
+        return [TicketPool(tuple(workers), int(count)) for workers, count in zip(members, per_task, strict=True)]

@@ -1,0 +1,422 @@
+"""The loop that all algorithms of the package share: one ``collect_rollouts`` is one round, one ``train`` is one update."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections import Counter
+from functools import partial
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
+from stable_baselines3.common.type_aliases import Schedule as ProgressSchedule
+from stable_baselines3.common.utils import FloatSchedule, obs_as_tensor
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_nigt.actors import make_head
+from sb3_nigt.aggregators import Aggregator
+from sb3_nigt.algorithms.buffer import TrajectoryBuffer
+from sb3_nigt.algorithms.reporting import RoundLogger
+from sb3_nigt.algorithms.round import MAX_REJECTED_IN_A_ROW, LengthEstimate, run_round
+from sb3_nigt.messages import RoundReport, SamplingPoint
+from sb3_nigt.optimizers.nigt import NIGT
+from sb3_nigt.parameters import PolicySpec, flatten, has_batch_norm
+from sb3_nigt.policies import ActorCnnPolicy, ActorPolicy, MultiInputActorPolicy
+from sb3_nigt.schedules import FirstFinished, Planned, Schedule
+from sb3_nigt.ticks import Tick, TickAssembler
+from sb3_nigt.trajectory import Trajectory, map_observation
+from sb3_nigt.validation import check_integer, check_interval
+from sb3_nigt.vec_env.base import RolloutSpec, TrajectoryWorkers, WorkerVecEnv
+from sb3_nigt.vec_env.lockstep import LockstepWorkers
+from sb3_nigt.vec_env.wrappers import WrapperStack
+
+SelfAsyncPolicyGradient = TypeVar("SelfAsyncPolicyGradient", bound="AsyncPolicyGradient")
+
+SCHEDULES: dict[str, type[Schedule]] = {"planned": Planned, "first_finished": FirstFinished}
+
+
+class AsyncPolicyGradient(OnPolicyAlgorithm):
+    """
+    Policy gradients aggregated over workers of different speed; the parent of all algorithms of this package.
+
+    In round t all workers sample trajectories at the extrapolated point θ̃_t and sum their gradients locally; when the
+    aggregator is complete there is one aggregation, one update of θ, one broadcast. ``policy`` always holds the iterate θ_t.
+
+    A subclass names its aggregator and, if it differs, its schedule and its outer update.
+
+    :param policy: the policy (MlpPolicy, CnnPolicy, MultiInputPolicy, or a class)
+    :param env: a ``WorkerVecEnv``, or anything that Stable-Baselines3 takes (its environments then count as equally fast)
+    :param learning_rate: α, the length of a step; a number or a function of the progress remaining (from 1 to 0)
+    :param n_trajectories: M, trajectories per round
+    :param n_initial_trajectories: M_init, trajectories of the first round; None: as many as ``n_trajectories``
+    :param n_steps: H, where a trajectory is cut
+    :param gamma: γ, the discount
+    :param eta: η in (0, 1], weight of the new gradient; 1 - η is what torch calls momentum. A number or a function of the
+        progress remaining
+    :param schedule: which trajectories of a round count. "planned": decided before they start, unbiased;
+        "first_finished": the first to finish, the paper's rule
+    :param use_sde: gSDE is not supported, must be False
+    :param stats_window_size: episodes over which the logged means are taken
+    :param tensorboard_log: folder for TensorBoard (None: no log)
+    :param policy_kwargs: further arguments of the policy
+    :param verbose: 0 no output, 1 info messages, 2 debug messages
+    :param seed: seed of everything random
+    :param device: where the policy lives (cpu, cuda, auto)
+    :param _init_setup_model: whether to build the network now
+    :raises ValueError: for a value that is not allowed, naming the argument
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "MlpPolicy": ActorPolicy,
+        "CnnPolicy": ActorCnnPolicy,
+        "MultiInputPolicy": MultiInputActorPolicy,
+    }
+    optimizer_class: ClassVar[type[th.optim.Optimizer]] = NIGT
+    weighs_tasks_equally: ClassVar[bool] = False  # whatever the speeds and counts are
+
+    last_round: RoundReport | None = None
+
+    def __init__(
+        self,
+        policy: str | type[ActorCriticPolicy],
+        env: GymEnv | str,
+        learning_rate: float | ProgressSchedule = 2**-6,
+        n_trajectories: int = 20,
+        n_initial_trajectories: int | None = None,
+        n_steps: int = 1000,
+        gamma: float = 0.99,
+        eta: float | ProgressSchedule = 0.1,
+        schedule: str = "planned",
+        use_sde: bool = False,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
+        _init_setup_model: bool = True,
+    ) -> None:
+        self.learning_rate, self.n_steps, self.gamma, self.use_sde = learning_rate, n_steps, gamma, use_sde
+        self.n_trajectories, self.n_initial_trajectories = n_trajectories, n_initial_trajectories
+        self.eta, self.schedule = eta, schedule
+        self._check_arguments()
+        super().__init__(
+            policy,
+            env,
+            learning_rate=learning_rate,
+            n_steps=n_steps,
+            gamma=gamma,
+            gae_lambda=1.0,  # inert, like the next three: there is no critic, and a normalised step needs no clipping
+            ent_coef=0.0,
+            vf_coef=0.0,
+            max_grad_norm=0.0,
+            use_sde=False,
+            sde_sample_freq=-1,
+            rollout_buffer_class=TrajectoryBuffer,  # type: ignore[arg-type]
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            policy_kwargs=policy_kwargs,
+            verbose=verbose,
+            seed=seed,
+            device=device,
+            supported_action_spaces=(spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary),
+            _init_setup_model=False,
+        )
+        self._lengths = LengthEstimate(float(n_steps))
+        if _init_setup_model:
+            self._setup_model()
+
+    # What a subclass decides
+
+    def _make_aggregator(self, n_trajectories: int) -> Aggregator:
+        """Return the rule of a round of so many trajectories."""
+        raise NotImplementedError
+
+    def _make_schedule(self) -> Schedule:
+        return SCHEDULES[self.schedule]()
+
+    # Setup
+
+    def _check_arguments(self) -> None:
+        if not callable(self.learning_rate):
+            check_interval("learning_rate", self.learning_rate, 0.0, math.inf)
+        if not callable(self.eta):
+            check_interval("eta", self.eta, 0.0, 1.0, open_low=True)
+        check_integer("n_trajectories", self.n_trajectories, 1)
+        if self.n_initial_trajectories is not None:
+            check_integer("n_initial_trajectories", self.n_initial_trajectories, 1)
+        check_integer("n_steps", self.n_steps, 1)
+        check_interval("gamma", self.gamma, 0.0, 1.0)
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"schedule={self.schedule!r} is not allowed: give one of {', '.join(map(repr, SCHEDULES))}.")
+        if self.use_sde:
+            raise ValueError(
+                "use_sde=True is not allowed: gSDE keeps one noise matrix for many steps, which the estimator's score does "
+                "not cover. Leave use_sde=False: the policy's standard deviation depends on the state already."
+            )
+
+    def _setup_model(self) -> None:
+        self._check_arguments()
+        super()._setup_model()
+        if "optimizer_class" not in self.policy_kwargs:
+            kwargs = self.policy_kwargs.get("optimizer_kwargs") or {}
+            self.policy.optimizer = self.optimizer_class(self.policy.parameters(), lr=self.lr_schedule(1), **kwargs)  # type: ignore[call-arg]
+        self.eta_schedule = FloatSchedule(self.eta)
+        self._schedule = self._make_schedule()
+        self._workers: TrajectoryWorkers | None = None
+        self._rollout_spec: RolloutSpec | None = None
+        self._accepted: list[Trajectory] = []
+        self._failures: Counter[int] = Counter()
+        self._bad_gradients = 0
+        make_head(self.policy)  # refuses distributions without a score
+        if self.env is not None:
+            self._check_env(self.env)
+
+    def set_random_seed(self, seed: int | None = None) -> None:
+        """
+        Seed everything, the trajectories of the workers included.
+
+        :param seed: None draws a fresh seed for the trajectories
+        """
+        super().set_random_seed(seed)
+        self._root_seed = int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]) if seed is None else seed
+
+    def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
+        """
+        Change the environment, see ``BaseAlgorithm.set_env``.
+
+        :param env: the new environment
+        :param force_reset: reset it before training
+        :raises ValueError: for wrappers that workers cannot have
+        """
+        super().set_env(env, force_reset)
+        assert self.env is not None
+        self._workers = None
+        self._check_env(self.env)
+
+    def _check_env(self, env: VecEnv) -> None:
+        """Refuse what cannot work before any job starts, and say when the objective depends on the speeds."""
+        if isinstance(self.action_space, spaces.Discrete) and self.action_space.start != 0:
+            raise ValueError(
+                f"env: the action space {self.action_space} starts at {self.action_space.start}, which Stable-Baselines3 "
+                "cannot act in: shift the actions to start at 0 with a gymnasium.ActionWrapper."
+            )
+        if not isinstance(env.unwrapped, WorkerVecEnv):
+            return
+        WrapperStack(env)
+        if has_batch_norm(self.policy):
+            raise ValueError(
+                f"policy={type(self.policy).__name__} has BatchNorm layers, whose statistics do not come back from workers: "
+                "use LayerNorm, or a DummyVecEnv."
+            )
+        if env.unwrapped.tasks_differ and not self.weighs_tasks_equally:
+            warnings.warn(
+                f"The workers hold different tasks, and {type(self).__name__} weighs each by the number of trajectories that "
+                "its workers deliver, so the objective depends on their speed or count. MaleniaNIGT weighs tasks equally.",
+                stacklevel=2,
+            )
+
+    def _excluded_save_params(self) -> list[str]:
+        transient = [
+            "_workers",
+            "_stack",
+            "_ticks",
+            "_accepted",
+            "_schedule",
+            "_round_logger",
+            "_rollout_spec",
+            "_failures",
+            "eta_schedule",
+            "last_round",
+        ]
+        return [*super()._excluded_save_params(), *transient]
+
+    # One round
+
+    def learn(
+        self: SelfAsyncPolicyGradient,
+        total_timesteps: int = 100_000,
+        callback: MaybeCallback = None,
+        log_interval: int = 1,
+        tb_log_name: str | None = None,
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfAsyncPolicyGradient:
+        """
+        Train.
+
+        :param total_timesteps: environment steps to train on, of all workers together; a lower bound
+        :param callback: called once for every n environment steps, n being the number of workers
+        :param log_interval: rounds between two log entries
+        :param tb_log_name: name of the run for TensorBoard; None: the name of the class
+        :param reset_num_timesteps: start counting at 0
+        :param progress_bar: show a progress bar
+        :return: the model
+        """
+        try:
+            return super().learn(
+                total_timesteps, callback, log_interval, tb_log_name or type(self).__name__, reset_num_timesteps, progress_bar
+            )
+        except BaseException:
+            if self._workers is not None:
+                self._workers.cancel()
+            raise
+
+    def collect_rollouts(
+        self,
+        env: VecEnv,
+        callback: BaseCallback,
+        rollout_buffer: TrajectoryBuffer,  # type: ignore[override]
+        n_rollout_steps: int,
+    ) -> bool:
+        """
+        Run one round.
+
+        :param env: the environment that was given to the model
+        :param callback: told about every n environment steps
+        :param rollout_buffer: takes the accepted trajectories
+        :param n_rollout_steps: unused, trajectories are cut at ``n_steps``
+        :return: False if the callback stopped the round
+        """
+        workers = self._connect(env, callback)
+        self.policy.set_training_mode(False)
+        rollout_buffer.reset()
+        workers.forget()
+        point, aggregator = self._sampling_point(), self._round_aggregator()
+        callback.on_rollout_start()
+        try:
+            result = run_round(
+                workers, self._schedule, aggregator, point, partial(self._replay, callback), self._lengths, self._failures
+            )
+        finally:
+            if isinstance(workers, LockstepWorkers):
+                self._last_obs, self._last_episode_starts = workers.observation, workers.at_start
+        if result is None:
+            workers.cancel()
+            return False
+        self.last_round, self._accepted = result
+        for arrival in self.last_round.arrivals:
+            rollout_buffer.add(arrival)
+        if self._stack is not None:
+            self._stack.update(self._accepted)
+        per_step = getattr(workers, "time_per", "step") == "step"
+        self._round_logger.log(
+            self.logger, self.last_round, first_finished=per_step and isinstance(self._schedule, FirstFinished)
+        )
+        callback.on_rollout_end()
+        return True
+
+    def _connect(self, env: VecEnv, callback: BaseCallback) -> TrajectoryWorkers:
+        """Return the workers behind ``env``, ready for jobs of this model."""
+        if self._workers is None:
+            self._stack = WrapperStack(env) if isinstance(env.unwrapped, WorkerVecEnv) else None
+            self._workers = self._stack.workers if self._stack is not None else LockstepWorkers(env)
+            self._ticks = TickAssembler(env.num_envs)
+            task_ids = getattr(self._workers, "task_ids", range(env.num_envs))
+            shown = task_ids if self.weighs_tasks_equally or getattr(self._workers, "tasks_differ", False) else None
+            self._round_logger = RoundLogger(shown, self._stats_window_size)
+        settings = (self.n_steps, self.gamma, self._root_seed)
+        spec = self._workers.rollout_spec
+        if spec is None or spec is not self._rollout_spec or (spec.n_steps, spec.gamma, spec.seed) != settings:
+            policy_class: Any = type(getattr(self.policy, "_orig_mod", self.policy))  # the class behind torch.compile
+            policy_spec = PolicySpec(policy_class, self.observation_space, self.action_space, self.policy_kwargs, self.device)
+            self._rollout_spec = RolloutSpec(policy_spec, *settings)
+            self._workers.prepare(self._rollout_spec)
+        if isinstance(self._workers, LockstepWorkers):
+            assert self._last_episode_starts is not None
+            self._workers.on_tick = partial(self._on_tick, callback)
+            self._workers.resume(self._last_obs, self._last_episode_starts)
+        return self._workers
+
+    def _sampling_point(self) -> SamplingPoint:
+        """θ̃_t with the statistics frozen for the round. The η used here is the one of this round's momentum, too."""
+        optimizer, theta_tilde = self.policy.optimizer, None
+        if isinstance(optimizer, NIGT):
+            self._round_eta = self.eta_schedule(self._current_progress_remaining)
+            for group in optimizer.param_groups:
+                group["eta"] = self._round_eta
+            theta_tilde = optimizer.extrapolated()
+        parameters = flatten(self.policy, theta_tilde)
+        self._extrapolation_norm = float(np.linalg.norm((parameters - flatten(self.policy)).astype(np.float64)))
+        transforms = self._stack.freeze() if self._stack is not None else (None, None)
+        return SamplingPoint(self._n_updates, parameters, *transforms)
+
+    def _round_aggregator(self) -> Aggregator:
+        initial = self._n_updates == 0 and self.n_initial_trajectories is not None
+        return self._make_aggregator(self.n_initial_trajectories if initial else self.n_trajectories)  # type: ignore[arg-type]
+
+    def _replay(self, callback: BaseCallback, trajectory: Trajectory) -> bool:
+        """Show the steps of a trajectory to the callback; plain VecEnvs have shown them already."""
+        if isinstance(self._workers, LockstepWorkers):
+            return True
+        return all(self._on_tick(callback, tick) for tick in self._ticks.feed(trajectory))
+
+    def _on_tick(self, callback: BaseCallback, tick: Tick) -> bool:
+        self.num_timesteps += self.n_envs
+        callback.update_locals(
+            {
+                "new_obs": tick.new_obs,
+                "rewards": tick.rewards,
+                "dones": tick.dones,
+                "infos": tick.infos,
+                "actions": tick.actions,
+            }
+        )
+        if not callback.on_step():
+            return False
+        if tick.dones.any():
+            self._update_info_buffer(tick.infos, tick.dones)
+        return True
+
+    # One update
+
+    def train(self) -> None:
+        """Aggregate the gradients of the round and make one step of the outer update."""
+        assert self._workers is not None
+        assert self.last_round is not None
+        self._update_learning_rate(self.policy.optimizer)
+        gradient = self._workers.gradient(self.rollout_buffer.arrivals, self.last_round.weights)  # type: ignore[attr-defined]
+        if self._usable(gradient):
+            parameters = list(self.policy.parameters())
+            sizes = [p.numel() for p in parameters]
+            for p, g in zip(parameters, th.split(gradient, sizes), strict=True):
+                p.grad = -g.view_as(p)  # torch minimises; the sign changes here and nowhere else
+            self.policy.optimizer.step()
+            self.policy.optimizer.zero_grad()
+        self._n_updates += 1
+        if has_batch_norm(self.policy):
+            self._move_batch_norm()
+        self._log_update(float(th.linalg.vector_norm(gradient.double())))
+
+    def _usable(self, gradient: th.Tensor) -> bool:
+        """Non-finite gradients never reach the parameters; several in a row stop the run."""
+        self._bad_gradients = 0 if bool(th.isfinite(gradient).all()) else self._bad_gradients + 1
+        if self._bad_gradients >= MAX_REJECTED_IN_A_ROW:
+            raise RuntimeError(
+                f"The gradients of {self._bad_gradients} rounds in a row were not finite (round {self._n_updates}): "
+                "try a smaller learning_rate, and check the scale of rewards and observations."
+            )
+        return self._bad_gradients == 0
+
+    def _move_batch_norm(self) -> None:
+        """Sampling and its score use fixed BatchNorm statistics; here they move, by the observations of the round."""
+        batches = [trajectory.policy_observations for trajectory in self._accepted]
+        observations = map_observation(lambda *xs: np.concatenate(xs), *batches)
+        self.policy.set_training_mode(True)
+        with th.no_grad():
+            self.policy.get_distribution(obs_as_tensor(observations, self.device))
+        self.policy.set_training_mode(False)
+
+    def _log_update(self, gradient_norm: float) -> None:
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        self.logger.record("train/grad_norm", gradient_norm)
+        if isinstance(self.policy.optimizer, NIGT):
+            self.logger.record("train/eta", self._round_eta)
+            self.logger.record("train/direction_norm", self.policy.optimizer.direction_norm())
+            self.logger.record("train/extrapolation_norm", self._extrapolation_norm)

@@ -1,0 +1,39 @@
+"""Rennala policy gradient."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch as th
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.type_aliases import GymEnv
+from stable_baselines3.common.type_aliases import Schedule as ProgressSchedule
+
+from sb3_nigt.aggregators import Aggregator, Rennala
+from sb3_nigt.algorithms.base import AsyncPolicyGradient
+
+
+class RennalaPG(AsyncPolicyGradient):
+    """
+    Plain gradient ascent θ ← θ + α g on Rennala's rounds. With equal speeds and M = n it is ``SyncPG``.
+
+    :param policy: as in ``AsyncPolicyGradient``, like all other arguments; there is no ``eta``
+    """
+
+    optimizer_class: ClassVar[type[th.optim.Optimizer]] = th.optim.SGD
+
+    def __init__(
+        self,
+        policy: str | type[ActorCriticPolicy],
+        env: GymEnv | str,
+        learning_rate: float | ProgressSchedule = 1e-3,
+        n_trajectories: int = 20,
+        n_steps: int = 1000,
+        gamma: float = 0.99,
+        schedule: str = "planned",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(policy, env, learning_rate, n_trajectories, None, n_steps, gamma, 1.0, schedule, **kwargs)
+
+    def _make_aggregator(self, n_trajectories: int) -> Aggregator:
+        return Rennala(n_trajectories)

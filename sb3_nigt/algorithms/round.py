@@ -1,0 +1,132 @@
+"""One round, beside the paper: everybody starts at θ̃, whoever finishes goes on, one aggregation when the rule says so."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sb3_nigt.aggregators import Aggregator
+from sb3_nigt.errors import WorkerError
+from sb3_nigt.messages import Arrival, Discarded, Job, RoundReport, SamplingPoint
+from sb3_nigt.schedules import Schedule, Start
+from sb3_nigt.trajectory import Trajectory
+from sb3_nigt.vec_env.base import TrajectoryWorkers
+
+LENGTH_SMOOTHING = 0.1  # weight of a new trajectory in the running mean of lengths
+MAX_REJECTED_IN_A_ROW = 5  # non-finite trajectories of one worker, or non-finite gradients, before a run stops
+
+
+@dataclass
+class LengthEstimate:
+    """
+    Running mean of the lengths of all workers' trajectories; durations are predicted with it.
+
+    :param mean: steps; before the first trajectory any guess, since only ratios of durations matter then
+    :param seen: whether the mean is one of real trajectories
+    """
+
+    mean: float
+    seen: bool = False
+
+    def add(self, n_steps: int) -> None:
+        """
+        Take in one trajectory.
+
+        :param n_steps: its length
+        """
+        self.mean = (1 - LENGTH_SMOOTHING) * self.mean + LENGTH_SMOOTHING * n_steps if self.seen else float(n_steps)
+        self.seen = True
+
+
+def run_round(
+    workers: TrajectoryWorkers,
+    schedule: Schedule,
+    aggregator: Aggregator,
+    point: SamplingPoint,
+    replay: Callable[[Trajectory], bool],
+    lengths: LengthEstimate,
+    failures: Counter[int],
+) -> tuple[RoundReport, list[Trajectory]] | None:
+    """
+    Sample one round at a point.
+
+    :param workers: who runs the trajectories
+    :param schedule: which trajectories run where
+    :param aggregator: when the round is complete, and the weights
+    :param point: θ̃ with its number
+    :param replay: shows the steps of a trajectory to callbacks; False means stop
+    :param lengths: running mean of lengths, updated here
+    :param failures: rejected trajectories in a row of each worker, updated here
+    :return: the report and the accepted trajectories by worker and key; None if a callback said stop
+    :raises WorkerError: if one worker delivers non-finite numbers several times in a row
+    """
+    clock, started_at, steps_before = workers.clock, workers.clock.now(), workers.steps_executed
+    arrivals: list[Arrival] = []
+    rejected: list[Arrival] = []
+    accepted: list[tuple[Arrival, Trajectory]] = []
+
+    durations = workers.predicted_durations(lengths.mean)
+    busy = [worker for worker in range(len(durations)) if workers.busy(worker)]
+    _submit(workers, schedule, point, schedule.begin(aggregator, point.round, started_at, durations, busy))
+    while not schedule.complete:
+        result = workers.next_arrival()
+        if result is None or not replay(result[1]):
+            return None
+        arrival, trajectory = result
+        if arrival.rejected is None:
+            arrival = dataclasses.replace(arrival, staleness=point.round - trajectory.point.round)
+            arrivals.append(arrival)
+            accepted.append((arrival, trajectory))
+            lengths.add(arrival.n_steps)
+            failures[arrival.worker] = 0
+            report_arrival = schedule.accepted
+        else:
+            rejected.append(arrival)
+            _stop_if_hopeless(arrival, failures)
+            report_arrival = schedule.rejected
+        starts = report_arrival(arrival.worker, clock.now(), workers.predicted_durations(lengths.mean))
+        _submit(workers, schedule, point, starts)
+
+    discarded = []
+    if schedule.cancels:
+        for job, job_started_at, trajectory in workers.cancel():
+            discarded.append(Discarded(job.worker, trajectory.n_steps, job_started_at, clock.now()))
+            if not replay(trajectory):
+                return None
+    if not schedule.uploads:
+        workers.aggregate_messages([worker for worker, count in enumerate(schedule.counts) if count > 0])
+
+    used_steps = sum(arrival.n_steps for arrival in arrivals)
+    report = RoundReport(
+        round=point.round,
+        counts=schedule.counts.copy(),
+        weights=aggregator.weights(schedule.counts),
+        arrivals=tuple(arrivals),
+        discarded=tuple(discarded),
+        rejected=tuple(rejected),
+        used_steps=used_steps,
+        discarded_steps=workers.steps_executed - steps_before - used_steps,
+        started_at=started_at,
+        finished_at=clock.now(),
+    )
+    accepted.sort(key=lambda pair: (pair[0].worker, pair[0].key))
+    return report, [trajectory for _, trajectory in accepted]
+
+
+def _submit(workers: TrajectoryWorkers, schedule: Schedule, point: SamplingPoint, starts: list[Start]) -> None:
+    for start in starts:
+        workers.submit(Job(start.worker, start.key, point, upload=schedule.uploads, committed=not schedule.cancels))
+
+
+def _stop_if_hopeless(rejected: Arrival, failures: Counter[int]) -> None:
+    """Raise if a worker has delivered nothing but non-finite numbers for a while."""
+    failures[rejected.worker] += 1
+    if failures[rejected.worker] >= MAX_REJECTED_IN_A_ROW:
+        raise WorkerError(
+            f"{failures[rejected.worker]} trajectories in a row ended with a non-finite {rejected.rejected}, the last one "
+            f"after {rejected.n_steps} steps. Check the environment with stable_baselines3.common.env_checker.check_env.",
+            rejected.worker,
+            rejected.task_id,
+        )

@@ -1,0 +1,38 @@
+"""Synchronous NIGT."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.type_aliases import GymEnv, Schedule
+
+from sb3_nigt.aggregators import Aggregator, Synchronous
+from sb3_nigt.algorithms.base import AsyncPolicyGradient
+
+
+class SyncNIGT(AsyncPolicyGradient):
+    """
+    NIGT with a barrier: every worker makes ⌈M/n⌉ trajectories, the slowest one sets the pace.
+
+    :param policy: as in ``AsyncPolicyGradient``, like all other arguments; there is no ``schedule``
+    """
+
+    def __init__(
+        self,
+        policy: str | type[ActorCriticPolicy],
+        env: GymEnv | str,
+        learning_rate: float | Schedule = 2**-6,
+        n_trajectories: int = 20,
+        n_initial_trajectories: int | None = None,
+        n_steps: int = 1000,
+        gamma: float = 0.99,
+        eta: float | Schedule = 0.1,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            policy, env, learning_rate, n_trajectories, n_initial_trajectories, n_steps, gamma, eta, "planned", **kwargs
+        )
+
+    def _make_aggregator(self, n_trajectories: int) -> Aggregator:
+        return Synchronous(n_trajectories)

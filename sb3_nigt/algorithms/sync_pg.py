@@ -1,0 +1,37 @@
+"""Synchronous policy gradient."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch as th
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.type_aliases import GymEnv, Schedule
+
+from sb3_nigt.aggregators import Aggregator, Synchronous
+from sb3_nigt.algorithms.base import AsyncPolicyGradient
+
+
+class SyncPG(AsyncPolicyGradient):
+    """
+    Plain gradient ascent θ ← θ + α g with a barrier: every worker makes ⌈M/n⌉ trajectories, the slowest sets the pace.
+
+    :param policy: as in ``AsyncPolicyGradient``, like all other arguments; there is no ``schedule`` and no ``eta``
+    """
+
+    optimizer_class: ClassVar[type[th.optim.Optimizer]] = th.optim.SGD
+
+    def __init__(
+        self,
+        policy: str | type[ActorCriticPolicy],
+        env: GymEnv | str,
+        learning_rate: float | Schedule = 1e-3,
+        n_trajectories: int = 20,
+        n_steps: int = 1000,
+        gamma: float = 0.99,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(policy, env, learning_rate, n_trajectories, None, n_steps, gamma, 1.0, "planned", **kwargs)
+
+    def _make_aggregator(self, n_trajectories: int) -> Aggregator:
+        return Synchronous(n_trajectories)

@@ -1,0 +1,19 @@
+"""Errors that stop a run."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+
+class WorkerError(RuntimeError):
+    """
+    A worker cannot go on.
+
+    :param message: what happened
+    :param worker: index of the worker
+    :param task_id: the task that it holds
+    """
+
+    def __init__(self, message: str, worker: int, task_id: Hashable) -> None:
+        super().__init__(f"Worker {worker} (task {task_id!r}): {message}")
+        self.worker, self.task_id = worker, task_id

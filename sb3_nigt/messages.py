@@ -1,0 +1,138 @@
+"""What travels between an algorithm and its workers: frozen records, no behaviour."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+
+class TrajectoryKey(NamedTuple):
+    """
+    Name of the random numbers of one trajectory.
+
+    With the seed and the parameters it determines the trajectory completely, whichever worker class runs it.
+
+    :param round: the round that counts the trajectory, from 0
+    :param stream: the worker it was first meant for
+    :param number: which trajectory of that stream in this round, from 0
+    """
+
+    round: int
+    stream: int
+    number: int
+
+
+@dataclass(frozen=True, eq=False)
+class SamplingPoint:
+    """
+    The point θ̃ at which a round samples, with the statistics that are frozen for the round.
+
+    :param round: the round that begins at this point
+    :param parameters: flat float32 vector: all parameters of the policy, then its floating-point buffers
+    :param transform_obs: maps raw observations to what the policy sees; None when they are the same
+    :param transform_rewards: maps the raw rewards of a trajectory to the ones that are learned from; None when equal
+    """
+
+    round: int
+    parameters: npt.NDArray[np.float32]
+    transform_obs: Callable[[Any], Any] | None = None
+    transform_rewards: Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """
+    One trajectory to be sampled.
+
+    :param worker: index of the worker that runs it
+    :param key: its random numbers
+    :param point: the parameters it is sampled with
+    :param upload: the gradient is sent on its own as soon as it is ready, at the price of one message
+    :param committed: the result is wanted whatever happens, nothing will cancel it
+    """
+
+    worker: int
+    key: TrajectoryKey
+    point: SamplingPoint
+    upload: bool = False
+    committed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """
+    One trajectory that has ended; its steps stay with the worker.
+
+    :param worker: index of the worker
+    :param task_id: the task that the worker holds
+    :param key: the random numbers used
+    :param n_steps: length in environment steps
+    :param episode_return: undiscounted sum of the raw rewards
+    :param started_at: seconds on the workers' clock
+    :param finished_at: seconds on the workers' clock, when the last step ended
+    :param arrived_at: when its gradient reached the learner; ``finished_at`` plus a message if it was sent on its own
+    :param staleness: updates made between the sampling point and this arrival
+    :param rejected: None, or why the trajectory must not enter any sum
+    """
+
+    worker: int
+    task_id: Hashable
+    key: TrajectoryKey
+    n_steps: int
+    episode_return: float
+    started_at: float
+    finished_at: float
+    arrived_at: float
+    staleness: int = 0
+    rejected: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Discarded:
+    """
+    A trajectory that was in flight when its round ended.
+
+    :param worker: index of the worker
+    :param n_steps: environment steps that were executed for nothing
+    :param started_at: seconds on the workers' clock
+    :param stopped_at: seconds on the workers' clock
+    """
+
+    worker: int
+    n_steps: int
+    started_at: float
+    stopped_at: float
+
+
+@dataclass(frozen=True)
+class RoundReport:
+    """
+    What happened in one round.
+
+    :param round: number of the round, from 0
+    :param counts: accepted trajectories a worker, shape (n,)
+    :param weights: weight of each worker's local sum in the aggregated gradient, shape (n,)
+    :param arrivals: accepted trajectories in order of arrival
+    :param discarded: trajectories in flight when the round was complete
+    :param rejected: trajectories that ended with a non-finite reward or observation
+    :param used_steps: environment steps inside ``arrivals``
+    :param discarded_steps: all other environment steps of the round
+    :param started_at: seconds on the workers' clock
+    :param finished_at: seconds on the workers' clock, the aggregation's message included
+    """
+
+    round: int
+    counts: npt.NDArray[np.int64]
+    weights: npt.NDArray[np.float64]
+    arrivals: tuple[Arrival, ...]
+    discarded: tuple[Discarded, ...]
+    rejected: tuple[Arrival, ...]
+    used_steps: int
+    discarded_steps: int
+    started_at: float
+    finished_at: float
+    extra: dict[str, float] = field(default_factory=dict)

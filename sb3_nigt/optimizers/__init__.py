@@ -1,0 +1,5 @@
+"""Outer updates."""
+
+from sb3_nigt.optimizers.nigt import NIGT
+
+__all__ = ["NIGT"]

@@ -1,0 +1,77 @@
+"""A copy of the policy at a worker's place: acts at sampling points and turns kept trajectories into gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch as th
+
+from sb3_nigt.actors import Network, TorchNetwork, has_numpy_network, make_head, numpy_mlp
+from sb3_nigt.gradients import policy_gradient
+from sb3_nigt.messages import SamplingPoint
+from sb3_nigt.parameters import PolicySpec, load_flat
+from sb3_nigt.trajectory import Trajectory
+
+
+class PolicyReplica:
+    """
+    The policy module that samples and differentiates at θ̃ while the algorithm's own one holds θ.
+
+    :param spec: how to build the policy
+    :param gamma: γ in [0, 1]
+    """
+
+    def __init__(self, spec: PolicySpec, gamma: float) -> None:
+        self.policy = spec.build()
+        self.gamma = gamma
+        self.head = make_head(self.policy)
+        self._in_numpy = has_numpy_network(self.policy)
+        self._loaded: SamplingPoint | None = None
+
+    def network(self, point: SamplingPoint) -> Network:
+        """
+        Return the policy at a point, for observations one at a time or in batches.
+
+        :param point: parameters and statistics
+        """
+        if self._in_numpy:
+            return numpy_mlp(self.policy, point.parameters)
+        torch_network = TorchNetwork(self.policy)
+
+        def network(observation: object) -> npt.NDArray[np.float32]:
+            self._load(point)
+            return torch_network(observation)
+
+        return network
+
+    def batch_network(self, point: SamplingPoint) -> Network:
+        """
+        Return the policy at a point, for batches of observations.
+
+        :param point: parameters and statistics
+        """
+        self._load(point)
+        return TorchNetwork(self.policy)
+
+    def gradient(self, trajectories: Sequence[Trajectory], weights: Sequence[float]) -> th.Tensor:
+        """
+        Weighted sum of trajectory gradients, each at the point that sampled it: one backward pass a point.
+
+        :param trajectories: in an order that does not depend on who came first
+        :param weights: one a trajectory
+        :return: flat float32 vector over the parameters, direction of ascent
+        """
+        points = {id(trajectory.point): trajectory.point for trajectory in trajectories}
+        total = th.zeros(sum(p.numel() for p in self.policy.parameters()), device=self.policy.device)
+        for point in points.values():
+            chosen = [(t, w) for t, w in zip(trajectories, weights, strict=True) if t.point is point]
+            self._load(point)
+            total += policy_gradient(self.policy, [t for t, _ in chosen], [w for _, w in chosen], self.gamma)
+        return total
+
+    def _load(self, point: SamplingPoint) -> None:
+        if self._loaded is not point:
+            load_flat(self.policy, point.parameters)
+            self._loaded = point

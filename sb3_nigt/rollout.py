@@ -1,0 +1,165 @@
+"""One worker's environment, stepped through one trajectory at a time; the same in every WorkerVecEnv."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+from gymnasium import spaces
+
+from sb3_nigt.actors import Head, Network
+from sb3_nigt.messages import SamplingPoint, TrajectoryKey
+from sb3_nigt.seeding import TrajectorySeeds
+from sb3_nigt.trajectory import Trajectory, map_observation
+
+FIRST_ROWS = 64  # rows allocated at the start of a trajectory, doubled when they are full
+
+
+class Sampler:
+    """
+    Runs trajectories of one environment, resumable after any step.
+
+    :param env: the environment
+    :param head: turns distribution parameters and noise into actions
+    :param n_steps: H, where a trajectory is cut
+    """
+
+    def __init__(self, env: gym.Env[Any, Any], head: Head, n_steps: int) -> None:
+        self.env, self.head, self.n_steps = env, head, n_steps
+        self.n_done = 0
+        self.finished = True
+
+    def begin(self, key: TrajectoryKey, point: SamplingPoint, network: Network, seeds: TrajectorySeeds) -> None:
+        """
+        Reset the environment for a new trajectory.
+
+        :param key: its name
+        :param point: the parameters and statistics it is sampled with
+        :param network: the policy at that point
+        :param seeds: its random numbers
+        """
+        self.key, self.point, self._network, self._rng = key, point, network, seeds.actions
+        self.n_done, self.finished = 0, False
+        self._terminated = self._truncated = False
+        self._rejected: str | None = None
+        self._infos: list[dict[str, Any]] = []
+        self._allocate()
+        self._observation, _ = self.env.reset(seed=seeds.env)
+        if not _is_finite(self._observation):
+            self.finished, self._rejected = True, "observation"
+
+    def advance(self, n_steps: int) -> None:
+        """
+        Run up to ``n_steps`` further steps, fewer if the trajectory ends.
+
+        :param n_steps: number of environment steps
+        """
+        if self.finished:
+            return
+        env_step, network, draw, transform = self.env.step, self._network, self.head.draw, self.point.transform_obs
+        observation, t = self._observation, self.n_done
+        stop = min(t + n_steps, self.n_steps)
+        while t < stop:
+            if t == len(self._rewards):
+                self._grow()
+            seen = self._store(t, observation)
+            if transform is not None:
+                seen = transform(seen)
+            sample, action = draw(network(seen), self._noise[t])
+            self._samples[t] = sample
+            self._actions[t] = action
+            observation, reward, terminated, truncated, info = env_step(action)
+            self._rewards[t] = reward
+            self._infos.append(info)
+            t += 1
+            if not (math.isfinite(reward) and _is_finite(observation)):
+                self._rejected = "observation" if math.isfinite(reward) else "reward"
+                self.finished = True
+                break
+            if terminated or truncated:
+                self._terminated, self._truncated = bool(terminated), bool(truncated)
+                self.finished = True
+                break
+        self._observation, self.n_done = observation, t
+        self.finished = self.finished or t == self.n_steps
+
+    def trajectory(self, n_steps: int | None = None) -> Trajectory:
+        """
+        What has been sampled so far.
+
+        :param n_steps: only the first so many steps
+        """
+        stop = self.n_done if n_steps is None else min(n_steps, self.n_done)
+        cut = stop < self.n_done
+        return Trajectory(
+            key=self.key,
+            point=self.point,
+            observations=map_observation(lambda rows: rows[:stop], self._observations),
+            final_observation=map_observation(lambda rows: rows[stop], self._observations) if cut else self._observation,
+            samples=self._samples[:stop],
+            actions=self._actions[:stop],
+            rewards=self._rewards[:stop],
+            terminated=self._terminated and not cut,
+            truncated=self._truncated and not cut,
+            infos=self._infos[:stop],
+            rejected=self._rejected,
+        )
+
+    def _store(self, t: int, observation: Any) -> Any:
+        """Keep an observation and return it as kept, in the dtype of the space."""
+        if isinstance(observation, dict):
+            for key, rows in self._observations.items():
+                rows[t] = observation[key]
+            return {key: rows[t] for key, rows in self._observations.items()}
+        self._observations[t] = observation
+        return self._observations[t]
+
+    def _allocate(self) -> None:
+        """Fresh arrays for a new trajectory, so that an earlier one may still be in use elsewhere."""
+        rows, head = min(FIRST_ROWS, self.n_steps), self.head
+        self._observations = empty_observations(self.env.observation_space, rows)
+        self._samples = np.empty((rows, *head.sample_shape), dtype=head.sample_dtype)
+        self._actions = np.empty((rows, *head.action_shape), dtype=head.action_dtype)
+        self._rewards = np.empty(rows)
+        self._noise = head.noise(self._rng, rows)
+
+    def _grow(self) -> None:
+        """Double the arrays, up to the horizon."""
+        old = len(self._rewards)
+        rows = min(2 * old, self.n_steps)
+
+        def grown(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+            new = np.empty((rows, *array.shape[1:]), dtype=array.dtype)
+            new[:old] = array
+            return new
+
+        self._observations = map_observation(grown, self._observations)
+        self._samples, self._actions, self._rewards = grown(self._samples), grown(self._actions), grown(self._rewards)
+        self._noise = np.concatenate([self._noise, self.head.noise(self._rng, rows - old)])
+
+
+def empty_observations(space: spaces.Space[Any], rows: int) -> Any:
+    """
+    Uninitialised storage for observations.
+
+    :param space: a space without nesting beyond one Dict
+    :param rows: leading dimension
+    :return: an array, or a dict of arrays
+    """
+    if isinstance(space, spaces.Dict):
+        return {key: empty_observations(subspace, rows) for key, subspace in space.spaces.items()}
+    return np.empty((rows, *(space.shape or ())), dtype=space.dtype)
+
+
+def _is_finite(observation: Any) -> bool:
+    """Whether all numbers of an observation are finite."""
+    if isinstance(observation, dict):
+        return all(_is_finite(value) for value in observation.values())
+    if not isinstance(observation, np.ndarray) or observation.dtype.kind != "f":
+        return True
+    flat = observation.reshape(-1)
+    # one BLAS call is quicker than isfinite().all(); a square may overflow where the number itself does not
+    return math.isfinite(flat.dot(flat)) or bool(np.isfinite(flat).all())

@@ -1,0 +1,96 @@
+"""The contract of a schedule: events in, starts out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from sb3_nigt.aggregators import Aggregator
+from sb3_nigt.messages import TrajectoryKey
+
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """
+    Instruction to start a trajectory now.
+
+    :param worker: the idle worker that runs it
+    :param key: its random numbers
+    """
+
+    worker: int
+    key: TrajectoryKey
+
+
+class Schedule(ABC):
+    """
+    Decides within a round which worker starts which trajectory.
+
+    It learns of the world only through its arguments: the time, who has arrived, and predicted durations. ``begin`` opens a
+    round; ``accepted`` or ``rejected`` report each arrival; all of them return what to start now.
+
+    :ivar cancels: trajectories in flight are void when the round is complete
+    :ivar uploads: every gradient is sent on its own; otherwise there is one aggregation a round
+    :ivar counts: accepted trajectories of the current round, shape (n,)
+    """
+
+    cancels = True
+    uploads = False
+    aggregator: Aggregator
+    counts: npt.NDArray[np.int64]
+
+    @property
+    def complete(self) -> bool:
+        """Whether the round may be aggregated."""
+        return self.aggregator.is_complete(self.counts)
+
+    def begin(
+        self, aggregator: Aggregator, round_: int, now: float, durations: FloatArray, busy: Collection[int]
+    ) -> list[Start]:
+        """
+        Open a round.
+
+        :param aggregator: its rule
+        :param round_: its number
+        :param now: seconds on the workers' clock
+        :param durations: predicted seconds per trajectory of each worker, shape (n,)
+        :param busy: workers that still run something from before
+        """
+        self.aggregator, self.round = aggregator, round_
+        self.counts = np.zeros(len(durations), dtype=np.int64)
+        return self._open(now, durations, busy)
+
+    def accepted(self, worker: int, now: float, durations: FloatArray) -> list[Start]:
+        """
+        Report a trajectory that enters the sums; its worker is idle now.
+
+        :param worker: who delivered it
+        :param now: seconds on the workers' clock
+        :param durations: predicted seconds per trajectory of each worker, shape (n,)
+        """
+        self.counts[worker] += 1
+        return [] if self.complete else self._next(worker, now, durations)
+
+    def rejected(self, worker: int, now: float, durations: FloatArray) -> list[Start]:
+        """
+        Report a trajectory that must not enter any sum; its worker is idle now.
+
+        :param worker: who delivered it
+        :param now: seconds on the workers' clock
+        :param durations: predicted seconds per trajectory of each worker, shape (n,)
+        """
+        return self._next(worker, now, durations)
+
+    @abstractmethod
+    def _open(self, now: float, durations: FloatArray, busy: Collection[int]) -> list[Start]:
+        """First starts of a round."""
+
+    @abstractmethod
+    def _next(self, worker: int, now: float, durations: FloatArray) -> list[Start]:
+        """What to start now that ``worker`` has become idle and the round is not complete."""

@@ -1,0 +1,108 @@
+"""
+The tick rule: one ``callback.on_step()`` stands for exactly n environment steps, whoever executed them.
+
+Workers deliver whole trajectories, so their steps are replayed in portions of n (the number of workers). What is left over
+waits for the next trajectory, also across rounds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sb3_nigt.trajectory import Trajectory, map_observation
+
+
+@dataclass(frozen=True)
+class Tick:
+    """
+    One step of all environments, as callbacks see it.
+
+    :param new_obs: observations after the step, leading dimension n
+    :param rewards: shape (n,)
+    :param dones: shape (n,)
+    :param infos: one dict an environment
+    :param actions: what the environments received, leading dimension n
+    """
+
+    new_obs: Any
+    rewards: npt.NDArray[Any]
+    dones: npt.NDArray[np.bool_]
+    infos: list[dict[str, Any]]
+    actions: npt.NDArray[Any]
+
+
+class TickAssembler:
+    """
+    Cuts trajectories into ticks.
+
+    :param n_envs: n, environment steps in a tick
+    """
+
+    def __init__(self, n_envs: int) -> None:
+        self.n_envs = n_envs
+        self._rest: Tick | None = None  # fewer than n steps
+
+    def feed(self, trajectory: Trajectory) -> Iterator[Tick]:
+        """
+        Add the steps of a trajectory, complete or cancelled.
+
+        :param trajectory: what a worker did
+        :return: the ticks that are full now, in order
+        """
+        if trajectory.n_steps == 0:
+            return
+        steps = _as_tick(trajectory)
+        if self._rest is not None:
+            steps = _joined(self._rest, steps)
+        n_full = len(steps.rewards) // self.n_envs * self.n_envs
+        self._rest = _cut(steps, n_full, len(steps.rewards)) if n_full < len(steps.rewards) else None
+        for start in range(0, n_full, self.n_envs):
+            yield _cut(steps, start, start + self.n_envs)
+
+
+def _as_tick(trajectory: Trajectory) -> Tick:
+    """All steps of a trajectory as if they were the environments of one long step."""
+    transform = trajectory.point.transform_obs
+    new_obs = map_observation(_shifted, trajectory.observations, trajectory.final_observation)
+    if transform is not None:
+        new_obs = transform(new_obs)
+    n_steps = trajectory.n_steps
+    dones = np.zeros(n_steps, dtype=bool)
+    infos = trajectory.infos
+    if trajectory.terminated or trajectory.truncated:
+        dones[-1] = True
+        last = dict(infos[-1])
+        last["terminal_observation"] = map_observation(lambda x: x[-1], new_obs)
+        last["TimeLimit.truncated"] = trajectory.truncated and not trajectory.terminated
+        last.setdefault("episode", {"r": trajectory.episode_return, "l": n_steps, "t": 0.0})  # where there is no Monitor
+        infos = [*infos[:-1], last]
+    return Tick(new_obs, trajectory.learning_rewards.astype(np.float32), dones, infos, trajectory.actions)
+
+
+def _shifted(observations: npt.NDArray[Any], final: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """s_1 … s_L from s_0 … s_{L-1} and s_L."""
+    shifted = np.empty_like(observations)
+    shifted[:-1] = observations[1:]
+    shifted[-1] = final
+    return shifted
+
+
+def _cut(tick: Tick, start: int, stop: int) -> Tick:
+    part = slice(start, stop)
+    new_obs = map_observation(lambda x: x[part], tick.new_obs)
+    return Tick(new_obs, tick.rewards[part], tick.dones[part], tick.infos[part], tick.actions[part])
+
+
+def _joined(first: Tick, second: Tick) -> Tick:
+    return Tick(
+        map_observation(lambda a, b: np.concatenate([a, b]), first.new_obs, second.new_obs),
+        np.concatenate([first.rewards, second.rewards]),
+        np.concatenate([first.dones, second.dones]),
+        first.infos + second.infos,
+        np.concatenate([first.actions, second.actions]),
+    )

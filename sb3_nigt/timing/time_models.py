@@ -1,0 +1,212 @@
+"""
+How long things take on simulated workers.
+
+A model says how many seconds worker i needs for one unit of work that starts now. The unit is one environment step
+(``per="step"``) or one whole trajectory whatever its length (``per="trajectory"``, the content-independent model of the
+theory). A trajectory keeps the speed with which it started.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from sb3_nigt.validation import check_interval, per_worker
+
+TimePer = Literal["step", "trajectory"]
+FloatArray = npt.NDArray[np.float64]
+
+
+class TimeModel(ABC):
+    """
+    The law of the durations of the workers. Subclasses implement ``unit_time`` and ``step_times``.
+
+    :param message_times: κ_i, seconds per message, one number or one a worker
+    :param per: what ``unit_time`` measures, "step" or "trajectory"
+    """
+
+    message_times: FloatArray  # κ_i, shape (n_workers,), set by bind
+
+    def __init__(self, message_times: float | Iterable[float] = 0.0, per: TimePer = "step") -> None:
+        if per not in ("step", "trajectory"):
+            raise ValueError(f'per={per!r} is not allowed: give "step" or "trajectory".')
+        self.per: TimePer = per
+        self._message_times = _checked("message_times", message_times, positive=False)
+
+    def bind(self, n_workers: int) -> None:
+        """
+        Fit the model to a number of workers: scalars are repeated, lists must have that length.
+
+        :param n_workers: number of workers of the VecEnv that uses the model
+        :raises ValueError: if a list has another length
+        """
+        self.message_times = per_worker("message_times", self._message_times, n_workers, positive=False)
+
+    @abstractmethod
+    def step_times(self, now: float) -> FloatArray:
+        """
+        Mean seconds per unit at time ``now``, as far as they can be known beforehand.
+
+        :param now: seconds on the clock
+        :return: array of shape (n_workers,)
+        """
+
+    @abstractmethod
+    def unit_time(self, worker: int, now: float, seed: int) -> float:
+        """
+        Seconds per unit of one trajectory (or one lock-step) of ``worker`` that starts at ``now``.
+
+        :param worker: index of the worker
+        :param now: seconds on the clock
+        :param seed: seed of the trajectory's time, for random models
+        """
+
+
+def _checked(name: str, values: float | Iterable[float], *, positive: bool) -> float | FloatArray:
+    """Check the values before the number of workers is known; a scalar stays a scalar."""
+    if np.isscalar(values):
+        return float(per_worker(name, values, 1, positive=positive)[0])  # type: ignore[arg-type]
+    values = list(values)  # type: ignore[arg-type]
+    return per_worker(name, values, len(values), positive=positive)
+
+
+class FixedTimes(TimeModel):
+    """
+    Constant speeds, the paper's model.
+
+    :param step_times: h_i, seconds per unit, one number or one a worker
+    :param message_times: κ_i, seconds per message, one number or one a worker
+    :param per: the unit, "step" or "trajectory"
+    """
+
+    def __init__(
+        self,
+        step_times: float | Iterable[float] = 1.0,
+        message_times: float | Iterable[float] = 0.0,
+        per: TimePer = "step",
+    ) -> None:
+        super().__init__(message_times, per)
+        self._given = _checked("step_times", step_times, positive=True)
+
+    def bind(self, n_workers: int) -> None:
+        """See ``TimeModel.bind``."""
+        super().bind(n_workers)
+        self._step_times = per_worker("step_times", self._given, n_workers, positive=True)
+
+    def step_times(self, now: float) -> FloatArray:
+        """See ``TimeModel.step_times``."""
+        return self._step_times
+
+    def unit_time(self, worker: int, now: float, seed: int) -> float:
+        """See ``TimeModel.unit_time``."""
+        return float(self._step_times[worker])
+
+
+class RandomTimes(FixedTimes):
+    """
+    Speeds that vary from trajectory to trajectory, with the given means.
+
+    The factor in front of the mean is log-normal with mean one and the given coefficient of variation, drawn anew for
+    every trajectory.
+
+    :param step_times: mean seconds per unit, one number or one a worker
+    :param message_times: κ_i, seconds per message
+    :param per: the unit, "step" or "trajectory"
+    :param variation: standard deviation of the factor (its mean is one), at least 0
+    """
+
+    def __init__(
+        self,
+        step_times: float | Iterable[float] = 1.0,
+        message_times: float | Iterable[float] = 0.0,
+        per: TimePer = "step",
+        variation: float = 0.5,
+    ) -> None:
+        super().__init__(step_times, message_times, per)
+        self.variation = check_interval("variation", variation, 0.0, np.inf)
+
+    def unit_time(self, worker: int, now: float, seed: int) -> float:
+        """See ``TimeModel.unit_time``."""
+        sigma = np.sqrt(np.log1p(self.variation**2))
+        factor = np.random.default_rng(seed).lognormal(-0.5 * sigma**2, sigma)
+        return float(self._step_times[worker] * factor)
+
+
+class VaryingTimes(TimeModel):
+    """
+    Speeds that change over time.
+
+    :param step_times: function of the time in seconds that returns the seconds per unit, one number a worker
+    :param message_times: κ_i, seconds per message
+    :param per: the unit, "step" or "trajectory"
+    """
+
+    def __init__(
+        self,
+        step_times: Callable[[float], Sequence[float] | FloatArray],
+        message_times: float | Iterable[float] = 0.0,
+        per: TimePer = "step",
+    ) -> None:
+        if not callable(step_times):
+            raise ValueError(f"step_times={step_times!r} is not allowed: give a function of the time, or use FixedTimes.")
+        super().__init__(message_times, per)
+        self._function = step_times
+        self._n_workers = len(step_times(0.0))
+        self.step_times(0.0)
+
+    def bind(self, n_workers: int) -> None:
+        """See ``TimeModel.bind``."""
+        per_worker("step_times", self._function(0.0), n_workers, positive=True)
+        super().bind(n_workers)
+
+    def step_times(self, now: float) -> FloatArray:
+        """See ``TimeModel.step_times``."""
+        return per_worker("step_times", self._function(now), self._n_workers, positive=True)
+
+    def unit_time(self, worker: int, now: float, seed: int) -> float:
+        """See ``TimeModel.unit_time``."""
+        return float(self.step_times(now)[worker])
+
+
+class ReplayedTimes(TimeModel):
+    """
+    Recorded durations: the k-th trajectory of a worker takes the k-th recorded time, the last one repeats.
+
+    :param recorded: for each worker the seconds per unit of its trajectories, in order
+    :param message_times: κ_i, seconds per message
+    :param per: the unit, "step" or "trajectory"
+    """
+
+    def __init__(
+        self,
+        recorded: Sequence[Sequence[float]],
+        message_times: float | Iterable[float] = 0.0,
+        per: TimePer = "step",
+    ) -> None:
+        if not recorded or any(len(times) == 0 for times in recorded):
+            raise ValueError("recorded has a worker without any time: give at least one number for each worker.")
+        self._recorded = [per_worker(f"recorded[{i}]", times, len(times), positive=True) for i, times in enumerate(recorded)]
+        self._next = [0] * len(recorded)
+        super().__init__(message_times, per)
+
+    def bind(self, n_workers: int) -> None:
+        """See ``TimeModel.bind``."""
+        if n_workers != len(self._recorded):
+            raise ValueError(
+                f"recorded has {len(self._recorded)} workers, the environment {n_workers}: give one list for each."
+            )
+        super().bind(n_workers)
+
+    def step_times(self, now: float) -> FloatArray:
+        """See ``TimeModel.step_times``."""
+        return np.array([times[min(k, len(times) - 1)] for times, k in zip(self._recorded, self._next, strict=True)])
+
+    def unit_time(self, worker: int, now: float, seed: int) -> float:
+        """See ``TimeModel.unit_time``."""
+        times, k = self._recorded[worker], self._next[worker]
+        self._next[worker] += 1
+        return float(times[min(k, len(times) - 1)])

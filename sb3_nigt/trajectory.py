@@ -1,0 +1,84 @@
+"""One sampled trajectory, and the few operations on observations that are arrays or dicts of arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sb3_nigt.messages import SamplingPoint, TrajectoryKey
+
+
+def map_observation(function: Callable[..., Any], *observations: Any) -> Any:
+    """
+    Apply a function to arrays, or to the entries of dicts of arrays key by key.
+
+    :param function: takes one array for each observation given
+    :param observations: all arrays, or all dicts with the same keys
+    """
+    if isinstance(observations[0], dict):
+        return {key: function(*(obs[key] for obs in observations)) for key in observations[0]}
+    return function(*observations)
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """
+    The first L steps of an episode, L ≤ H.
+
+    :param key: the random numbers used
+    :param point: the parameters and statistics it was sampled with
+    :param observations: s_0 … s_{L-1} as the environment gave them, each array with leading dimension L
+    :param final_observation: s_L
+    :param samples: what the policy drew (u before the tanh for Box actions), leading dimension L
+    :param actions: what the environment received, leading dimension L
+    :param rewards: r_0 … r_{L-1} as the environment gave them, shape (L,)
+    :param terminated: the episode ended in a terminal state
+    :param truncated: the environment cut the episode; neither is set where the horizon H cut it
+    :param infos: the info dict of every step
+    :param rejected: None, or why it must not enter any sum
+    """
+
+    key: TrajectoryKey
+    point: SamplingPoint
+    observations: Any
+    final_observation: Any
+    samples: npt.NDArray[Any]
+    actions: npt.NDArray[Any]
+    rewards: npt.NDArray[np.float64]
+    terminated: bool
+    truncated: bool
+    infos: list[dict[str, Any]]
+    rejected: str | None = None
+
+    @property
+    def n_steps(self) -> int:
+        """L."""
+        return len(self.rewards)
+
+    @property
+    def episode_return(self) -> float:
+        """Undiscounted sum of the raw rewards."""
+        return float(self.rewards.sum())
+
+    @cached_property
+    def observation_size(self) -> int:
+        """Numbers in one observation."""
+        arrays = self.observations.values() if isinstance(self.observations, dict) else [self.observations]
+        return max(1, sum(int(np.prod(array.shape[1:])) for array in arrays))
+
+    @property
+    def policy_observations(self) -> Any:
+        """What the policy saw."""
+        transform = self.point.transform_obs
+        return self.observations if transform is None else transform(self.observations)
+
+    @property
+    def learning_rewards(self) -> npt.NDArray[np.float64]:
+        """What is learned from."""
+        transform = self.point.transform_rewards
+        return self.rewards if transform is None else transform(self.rewards)

@@ -1,0 +1,71 @@
+"""Checks of user input: every message names the argument, what was given and what to type instead."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+
+def check_integer(name: str, value: Any, minimum: int) -> int:
+    """
+    Return ``value`` as an int.
+
+    :param name: the argument, for the message
+    :param value: what the user gave
+    :param minimum: smallest value allowed
+    :raises ValueError: if it is not an integer or too small
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < minimum:
+        raise ValueError(
+            f"{name}={value!r} is not allowed: give an integer of at least {minimum}, for example {name}={minimum}."
+        )
+    return int(value)
+
+
+def check_interval(name: str, value: Any, low: float, high: float, *, open_low: bool = False) -> float:
+    """
+    Return ``value`` as a float in [low, high], or in (low, high] with ``open_low``.
+
+    :param name: the argument, for the message
+    :param value: what the user gave
+    :param low: lower end
+    :param high: upper end, may be infinite
+    :param open_low: exclude the lower end
+    :raises ValueError: if it is not a number in the interval
+    """
+    number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+    if not number or not math.isfinite(value) or value < low or value > high or (open_low and value == low):
+        interval = f"{'(' if open_low else '['}{low:g}, {high:g}{')' if math.isinf(high) else ']'}"
+        raise ValueError(f"{name}={value!r} is not allowed: give a finite number in {interval}.")
+    return float(value)
+
+
+def per_worker(name: str, values: float | Iterable[float], n_workers: int, *, positive: bool) -> npt.NDArray[np.float64]:
+    """
+    Return one number a worker, repeating a scalar.
+
+    :param name: the argument, for the message
+    :param values: a scalar or one value a worker
+    :param n_workers: how many workers there are
+    :param positive: zero is not allowed
+    :return: read-only array of shape (n_workers,)
+    :raises ValueError: if the length differs, or a value is negative, non-finite, or zero where that is not allowed
+    """
+    array = np.array(values if np.isscalar(values) else list(values), dtype=np.float64)  # type: ignore[arg-type]
+    if array.ndim == 0:
+        array = np.full(n_workers, array.item())
+    if array.shape != (n_workers,):
+        raise ValueError(
+            f"{name} has {array.size} values for {n_workers} workers: give one number for all, or a list of {n_workers}."
+        )
+    bad = ~np.isfinite(array) | (array <= 0 if positive else array < 0)
+    if bad.any():
+        worker = int(np.argmax(bad))
+        rule = "finite and greater than 0" if positive else "finite and at least 0"
+        raise ValueError(f"{name}[{worker}]={array[worker]!r} is not allowed: every value must be {rule}.")
+    array.setflags(write=False)
+    return array

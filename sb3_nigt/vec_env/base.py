@@ -1,0 +1,175 @@
+"""The contract between the algorithms and whatever runs the workers."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch as th
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_nigt.messages import Arrival, Job
+from sb3_nigt.parameters import PolicySpec
+from sb3_nigt.timing.clock import Clock
+from sb3_nigt.timing.time_models import TimePer
+from sb3_nigt.trajectory import Trajectory
+
+
+@dataclass(frozen=True)
+class RolloutSpec:
+    """
+    What the workers need to know once, before the first job.
+
+    :param policy: how to build the policy
+    :param n_steps: H, where a trajectory is cut
+    :param gamma: γ in [0, 1]
+    :param seed: root seed of all trajectories
+    """
+
+    policy: PolicySpec
+    n_steps: int
+    gamma: float
+    seed: int
+
+
+class TrajectoryWorkers(ABC):
+    """
+    Asynchronous side of the workers: jobs in, arrivals out, gradients on demand.
+
+    Order of calls: ``prepare`` once; then per round ``submit`` to idle workers, ``next_arrival`` while somebody is busy,
+    ``cancel`` or not, ``gradient`` of what was accepted, ``forget``.
+    """
+
+    clock: Clock
+    rollout_spec: RolloutSpec | None = None  # of the last prepare
+    steps_executed: int = 0  # environment steps of all trajectories that arrived or were cancelled
+
+    @abstractmethod
+    def prepare(self, spec: RolloutSpec) -> None:
+        """
+        Void whatever is in flight and take new settings.
+
+        :param spec: policy, horizon, discount and seed
+        """
+
+    @abstractmethod
+    def busy(self, worker: int) -> bool:
+        """
+        Tell whether a job of the worker has not arrived yet.
+
+        :param worker: index of the worker
+        """
+
+    @abstractmethod
+    def submit(self, job: Job) -> None:
+        """
+        Start a trajectory now.
+
+        :param job: its worker must be idle
+        """
+
+    @abstractmethod
+    def next_arrival(self) -> tuple[Arrival, Trajectory] | None:
+        """Wait for the next trajectory to end; None if that was given up because a callback said stop."""
+
+    @abstractmethod
+    def cancel(self) -> list[tuple[Job, float, Trajectory]]:
+        """Stop all workers now; return each job in flight, when it started and the steps it made."""
+
+    @abstractmethod
+    def gradient(self, arrivals: Sequence[Arrival], weights: npt.NDArray[np.float64]) -> th.Tensor:
+        """
+        Aggregate: Σ_i w_i S_i over the given arrivals, reduced in worker order.
+
+        :param arrivals: accepted trajectories, not forgotten yet
+        :param weights: w_i, one a worker
+        :return: flat float32 vector, direction of ascent
+        """
+
+    @abstractmethod
+    def forget(self) -> None:
+        """Drop the steps of all trajectories that have arrived."""
+
+    @abstractmethod
+    def predicted_durations(self, n_steps: float) -> npt.NDArray[np.float64]:
+        """
+        Seconds that a trajectory starting now is expected to take on each worker.
+
+        :param n_steps: its expected length
+        """
+
+    @abstractmethod
+    def aggregate_messages(self, workers: Sequence[int]) -> None:
+        """
+        Let the time of one aggregation pass.
+
+        :param workers: the workers that take part
+        """
+
+
+class WorkerVecEnv(VecEnv, TrajectoryWorkers):
+    """
+    A ``VecEnv`` whose environments are workers: each has a speed and a task, and can run whole trajectories on its own.
+
+    The synchronous API is Stable-Baselines3's, so PPO and ``evaluate_policy`` work on it. The asynchronous one is
+    ``TrajectoryWorkers``.
+
+    :ivar clock: the workers' clock
+    :ivar task_ids: one id a worker; range(n) if the user gave none
+    :ivar tasks_differ: the user said that the workers hold more than one task
+    """
+
+    clock: Clock
+    task_ids: tuple[Hashable, ...]
+    tasks_differ: bool
+
+    @property
+    @abstractmethod
+    def step_times(self) -> npt.NDArray[np.float64]:
+        """h_i, seconds per environment step (or per trajectory, see ``time_per``), shape (n,)."""
+
+    @property
+    @abstractmethod
+    def message_times(self) -> npt.NDArray[np.float64]:
+        """κ_i, seconds per message, shape (n,)."""
+
+    @property
+    @abstractmethod
+    def time_per(self) -> TimePer:
+        """What ``step_times`` measures."""
+
+
+def checked_task_ids(task_ids: Sequence[Hashable] | None, n_workers: int) -> tuple[Hashable, ...]:
+    """
+    One task id a worker; range(n) where the user gave none.
+
+    :param task_ids: what the user gave
+    :param n_workers: n
+    :raises ValueError: if the number differs
+    """
+    if task_ids is None:
+        return tuple(range(n_workers))
+    if len(task_ids) != n_workers:
+        raise ValueError(f"task_ids has {len(task_ids)} entries for {n_workers} workers: give one id a worker.")
+    return tuple(task_ids)
+
+
+def check_same_spaces(worker_spaces: Sequence[tuple[Any, Any]]) -> None:
+    """
+    Compare the spaces of all workers with those of worker 0.
+
+    :param worker_spaces: (observation space, action space) of each worker
+    :raises ValueError: naming the first worker that differs, and both spaces
+    """
+    for kind, which in (("observation", 0), ("action", 1)):
+        first = worker_spaces[0][which]
+        for worker, pair in enumerate(worker_spaces):
+            if pair[which] != first:
+                raise ValueError(
+                    f"env_fns: the {kind} space of worker {worker} is {pair[which]}, that of worker 0 is {first}. "
+                    "One policy needs the same spaces everywhere: wrap the environments so that they agree."
+                )

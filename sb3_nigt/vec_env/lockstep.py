@@ -1,0 +1,231 @@
+"""Trajectories on any Stable-Baselines3 VecEnv, whose environments step together: workers of equal speed."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch as th
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_nigt.messages import Arrival, Job, SamplingPoint
+from sb3_nigt.replica import PolicyReplica
+from sb3_nigt.seeding import trajectory_seeds
+from sb3_nigt.ticks import Tick
+from sb3_nigt.timing.clock import SimulatedClock
+from sb3_nigt.trajectory import Trajectory, map_observation
+from sb3_nigt.vec_env.base import RolloutSpec, TrajectoryWorkers
+
+
+@dataclass(eq=False)
+class _Run:
+    """A job on its environment; ``first`` is the vec-step at which it began, None while it waits for an episode start."""
+
+    job: Job
+    rng: np.random.Generator
+    first: int | None = None
+
+
+class LockstepWorkers(TrajectoryWorkers):
+    """
+    The environments of a plain ``VecEnv`` as workers; one simulated second is one step of all of them.
+
+    A trajectory starts with an episode. There is no way to reset one environment of a ``VecEnv`` alone, so a worker whose
+    trajectory was cut at H waits until its episode ends, or until nobody is busy and all can be reset together.
+
+    :param env: any VecEnv with any wrappers
+    """
+
+    clock: SimulatedClock
+
+    def __init__(self, env: VecEnv) -> None:
+        self.env, self.n = env, env.num_envs
+        self.clock = SimulatedClock()
+        self.on_tick: Callable[[Tick], bool] = lambda tick: True
+        self.observation: Any = None
+        self.at_start = np.zeros(self.n, dtype=bool)
+        self._runs: dict[int, _Run] = {}
+        self._arrived: deque[tuple[Arrival, Trajectory]] = deque()
+        self._kept: dict[tuple[int, Any], Trajectory] = {}
+        self._steps: list[tuple[Any, Any, Tick]] = []  # observations, samples, result of the steps since _first_step
+        self._first_step = self._n_steps_done = 0
+
+    def resume(self, observation: Any, at_start: npt.NDArray[np.bool_]) -> None:
+        """
+        Go on from the algorithm's last observation; if it is not ours the environment was reset and all jobs are void.
+
+        :param observation: leading dimension n
+        :param at_start: which environments are at the start of an episode
+        """
+        if observation is not self.observation:
+            self._void()
+            self.observation, self.at_start = observation, np.array(at_start, dtype=bool)
+
+    def prepare(self, spec: RolloutSpec) -> None:
+        """See ``TrajectoryWorkers``."""
+        self._void()
+        self.rollout_spec = self._spec = spec
+        self._replica = PolicyReplica(spec.policy, spec.gamma)
+        self._idle_rng = np.random.default_rng(spec.seed)
+
+    def busy(self, worker: int) -> bool:
+        """See ``TrajectoryWorkers``."""
+        return worker in self._runs
+
+    def submit(self, job: Job) -> None:
+        """See ``TrajectoryWorkers``."""
+        assert job.worker not in self._runs, f"worker {job.worker} is busy"
+        self._runs[job.worker] = _Run(job, trajectory_seeds(self._spec.seed, job.key).actions)
+        self._point = job.point
+
+    def next_arrival(self) -> tuple[Arrival, Trajectory] | None:
+        """See ``TrajectoryWorkers``; steps all environments until a trajectory ends."""
+        while not self._arrived:
+            self._start_waiting()
+            if not self._step():
+                return None
+        arrival, trajectory = self._arrived.popleft()
+        del self._runs[arrival.worker]
+        return arrival, trajectory
+
+    def cancel(self) -> list[tuple[Job, float, Trajectory]]:
+        """See ``TrajectoryWorkers``; the steps have been shown to callbacks already."""
+        self._void()
+        return []
+
+    def gradient(self, arrivals: Sequence[Arrival], weights: npt.NDArray[np.float64]) -> th.Tensor:
+        """See ``TrajectoryWorkers``."""
+        ordered = sorted(arrivals, key=lambda arrival: (arrival.worker, arrival.key))
+        trajectories = [self._kept[arrival.worker, arrival.key] for arrival in ordered]
+        return self._replica.gradient(trajectories, [float(weights[arrival.worker]) for arrival in ordered])
+
+    def forget(self) -> None:
+        """See ``TrajectoryWorkers``."""
+        self._kept.clear()
+
+    def predicted_durations(self, n_steps: float) -> npt.NDArray[np.float64]:
+        """See ``TrajectoryWorkers``."""
+        return np.full(self.n, n_steps)
+
+    def aggregate_messages(self, workers: Sequence[int]) -> None:
+        """Messages take no time."""
+
+    def _start_waiting(self) -> None:
+        """Begin the trajectories whose environment is at an episode start; reset all if that helps and hurts nobody."""
+        waiting = {worker: run for worker, run in self._runs.items() if run.first is None}
+        if len(waiting) == len(self._runs) and not all(self.at_start[worker] for worker in waiting):
+            self.observation = self.env.reset()
+            self.at_start[:] = True
+        for worker, run in waiting.items():
+            if self.at_start[worker]:
+                run.first = self._n_steps_done
+
+    def _step(self) -> bool:
+        samples, actions = self._act()
+        new_obs, rewards, dones, infos = self.env.step(actions)
+        tick = Tick(new_obs, rewards, dones, infos, actions)
+        self._steps.append((map_observation(np.array, self.observation), samples, tick))
+        self._n_steps_done += 1
+        self.steps_executed += self.n
+        self.clock.advance_to(self.clock.now() + 1.0)
+        self.observation, self.at_start = new_obs, np.array(dones, dtype=bool)
+        if not self.on_tick(tick):
+            return False
+        for worker in range(self.n):
+            run = self._runs.get(worker)
+            if run is not None and run.first is not None:
+                self._check_end(worker, run, run.first, tick)
+        self._drop_old_steps()
+        return True
+
+    def _act(self) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        """Sample actions for all environments; those without a job act as well, their steps count for nothing."""
+        points: dict[int, SamplingPoint] = {}
+        rngs = [self._idle_rng] * self.n
+        at = [self._point] * self.n
+        for worker, run in self._runs.items():
+            if run.first is not None:
+                rngs[worker], at[worker] = run.rng, run.job.point
+        for point in at:
+            points[id(point)] = point
+        parameters: Any = None
+        for point in points.values():
+            batch = self._replica.batch_network(point)(self.observation)
+            mine = np.array([p is point for p in at])
+            parameters = batch if parameters is None else np.where(mine[:, None], batch, parameters)
+        head = self._replica.head
+        noise = np.concatenate([head.noise(rng, 1) for rng in rngs])
+        samples, actions = head.draw(np.nan_to_num(parameters), noise)
+        return samples, actions
+
+    def _check_end(self, worker: int, run: _Run, first: int, tick: Tick) -> None:
+        length = self._n_steps_done - first
+        finite = bool(np.isfinite(tick.rewards[worker])) and _finite(tick.new_obs, worker)
+        if not (tick.dones[worker] or length == self._spec.n_steps or not finite):
+            return
+        trajectory = self._trajectory(worker, run, first, length, tick)
+        self._kept[worker, run.job.key] = trajectory
+        now = self.clock.now()
+        arrival = Arrival(
+            worker=worker,
+            task_id=worker,
+            key=run.job.key,
+            n_steps=length,
+            # under VecNormalize the rewards seen here are not the raw ones, Monitor's are
+            episode_return=tick.infos[worker].get("episode", {}).get("r", trajectory.episode_return),
+            started_at=now - length,
+            finished_at=now,
+            arrived_at=now,
+            rejected=trajectory.rejected,
+        )
+        self._arrived.append((arrival, trajectory))
+
+    def _trajectory(self, worker: int, run: _Run, first: int, length: int, tick: Tick) -> Trajectory:
+        steps = self._steps[first - self._first_step :]
+        rewards = np.array([t.rewards[worker] for _, _, t in steps], dtype=np.float64)
+        observations = map_observation(
+            lambda *rows: np.stack(rows), *(map_observation(lambda x: x[worker], o) for o, _, _ in steps)
+        )
+        info = tick.infos[worker]
+        final = info.get("terminal_observation", map_observation(lambda x: x[worker], tick.new_obs))
+        truncated = bool(info.get("TimeLimit.truncated", False))
+        rejected = None
+        if not np.isfinite(rewards).all():
+            rejected = "reward"
+        elif not (_finite(tick.new_obs, worker) and _finite(observations)):
+            rejected = "observation"
+        return Trajectory(
+            key=run.job.key,
+            point=run.job.point,
+            observations=observations,
+            final_observation=final,
+            samples=np.stack([s[worker] for _, s, _ in steps]),
+            actions=np.stack([t.actions[worker] for _, _, t in steps]),
+            rewards=rewards,
+            terminated=bool(tick.dones[worker]) and not truncated,
+            truncated=truncated,
+            infos=[t.infos[worker] for _, _, t in steps],
+            rejected=rejected,
+        )
+
+    def _drop_old_steps(self) -> None:
+        """Forget the steps before the oldest running trajectory."""
+        oldest = min((r.first for r in self._runs.values() if r.first is not None), default=self._n_steps_done)
+        if oldest - self._first_step > 1000 or oldest == self._n_steps_done:
+            del self._steps[: oldest - self._first_step]
+            self._first_step = oldest
+
+    def _void(self) -> None:
+        self._runs.clear()
+        self._arrived.clear()
+        self._steps.clear()
+        self._first_step = self._n_steps_done
+
+
+def _finite(observation: Any, worker: int | None = None) -> bool:
+    arrays = observation.values() if isinstance(observation, dict) else [observation]
+    return all(a.dtype.kind != "f" or bool(np.isfinite(a if worker is None else a[worker]).all()) for a in arrays)

@@ -1,0 +1,84 @@
+"""One call from an environment id to workers of different speed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from functools import partial
+from typing import Any
+
+import gymnasium as gym
+from stable_baselines3.common.monitor import Monitor
+
+from sb3_nigt.timing.time_models import FixedTimes, TimeModel, TimePer
+from sb3_nigt.validation import check_integer
+from sb3_nigt.vec_env.base import WorkerVecEnv
+from sb3_nigt.vec_env.simulated import SimulatedVecEnv
+
+EnvFactory = Callable[..., gym.Env[Any, Any]]
+
+
+def make_worker_vec_env(
+    env_id: str | EnvFactory,
+    n_workers: int = 1,
+    vec_env_cls: Callable[..., WorkerVecEnv] = SimulatedVecEnv,
+    step_times: float | Iterable[float] = 1.0,
+    message_times: float | Iterable[float] = 0.0,
+    time_per: TimePer = "step",
+    task_ids: Sequence[Hashable] | None = None,
+    seed: int | None = None,
+    env_kwargs: dict[str, Any] | Sequence[dict[str, Any]] | None = None,
+    wrapper_class: Callable[[gym.Env[Any, Any]], gym.Env[Any, Any]] | None = None,
+    time_model: TimeModel | None = None,
+    vec_env_kwargs: dict[str, Any] | None = None,
+) -> WorkerVecEnv:
+    """
+    Make monitored workers.
+
+    :param env_id: a registered id, or a function (a class) that returns an environment
+    :param n_workers: n
+    :param vec_env_cls: the class of the workers
+    :param step_times: h_i, seconds per step (or per trajectory, see ``time_per``), one number or one a worker
+    :param message_times: κ_i, seconds per message, one number or one a worker
+    :param time_per: what ``step_times`` measures, "step" or "trajectory"
+    :param task_ids: the task of each worker; None: unspecified
+    :param seed: seed of the synchronous API's first reset and of the action spaces; trajectories follow the model's seed
+    :param env_kwargs: arguments of the environment; a list has one dict a worker (different tasks)
+    :param wrapper_class: wraps every worker's environment, after its ``Monitor``
+    :param time_model: any time model, in place of ``step_times``, ``message_times`` and ``time_per``
+    :param vec_env_kwargs: further arguments of ``vec_env_cls``
+    :return: the workers
+    :raises ValueError: for lengths that differ from ``n_workers`` and times that are not allowed
+    """
+    check_integer("n_workers", n_workers, 1)
+    if env_kwargs is None or isinstance(env_kwargs, dict):
+        kwargs_list = [dict(env_kwargs or {})] * n_workers
+    else:
+        kwargs_list = [dict(kwargs) for kwargs in env_kwargs]
+    if len(kwargs_list) != n_workers:
+        raise ValueError(
+            f"env_kwargs has {len(kwargs_list)} entries for n_workers={n_workers}: give one dict for all, or one a worker."
+        )
+    if time_model is None:
+        time_model = FixedTimes(step_times, message_times, per=time_per)
+    env_fns = [
+        partial(_make_env, env_id, kwargs, wrapper_class, None if seed is None else seed + worker)
+        for worker, kwargs in enumerate(kwargs_list)
+    ]
+    vec_env = vec_env_cls(env_fns, time_model=time_model, task_ids=task_ids, **(vec_env_kwargs or {}))
+    vec_env.seed(seed)
+    if any(kwargs != kwargs_list[0] for kwargs in kwargs_list) and task_ids is None:
+        vec_env.tasks_differ = True
+    return vec_env
+
+
+def _make_env(
+    env_id: str | EnvFactory,
+    kwargs: dict[str, Any],
+    wrapper_class: Callable[[gym.Env[Any, Any]], gym.Env[Any, Any]] | None,
+    seed: int | None,
+) -> gym.Env[Any, Any]:
+    env = gym.make(env_id, **kwargs) if isinstance(env_id, str) else env_id(**kwargs)
+    if seed is not None:
+        env.action_space.seed(seed)
+    env = Monitor(env)
+    return env if wrapper_class is None else wrapper_class(env)

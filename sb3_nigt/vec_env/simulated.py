@@ -1,0 +1,272 @@
+"""Workers of different speed in this process, on a clock of discrete events."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+import torch as th
+from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
+
+from sb3_nigt.messages import Arrival, Job, SamplingPoint, TrajectoryKey
+from sb3_nigt.replica import PolicyReplica
+from sb3_nigt.rollout import Sampler
+from sb3_nigt.seeding import trajectory_seeds
+from sb3_nigt.timing.clock import SimulatedClock
+from sb3_nigt.timing.time_models import FixedTimes, TimeModel, TimePer
+from sb3_nigt.trajectory import Trajectory
+from sb3_nigt.vec_env.base import RolloutSpec, WorkerVecEnv, check_same_spaces, checked_task_ids
+
+DEFAULT_EPISODE_STEPS = 1000  # steps over which a lock-step run spreads a time per trajectory if the env has no limit
+
+
+@dataclass(eq=False)
+class _Flight:
+    """A job that has not arrived."""
+
+    job: Job
+    sampler: Sampler
+    order: int  # of submission; the earlier one comes first when times are equal
+    started_at: float
+    unit_time: float
+    message_time: float
+
+    def time_of(self, step: int) -> float:
+        """When the given step (counted from 1) ends."""
+        return self.started_at + self.unit_time * step
+
+    def steps_until(self, time: float) -> int:
+        """How many steps have ended at ``time``, the ones that end then included."""
+        steps = max(0, math.floor((time - self.started_at) / self.unit_time))
+        while self.time_of(steps + 1) <= time:  # undo the rounding of the division
+            steps += 1
+        while steps > 0 and self.time_of(steps) > time:
+            steps -= 1
+        return steps
+
+
+class SimulatedVecEnv(DummyVecEnv, WorkerVecEnv):
+    """
+    Workers of different speed in this process, on a simulated clock that never sleeps.
+
+    Trajectories run exactly as on real workers, only their times are made up by a ``TimeModel``. Steps are executed in
+    the order of the clock, so what a cancelled worker has done at that moment has been executed, and no step more.
+
+    The synchronous API (``reset``, ``step``) is that of ``DummyVecEnv``. One ``step()`` takes as long as the slowest
+    worker: max_i h_i seconds. With a time model per trajectory the step takes its share of a full episode,
+    max_i h_i / ``max_episode_steps``.
+
+    :param env_fns: one function a worker that makes its environment
+    :param time_model: durations of steps and messages; ``FixedTimes()``, one second a step, by default
+    :param task_ids: the task of each worker; workers with equal ids are exchangeable. None: unspecified
+    :raises ValueError: if lengths differ from the number of workers, or spaces differ between workers
+    """
+
+    clock: SimulatedClock
+
+    def __init__(
+        self,
+        env_fns: Sequence[Callable[[], gym.Env[Any, Any]]],
+        time_model: TimeModel | None = None,
+        task_ids: Sequence[Hashable] | None = None,
+    ) -> None:
+        env_fns = list(env_fns)
+        if not env_fns:
+            raise ValueError("env_fns=[] is not allowed: give one function for each worker, at least one.")
+        self.task_ids = checked_task_ids(task_ids, len(env_fns))
+        self.tasks_differ = task_ids is not None and len(set(task_ids)) > 1
+        self.time_model = FixedTimes() if time_model is None else time_model
+        self.time_model.bind(len(env_fns))
+        super().__init__(env_fns)
+        check_same_spaces([(env.observation_space, env.action_space) for env in self.envs])
+        self.clock = SimulatedClock()
+        self._flights: dict[int, _Flight] = {}
+        self._events: list[tuple[float, int, int]] = []  # (time of the next thing to happen, order, worker)
+        self._order = itertools.count()
+        self._kept: dict[tuple[int, TrajectoryKey], Trajectory] = {}
+        self._networks: tuple[SamplingPoint, Any] | None = None
+        self._needs_reset = False
+        spec = self.envs[0].spec
+        self._episode_steps = (spec and spec.max_episode_steps) or DEFAULT_EPISODE_STEPS
+
+    # Speeds
+
+    @property
+    def step_times(self) -> npt.NDArray[np.float64]:
+        """h_i at this moment, see ``WorkerVecEnv``."""
+        return self.time_model.step_times(self.clock.now())
+
+    @property
+    def message_times(self) -> npt.NDArray[np.float64]:
+        """κ_i, see ``WorkerVecEnv``."""
+        return self.time_model.message_times
+
+    @property
+    def time_per(self) -> TimePer:
+        """See ``WorkerVecEnv``."""
+        return self.time_model.per
+
+    def predicted_durations(self, n_steps: float) -> npt.NDArray[np.float64]:
+        """See ``TrajectoryWorkers``."""
+        return self.step_times * (n_steps if self.time_per == "step" else 1.0)
+
+    def aggregate_messages(self, workers: Sequence[int]) -> None:
+        """The slowest message among the workers that take part, max κ_i."""
+        self.clock.advance_to(self.clock.now() + float(self.message_times[list(workers)].max()))
+
+    # Synchronous API
+
+    def reset(self) -> VecEnvObs:
+        """Reset all environments; trajectories in flight are void."""
+        self._void_flights()
+        self._needs_reset = False
+        return super().reset()
+
+    def step_async(self, actions: npt.NDArray[Any]) -> None:
+        """
+        Keep the actions for ``step_wait``.
+
+        :param actions: one a worker
+        """
+        if self._needs_reset:  # trajectories have run since the last reset
+            self.reset()
+        super().step_async(actions)
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """Step all environments; the clock moves on by the time of the slowest worker."""
+        now = self.clock.now()
+        slowest = max(self.time_model.unit_time(worker, now, seed=next(self._order)) for worker in range(self.num_envs))
+        self.clock.advance_to(now + slowest / (1 if self.time_per == "step" else self._episode_steps))
+        return super().step_wait()
+
+    # Trajectories
+
+    def prepare(self, spec: RolloutSpec) -> None:
+        """See ``TrajectoryWorkers``."""
+        self._void_flights()
+        self.rollout_spec = spec
+        self._seed = spec.seed
+        self._replica = PolicyReplica(spec.policy, spec.gamma)
+        self._networks = None
+        self._samplers = [Sampler(env, self._replica.head, spec.n_steps) for env in self.envs]
+        self._kept.clear()
+
+    def busy(self, worker: int) -> bool:
+        """See ``TrajectoryWorkers``."""
+        return worker in self._flights
+
+    def submit(self, job: Job) -> None:
+        """See ``TrajectoryWorkers``."""
+        assert job.worker not in self._flights, f"worker {job.worker} is busy"
+        if self._networks is None or self._networks[0] is not job.point:
+            self._networks = (job.point, self._replica.network(job.point))
+        seeds, now = trajectory_seeds(self._seed, job.key), self.clock.now()
+        sampler = self._samplers[job.worker]
+        sampler.begin(job.key, job.point, self._networks[1], seeds)
+        flight = _Flight(
+            job,
+            sampler,
+            order=next(self._order),
+            started_at=now,
+            unit_time=self.time_model.unit_time(job.worker, now, seeds.time),
+            message_time=float(self.message_times[job.worker]) if job.upload else 0.0,
+        )
+        self._flights[job.worker] = flight
+        self._needs_reset = True
+        # Either way the first event is not later than the arrival; a sampler that has ended already arrives after 0 steps.
+        first = flight.started_at if self.time_per == "step" else flight.time_of(1) + flight.message_time
+        heapq.heappush(self._events, (first, flight.order, job.worker))
+
+    def next_arrival(self) -> tuple[Arrival, Trajectory]:
+        """See ``TrajectoryWorkers``; moves the clock to the arrival."""
+        while True:
+            time, order, worker = heapq.heappop(self._events)
+            flight = self._flights[worker]
+            if self.time_per == "trajectory":
+                flight.sampler.advance(flight.sampler.n_steps)
+                return self._arrive(flight, flight.time_of(1), time)
+            if flight.sampler.finished and time == self._end(flight) + flight.message_time:
+                return self._arrive(flight, self._end(flight), time)
+            if flight.job.committed:
+                flight.sampler.advance(flight.sampler.n_steps)
+            else:
+                # up to the next event of somebody else, and at least one step
+                others = self._events[0][0] if self._events else math.inf
+                done = flight.sampler.n_done
+                limit = flight.sampler.n_steps if math.isinf(others) else flight.steps_until(others)
+                flight.sampler.advance(max(1, limit - done))
+            next_step = flight.sampler.n_done + (0 if flight.sampler.finished else 1)
+            message = flight.message_time if flight.sampler.finished else 0.0
+            heapq.heappush(self._events, (flight.time_of(next_step) + message, order, worker))
+
+    def cancel(self) -> list[tuple[Job, float, Trajectory]]:
+        """See ``TrajectoryWorkers``."""
+        now, cancelled = self.clock.now(), []
+        for worker in sorted(self._flights):
+            flight = self._flights[worker]
+            trajectory = flight.sampler.trajectory(self._steps_made(flight, now))
+            self.steps_executed += trajectory.n_steps
+            cancelled.append((flight.job, flight.started_at, trajectory))
+        self._void_flights()
+        return cancelled
+
+    def gradient(self, arrivals: Sequence[Arrival], weights: npt.NDArray[np.float64]) -> th.Tensor:
+        """See ``TrajectoryWorkers``."""
+        ordered = sorted(arrivals, key=lambda arrival: (arrival.worker, arrival.key))
+        trajectories = [self._kept[arrival.worker, arrival.key] for arrival in ordered]
+        return self._replica.gradient(trajectories, [float(weights[arrival.worker]) for arrival in ordered])
+
+    def forget(self) -> None:
+        """See ``TrajectoryWorkers``."""
+        self._kept.clear()
+
+    # Events
+
+    def _arrive(self, flight: _Flight, finished_at: float, arrived_at: float) -> tuple[Arrival, Trajectory]:
+        worker, trajectory = flight.job.worker, flight.sampler.trajectory()
+        del self._flights[worker]
+        self.clock.advance_to(arrived_at)
+        self.steps_executed += trajectory.n_steps
+        self._kept[worker, flight.job.key] = trajectory
+        arrival = Arrival(
+            worker=worker,
+            task_id=self.task_ids[worker],
+            key=flight.job.key,
+            n_steps=trajectory.n_steps,
+            episode_return=trajectory.episode_return,
+            started_at=flight.started_at,
+            finished_at=finished_at,
+            arrived_at=arrived_at,
+            rejected=trajectory.rejected,
+        )
+        return arrival, trajectory
+
+    @staticmethod
+    def _end(flight: _Flight) -> float:
+        return flight.time_of(flight.sampler.n_done)
+
+    def _steps_made(self, flight: _Flight, now: float) -> int:
+        """Execute and count the steps that had ended when the worker was stopped."""
+        sampler = flight.sampler
+        if self.time_per == "step":
+            steps = flight.steps_until(now)
+            sampler.advance(max(0, steps - sampler.n_done))
+            return min(steps, sampler.n_done)
+        # The steps share the trajectory's time equally, so their number follows from the length, known only at its end.
+        share = min(1.0, (now - flight.started_at) / flight.unit_time)
+        if math.floor(share * sampler.n_steps + 1e-9) == 0:
+            return 0
+        sampler.advance(sampler.n_steps)
+        return math.floor(share * sampler.n_done + 1e-9)
+
+    def _void_flights(self) -> None:
+        self._flights.clear()
+        self._events.clear()
