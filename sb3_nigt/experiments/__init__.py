@@ -1,0 +1,1 @@
+"""Measurements and experiments behind ``python -m sb3_nigt``."""
