@@ -48,6 +48,17 @@ class TanhGaussianDistribution(SquashedDiagGaussianDistribution):
         """
         return nn.Linear(latent_dim, 2 * self.action_dim)
 
+    def set_initial_std(self, action_net: nn.Module, std: float) -> None:
+        """
+        Shift the bias of the σ head so that a zero input gives the wanted σ.
+
+        :param action_net: the layer made by ``proba_distribution_net``
+        :param std: σ, greater than MIN_STD
+        """
+        assert isinstance(action_net, nn.Linear)
+        with th.no_grad():
+            action_net.bias[self.action_dim :] = np.log(np.expm1(std - MIN_STD))  # inverse of the softplus
+
     def proba_distribution(self, outputs: th.Tensor) -> TanhGaussianDistribution:  # type: ignore[override]
         """
         Set the parameters.
@@ -84,6 +95,7 @@ class ActorPolicy(ActorCriticPolicy):
     :param activation_fn: activation between the layers
     :param ortho_init: orthogonal initialisation, with a small gain for the last layer
     :param use_sde: gSDE is not supported, must be False
+    :param log_std_init: for Box actions, logarithm of the initial σ; None: the paper's softplus(0), σ = 0.69
     :param features_extractor_class: features extractor
     :param features_extractor_kwargs: its keyword arguments
     :param share_features_extractor: has no effect without a critic
@@ -101,6 +113,7 @@ class ActorPolicy(ActorCriticPolicy):
         activation_fn: type[nn.Module] = nn.Tanh,
         ortho_init: bool = True,
         use_sde: bool = False,
+        log_std_init: float | None = None,
         features_extractor_class: type[BaseFeaturesExtractor] = FlattenExtractor,
         features_extractor_kwargs: dict[str, Any] | None = None,
         share_features_extractor: bool = True,
@@ -113,6 +126,7 @@ class ActorPolicy(ActorCriticPolicy):
                 "use_sde=True is not allowed: gSDE keeps one noise matrix for many steps, for which the estimator's score is "
                 "not defined here. Leave use_sde=False; the policy's own standard deviation depends on the state already."
             )
+        self._log_std_init = log_std_init  # the parent's attribute of a similar name is never None
         super().__init__(
             observation_space,
             action_space,
@@ -132,8 +146,9 @@ class ActorPolicy(ActorCriticPolicy):
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data = super()._get_constructor_parameters()
-        for name in ("log_std_init", "squash_output", "full_std", "use_expln"):
+        for name in ("squash_output", "full_std", "use_expln"):
             data.pop(name)
+        data["log_std_init"] = self._log_std_init
         data["share_features_extractor"] = self.share_features_extractor
         return data
 
@@ -154,6 +169,8 @@ class ActorPolicy(ActorCriticPolicy):
             gains = {self.features_extractor: np.sqrt(2), self.mlp_extractor: np.sqrt(2), self.action_net: 0.01}
             for module, gain in gains.items():
                 module.apply(partial(self.init_weights, gain=gain))
+        if self._log_std_init is not None and isinstance(self.action_dist, TanhGaussianDistribution):
+            self.action_dist.set_initial_std(self.action_net, float(np.exp(self._log_std_init)))
         self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
 
     def _get_action_dist_from_latent(self, latent_pi: th.Tensor) -> Distribution:

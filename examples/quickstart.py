@@ -1,0 +1,162 @@
+"""
+Ten workers of different speed, five ways to train on them, one clock.
+
+Worker i needs √i simulated seconds for a step. RennalaNIGT runs with both of its schedules, beside SyncNIGT, AFedPG and PPO.
+Prints a table and writes a picture. Try also:
+
+    python examples/quickstart.py --env Hopper-v5
+    python examples/quickstart.py --env CartPole-v1 --seconds 20
+"""
+
+import argparse
+import math
+import multiprocessing as mp
+import os
+import time
+from concurrent.futures import ProcessPoolExecutor, wait
+from dataclasses import dataclass, field
+
+import matplotlib
+
+matplotlib.use("Agg")
+import gymnasium as gym
+import matplotlib.pyplot as plt
+import numpy as np
+import torch as th
+from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.monitor import Monitor
+from tqdm import tqdm
+
+from sb3_nigt import AFedPG, RennalaNIGT, SyncNIGT, make_worker_vec_env
+from sb3_nigt.experiments.plots import LINE_STYLES, draw_timeline
+
+N_WORKERS = 10
+STEP_TIMES = np.sqrt(np.arange(1, N_WORKERS + 1))
+METHODS = {
+    "RennalaNIGT (planned)": lambda env, seed: RennalaNIGT("MlpPolicy", env, seed=seed, device="cpu"),
+    "RennalaNIGT (first_finished)": lambda env, seed: RennalaNIGT(
+        "MlpPolicy", env, schedule="first_finished", seed=seed, device="cpu"
+    ),
+    "SyncNIGT": lambda env, seed: SyncNIGT("MlpPolicy", env, seed=seed, device="cpu"),
+    "AFedPG": lambda env, seed: AFedPG("MlpPolicy", env, seed=seed, device="cpu"),
+    "PPO": lambda env, seed: PPO("MlpPolicy", env, n_steps=200, batch_size=200, seed=seed, device="cpu"),
+}
+SHOWN_ROUNDS = 4
+
+
+@dataclass
+class Result:
+    """What one training run leaves."""
+
+    method: str
+    clock: list[float] = field(default_factory=list)  # simulated seconds at each evaluation
+    returns: list[float] = field(default_factory=list)  # mean over evaluation episodes
+    rounds: list = field(default_factory=list)
+    updates: int = 0
+    timesteps: int = 0
+    simulated: float = 0.0
+    real: float = 0.0
+
+
+class Budget(BaseCallback):
+    """Stops after some real seconds; evaluates the iterate now and then; keeps the first rounds."""
+
+    def __init__(self, seconds, eval_env, result):
+        super().__init__()
+        self.seconds, self.eval_env, self.result = seconds, eval_env, result
+
+    def _on_training_start(self):
+        self.started = time.monotonic()
+        self.evaluate()
+
+    def _on_step(self):
+        return time.monotonic() - self.started < self.seconds
+
+    def _on_rollout_end(self):
+        if time.monotonic() > self.next_evaluation:
+            self.evaluate()
+        report = getattr(self.model, "last_round", None)
+        if report is not None and len(self.result.rounds) < SHOWN_ROUNDS:
+            self.result.rounds.append(report)
+
+    def _on_training_end(self):
+        self.evaluate()
+
+    def evaluate(self):
+        # separate episodes: those of training may be a biased selection
+        start = time.monotonic()
+        mean, _ = evaluate_policy(self.model, self.eval_env, n_eval_episodes=10, deterministic=False)
+        self.result.clock.append(self.training_env.unwrapped.clock.now())
+        self.result.returns.append(mean)
+        now = time.monotonic()
+        self.next_evaluation = now + max(self.seconds / 25, 4 * (now - start))
+
+
+def train(method, env_id, seconds, seed):
+    """Train one method for some real seconds."""
+    th.set_num_threads(1)
+    env = make_worker_vec_env(env_id, N_WORKERS, step_times=STEP_TIMES, seed=seed)
+    result = Result(method)
+    model = METHODS[method](env, seed)
+    start = time.monotonic()
+    model.learn(10**9, callback=Budget(seconds, Monitor(gym.make(env_id)), result))
+    result.real = time.monotonic() - start
+    result.updates, result.timesteps, result.simulated = model._n_updates, model.num_timesteps, env.clock.now()
+    return result
+
+
+def draw(results, env_id, path):
+    """Write the picture: returns above, timelines of the first rounds below."""
+    figure, axes = plt.subplot_mosaic([["returns", "returns"], ["planned", "first"]], figsize=(11, 8), layout="constrained")
+    for result, style in zip(results, LINE_STYLES, strict=False):
+        axes["returns"].plot(result.clock, result.returns, label=result.method, linewidth=1.8, **style)
+    axes["returns"].set_xlabel("simulated seconds")
+    axes["returns"].set_ylabel("return (mean of 10 episodes)")
+    axes["returns"].set_title(f"{env_id}, {N_WORKERS} workers, worker i takes √i seconds a step; one seed")
+    axes["returns"].legend()
+    axes["returns"].grid(alpha=0.3)
+    for key, result in (("planned", results[0]), ("first", results[1])):
+        if result.rounds:
+            draw_timeline(axes[key], result.rounds)
+        axes[key].set_title(f"{result.method}: first rounds, discarded work grey")
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def main():
+    """Train, print, draw."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--env", default="Humanoid-v5")
+    parser.add_argument("--seconds", type=float, default=120.0, help="real seconds for everything")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", default="quickstart.png")
+    args = parser.parse_args()
+
+    processes = min(len(METHODS), os.cpu_count() or 1)
+    seconds_each = args.seconds / math.ceil(len(METHODS) / processes)
+    start = time.monotonic()
+    with (
+        ProcessPoolExecutor(processes, mp_context=mp.get_context("spawn")) as pool,
+        tqdm(total=round(args.seconds), unit="s", bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} s{postfix}") as bar,
+    ):
+        runs = [pool.submit(train, method, args.env, seconds_each, args.seed) for method in METHODS]
+        waiting = set(runs)
+        while waiting:
+            finished, waiting = wait(waiting, timeout=0.5)
+            for run in finished:
+                run.result()  # raise at once what has gone wrong
+            bar.set_postfix_str(f"{len(runs) - len(waiting)} of {len(runs)} methods done", refresh=False)
+            bar.update(min(round(time.monotonic() - start), bar.total) - bar.n)
+    results = [run.result() for run in runs]
+
+    print(f"\n{'method':<30}{'return':>9}{'updates':>9}{'timesteps':>11}{'simulated s':>13}{'real s':>8}")
+    for r in results:
+        print(f"{r.method:<30}{r.returns[-1]:>9.1f}{r.updates:>9,}{r.timesteps:>11,}{r.simulated:>13,.0f}{r.real:>8.1f}")
+    draw(results, args.env, args.output)
+    print(f"\nThe picture is in {args.output}.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,396 @@
+"""What every aggregator and every ``WorkerVecEnv`` must do; a new class inherits the tests of its kind."""
+
+import itertools
+from functools import partial
+
+import numpy as np
+import pytest
+import torch as th
+from envs import DictEnv, FixedLengthEnv, LengthFromSeedEnv, NanEnv, NeverEndingEnv, run_rounds
+from numpy.testing import assert_array_equal
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from sb3_nigt import RennalaNIGT, SimulatedVecEnv
+from sb3_nigt.aggregators import predicted_counts
+from sb3_nigt.gradients import policy_gradient
+from sb3_nigt.messages import Job, SamplingPoint, TrajectoryKey
+from sb3_nigt.parameters import PolicySpec, flatten, load_flat
+from sb3_nigt.policies import MlpPolicy, MultiInputPolicy
+from sb3_nigt.vec_env.base import RolloutSpec
+
+
+class AggregatorTests:
+    """
+    The contract of an aggregator, checked on all count vectors up to ``max_count``.
+
+    :cvar aggregators: pairs (aggregator, number of workers)
+    :cvar max_count: large enough that some vectors are complete and some are not
+    """
+
+    aggregators = []
+    max_count = 4
+
+    def count_vectors(self):
+        for aggregator, n_workers in self.aggregators:
+            for counts in itertools.product(range(self.max_count + 1), repeat=n_workers):
+                yield aggregator, np.array(counts, dtype=np.int64)
+
+    def complete_vectors(self):
+        return ((a, c) for a, c in self.count_vectors() if a.is_complete(c))
+
+    def test_both_answers_occur(self):
+        for wanted, _ in self.aggregators:
+            answers = {aggregator.is_complete(counts) for aggregator, counts in self.count_vectors() if aggregator is wanted}
+            assert answers == {True, False}, wanted
+
+    def test_nothing_is_not_complete(self):
+        for aggregator, n_workers in self.aggregators:
+            assert not aggregator.is_complete(np.zeros(n_workers, dtype=np.int64)), aggregator
+
+    def test_more_work_keeps_a_round_complete(self):
+        for aggregator, counts in self.complete_vectors():
+            for worker in range(len(counts)):
+                more = counts + (np.arange(len(counts)) == worker)
+                assert aggregator.is_complete(more), (aggregator, counts, worker)
+
+    def test_weights_sum_to_one(self):
+        for aggregator, counts in self.complete_vectors():
+            weights = aggregator.weights(counts)
+            assert weights.shape == counts.shape
+            assert abs(weights @ counts - 1) < 1e-12, (aggregator, counts, weights)
+
+    def test_who_contributed_has_weight_and_nobody_else(self):
+        for aggregator, counts in self.complete_vectors():
+            assert_array_equal(aggregator.weights(counts) > 0, counts > 0, err_msg=f"{aggregator}")
+
+    def test_both_functions_are_pure(self):
+        for aggregator, counts in self.complete_vectors():
+            given = counts.copy()
+            first = aggregator.weights(counts)
+            kept = first.copy()
+            first[:] = -1.0  # a result that shares memory with the aggregator would come back spoiled
+            assert_array_equal(aggregator.weights(counts), kept)
+            assert aggregator.is_complete(counts)
+            assert_array_equal(counts, given)
+
+    @pytest.mark.parametrize("speeds", [lambda i: 1.0, lambda i: 1.0 + i, lambda i: 3.0 / (1 + i), lambda i: 1000.0**i])
+    def test_tickets_make_a_complete_round_whoever_takes_them(self, speeds):
+        for aggregator, n_workers in self.aggregators:
+            pools = aggregator.tickets(np.array([speeds(i) for i in range(n_workers)]))
+            members = [worker for pool in pools for worker in pool.workers]
+            assert len(set(members)) == len(members), "a worker in two pools"
+            assert all(pool.workers == tuple(sorted(pool.workers)) and pool.n_tickets > 0 for pool in pools)
+            for chosen in (0, -1):
+                counts = np.zeros(n_workers, dtype=np.int64)
+                for pool in pools:
+                    counts[pool.workers[chosen]] += pool.n_tickets
+                assert aggregator.is_complete(counts), (aggregator, pools, counts)
+
+    def test_predicted_round_is_complete_and_has_nothing_to_spare(self):
+        # Of three workers whose trajectories take 1, √2 and √3 seconds no two ever finish together: the last one is needed.
+        for aggregator, n_workers in self.aggregators:
+            durations = np.sqrt(np.array([1.0, 2.0, 3.0, 5.0, 7.0])[:n_workers])
+            counts = predicted_counts(aggregator, durations)
+            assert aggregator.is_complete(counts)
+            last = int(np.argmax(counts * durations))
+            assert not aggregator.is_complete(counts - (np.arange(n_workers) == last)), (aggregator, counts)
+
+
+class WorkerVecEnvTests:
+    """
+    The contract of a ``WorkerVecEnv``. Nothing here depends on how long anything takes.
+
+    :cvar vec_env_cls: the class
+    :cvar vec_env_kwargs: its further arguments
+    """
+
+    vec_env_cls = None
+    vec_env_kwargs = {}  # noqa: RUF012
+
+    @pytest.fixture
+    def make(self):
+        """Make workers that are closed after the test."""
+        made = []
+
+        def make(*env_fns, **kwargs):
+            made.append(self.vec_env_cls(list(env_fns), **{**self.vec_env_kwargs, **kwargs}))
+            return made[-1]
+
+        yield make
+        for env in made:
+            env.close()
+
+    # Jobs and arrivals
+
+    def test_every_job_arrives_once_and_frees_its_worker(self, make):
+        env, point = prepared(make(*[partial(FixedLengthEnv, length) for length in (3, 1, 2)]))
+        assert not any(env.busy(worker) for worker in range(3))
+        for worker in range(3):
+            env.submit(job(point, worker))
+            assert env.busy(worker)
+        arrivals = []
+        for _ in range(3):
+            arrival, trajectory = env.next_arrival()
+            assert not env.busy(arrival.worker)
+            assert trajectory.key == arrival.key
+            assert trajectory.point.round == point.round
+            assert arrival.n_steps == trajectory.n_steps
+            assert arrival.episode_return == trajectory.rewards.sum()
+            assert arrival.started_at <= arrival.finished_at <= arrival.arrived_at <= env.clock.now()
+            assert arrival.rejected is None
+            arrivals.append((arrival.worker, arrival.key, arrival.n_steps))
+        assert sorted(arrivals) == [(w, TrajectoryKey(0, w, 0), length) for w, length in enumerate((3, 1, 2))]
+        assert env.steps_executed == 6
+
+    def test_trajectory_has_one_row_a_step_and_the_state_after_the_last(self, make):
+        env, point = prepared(make(partial(FixedLengthEnv, 3)))
+        trajectory = run(env, job(point, 0))
+        assert trajectory.observations.shape == (3, 2)
+        assert trajectory.actions.shape == (3, 1)
+        assert trajectory.final_observation.shape == (2,)
+        # the reward of PointEnv is 1 - |s_{t+1}|² + 0.1 a_t
+        after = np.vstack([trajectory.observations[1:], trajectory.final_observation])
+        expected = 1 - np.sum(after.astype(np.float64) ** 2, axis=1) + 0.1 * trajectory.actions[:, 0]
+        np.testing.assert_allclose(trajectory.rewards, expected, atol=1e-6)
+        assert [info["t"] for info in trajectory.infos] == [1, 2, 3]
+
+    def test_horizon_cuts_without_an_end_of_episode(self, make):
+        env, point = prepared(make(NeverEndingEnv, partial(FixedLengthEnv, 4), partial(FixedLengthEnv, 3)), n_steps=4)
+        cut, ended, early = [run(env, job(point, worker)) for worker in range(3)]
+        assert (cut.n_steps, cut.terminated, cut.truncated) == (4, False, False)
+        assert (ended.n_steps, ended.terminated, ended.truncated) == (4, True, False)
+        assert (early.n_steps, early.terminated, early.truncated) == (3, True, False)
+
+    def test_dict_observations_and_discrete_actions(self, make):
+        env, point = prepared(make(DictEnv), MultiInputPolicy)
+        trajectory = run(env, job(point, 0))
+        assert {key: array.shape for key, array in trajectory.observations.items()} == {"point": (2, 2), "side": (2,)}
+        assert set(trajectory.actions.tolist()) <= {0, 1, 2}
+
+    @pytest.mark.parametrize("what", ["reward", "observation"])
+    def test_numbers_that_are_not_finite_are_rejected(self, make, what):
+        env, point = prepared(make(partial(NanEnv, what), FixedLengthEnv))
+        env.submit(job(point, 0))
+        arrival, trajectory = env.next_arrival()
+        assert arrival.rejected == trajectory.rejected == what
+        assert arrival.n_steps == 2
+        assert run(env, job(point, 1)).rejected is None
+
+    def test_cancel_stops_everybody_and_hands_out_the_steps(self, make):
+        env, point = prepared(make(partial(FixedLengthEnv, 3), NeverEndingEnv, NeverEndingEnv), n_steps=10**6)
+        for worker in range(3):
+            env.submit(job(point, worker))
+        assert env.next_arrival()[0].worker == 0
+        cancelled = env.cancel()
+        assert sorted(cancelled_job.worker for cancelled_job, _, _ in cancelled) == [1, 2]
+        assert not any(env.busy(worker) for worker in range(3))
+        assert env.steps_executed == 3 + sum(trajectory.n_steps for _, _, trajectory in cancelled)
+        for cancelled_job, started_at, trajectory in cancelled:
+            assert cancelled_job.key == trajectory.key == TrajectoryKey(0, cancelled_job.worker, 0)
+            assert started_at <= env.clock.now()
+            assert trajectory.n_steps < 10**6
+            assert len(trajectory.actions) == len(trajectory.infos) == len(trajectory.observations) == trajectory.n_steps
+            assert not (trajectory.terminated or trajectory.truncated)
+        # nothing of the past turns up again
+        env.submit(job(point, 0, number=1))
+        assert env.next_arrival()[0].key == TrajectoryKey(0, 0, 1)
+        assert env.cancel() == []
+
+    # Random numbers
+
+    def test_trajectory_depends_on_nothing_but_seed_key_and_parameters(self, make):
+        first, point = prepared(make(*[LengthFromSeedEnv] * 3))
+        second, same_point = prepared(make(*[LengthFromSeedEnv] * 3))
+        keys = [TrajectoryKey(2, stream, number) for stream in range(3) for number in range(2)]
+        forward = collect(first, [Job(key.stream, key, point) for key in keys])
+        # backwards, with other jobs in between, and key (r, i, j) on worker i + 1: workers of one task are exchangeable
+        run(second, job(same_point, 2, number=9))
+        backward = collect(second, [Job((key.stream + 1) % 3, key, same_point) for key in reversed(keys)])
+        for key in keys:
+            assert same(forward[key], backward[key]), key
+
+    def test_every_part_of_the_key_and_the_seed_matter(self, make):
+        env, point = prepared(make(NeverEndingEnv, NeverEndingEnv))
+        base = run(env, Job(0, TrajectoryKey(0, 0, 0), point))
+        for key in (TrajectoryKey(1, 0, 0), TrajectoryKey(0, 1, 0), TrajectoryKey(0, 0, 1)):
+            other = run(env, Job(0, key, point))
+            assert not np.array_equal(base.observations[0], other.observations[0])
+            assert not np.array_equal(base.samples, other.samples)
+        env, point = prepared(env, seed=1)
+        other = run(env, Job(0, TrajectoryKey(0, 0, 0), point))
+        assert not np.array_equal(base.observations[0], other.observations[0])
+        assert not np.array_equal(base.samples, other.samples)
+
+    def test_shorter_horizon_gives_the_beginning_of_the_same_trajectory(self, make):
+        env, point = prepared(make(NeverEndingEnv), n_steps=150)
+        long = run(env, job(point, 0))
+        env, point = prepared(env, n_steps=7)
+        short = run(env, job(point, 0))
+        assert (long.n_steps, short.n_steps) == (150, 7)
+        assert_array_equal(long.observations[:7], short.observations)
+        assert_array_equal(long.samples[:7], short.samples)
+        assert_array_equal(long.rewards[:7], short.rewards)
+
+    def test_planned_round_has_the_same_trajectories_on_every_class(self, make):
+        env_fns = [LengthFromSeedEnv] * 3
+        sets = []
+        for env in (make(*env_fns), SimulatedVecEnv(env_fns)):
+            model = RennalaNIGT("MlpPolicy", env, n_trajectories=7, n_steps=9, seed=4, device="cpu")
+            (report,) = run_rounds(model, 1)
+            sets.append({(a.key, a.n_steps, a.episode_return) for a in report.arrivals})
+        assert len(sets[0]) == 7
+        assert sets[0] == sets[1]
+
+    # Gradients
+
+    def test_gradient_is_that_of_the_weighted_steps(self, make):
+        env, point = prepared(make(*[LengthFromSeedEnv] * 2), gamma=0.5)
+        results = collect_arrivals(env, [job(point, w, number=k) for k in range(2) for w in range(2)])
+        policy = env.rollout_spec.policy.build()
+        load_flat(policy, point.parameters)
+        weights = np.array([0.5, 0.125])
+        expected = policy_gradient(policy, [t for _, t in results], [weights[a.worker] for a, _ in results], 0.5)
+        gradient = env.gradient([a for a, _ in results], weights)
+        assert gradient.dtype == th.float32
+        assert float(gradient.norm()) > 0.01
+        th.testing.assert_close(gradient, expected, rtol=1e-5, atol=1e-6)
+        th.testing.assert_close(env.gradient([a for a, _ in results], -2 * weights), -2 * gradient)
+        alone = [env.gradient([a for a, _ in results], np.eye(2)[w] * weights[w]) for w in range(2)]
+        th.testing.assert_close(alone[0] + alone[1], gradient, rtol=1e-5, atol=1e-6)
+
+    def test_gradient_does_not_depend_on_who_came_first(self, make):
+        env, point = prepared(make(*[LengthFromSeedEnv] * 3))
+        arrivals = [a for a, _ in collect_arrivals(env, [job(point, w, number=k) for k in range(3) for w in range(3)])]
+        weights = np.array([0.3, 0.1, 0.7])
+        gradient = env.gradient(arrivals, weights)
+        for seed in range(5):
+            shuffled = [arrivals[i] for i in np.random.default_rng(seed).permutation(len(arrivals))]
+            assert th.equal(env.gradient(shuffled, weights), gradient)
+
+    def test_gradient_is_taken_where_the_trajectory_was_sampled(self, make):
+        env, here = prepared(make(FixedLengthEnv, FixedLengthEnv))
+        there = SamplingPoint(0, here.parameters * np.float32(1.5))
+        env.submit(job(here, 0))
+        env.submit(job(there, 1))  # both are in flight together
+        first, second = sorted((env.next_arrival()[0] for _ in range(2)), key=lambda arrival: arrival.worker)
+        both, weights = env.gradient([first, second], np.ones(2)), np.ones(2)
+        apart = env.gradient([first], weights), env.gradient([second], weights)
+        th.testing.assert_close(both, apart[0] + apart[1])
+        for point, is_same in ((there, True), (here, False)):
+            env.forget()
+            ((again, _),) = collect_arrivals(env, [job(point, 1)])
+            assert th.equal(env.gradient([again], weights), apart[1]) == is_same
+
+    def test_forget_spares_what_is_in_flight(self, make):
+        env, point = prepared(make(FixedLengthEnv, FixedLengthEnv))
+        env.submit(job(point, 0))
+        env.submit(job(point, 1))
+        env.next_arrival()
+        env.forget()
+        arrival, _ = env.next_arrival()
+        assert float(env.gradient([arrival], np.ones(2)).norm()) > 0
+
+    # Life cycle
+
+    def test_prepare_voids_jobs_and_takes_new_settings(self, make):
+        env, point = prepared(make(NeverEndingEnv, NeverEndingEnv), n_steps=5)
+        env.submit(job(point, 0))
+        env, point = prepared(env, n_steps=2)
+        assert not env.busy(0)
+        env.submit(job(point, 1))
+        arrival, _ = env.next_arrival()
+        assert (arrival.worker, arrival.n_steps) == (1, 2)
+
+    def test_synchronous_api_before_and_after_trajectories(self, make):
+        env_fns = [partial(FixedLengthEnv, 3), partial(FixedLengthEnv, 4)]
+        env, reference = make(*env_fns), DummyVecEnv(env_fns)
+        actions = np.random.default_rng(0).uniform(-1, 1, (9, 2, 1)).astype(np.float32)
+        for _ in range(2):
+            for vec_env in (env, reference):
+                vec_env.seed(7)
+            assert_array_equal(env.reset(), reference.reset())
+            assert not env.busy(0)  # the reset of the second turn voids the job of the first
+            for action in actions:
+                ours, theirs = env.step(action), reference.step(action)
+                for a, b in zip(ours[:3], theirs[:3], strict=True):
+                    assert_array_equal(a, b)
+                assert [info["t"] for info in ours[3]] == [info["t"] for info in theirs[3]]
+            _, point = prepared(env)
+            env.submit(job(point, 0))
+
+    def test_step_after_trajectories_starts_new_episodes(self, make):
+        env, point = prepared(make(partial(FixedLengthEnv, 3), partial(FixedLengthEnv, 3)))
+        env.reset()
+        env.step(np.zeros((2, 1), dtype=np.float32))
+        run(env, job(point, 0))
+        _, _, dones, infos = env.step(np.zeros((2, 1), dtype=np.float32))
+        assert [info["t"] for info in infos] == [1, 1]
+        assert not dones.any()
+
+    # What the workers are
+
+    def test_task_ids(self, make):
+        assert tuple(make(FixedLengthEnv, FixedLengthEnv).task_ids) == (0, 1)
+        assert not make(FixedLengthEnv, FixedLengthEnv).tasks_differ
+        assert not make(FixedLengthEnv, FixedLengthEnv, task_ids=["a", "a"]).tasks_differ
+        env, point = prepared(make(FixedLengthEnv, FixedLengthEnv, FixedLengthEnv, task_ids=["a", "b", "a"]))
+        assert env.tasks_differ
+        arrivals = [a for a, _ in collect_arrivals(env, [job(point, worker) for worker in range(3)])]
+        assert sorted((a.worker, a.task_id) for a in arrivals) == [(0, "a"), (1, "b"), (2, "a")]
+        with pytest.raises(ValueError, match=r"task_ids has 1 entries for 2 workers"):
+            make(FixedLengthEnv, FixedLengthEnv, task_ids=["a"])
+
+    def test_spaces_must_agree(self, make):
+        with pytest.raises(ValueError, match=r"observation space of worker 1 is Dict.*worker 0 is Box"):
+            make(FixedLengthEnv, DictEnv)
+        with pytest.raises(ValueError, match="env_fns"):
+            make()
+
+    def test_speeds_have_one_entry_a_worker(self, make):
+        env, _ = prepared(make(FixedLengthEnv, FixedLengthEnv))
+        durations = env.predicted_durations(5.0)
+        for times in (env.step_times, env.message_times, durations):
+            assert np.shape(times) == (2,)
+        assert (env.message_times >= 0).all()
+        assert (durations > 0).all()
+        assert env.time_per in ("step", "trajectory")
+
+
+def prepared(env, policy_class=MlpPolicy, n_steps=20, gamma=0.99, seed=0):
+    """Prepare workers; return them and a sampling point of round 0 whose parameters are always the same."""
+    spec = PolicySpec(policy_class, env.observation_space, env.action_space, {"net_arch": [4]}, th.device("cpu"))
+    env.prepare(RolloutSpec(spec, n_steps, gamma, seed))
+    parameters = flatten(spec.build())
+    return env, SamplingPoint(0, np.random.default_rng(0).normal(0.0, 0.5, len(parameters)).astype(np.float32))
+
+
+def job(point, worker, number=0):
+    return Job(worker, TrajectoryKey(point.round, worker, number), point)
+
+
+def run(env, one_job):
+    env.submit(one_job)
+    return env.next_arrival()[1]
+
+
+def collect_arrivals(env, jobs):
+    """Run jobs as soon as their workers are idle; return (arrival, trajectory) in order of arrival."""
+    waiting, results = list(jobs), []
+    while len(results) < len(jobs):
+        for one_job in list(waiting):
+            if not env.busy(one_job.worker):
+                env.submit(one_job)
+                waiting.remove(one_job)
+        results.append(env.next_arrival())
+    return results
+
+
+def collect(env, jobs):
+    return {arrival.key: trajectory for arrival, trajectory in collect_arrivals(env, jobs)}
+
+
+def same(first, second):
+    """Whether two trajectories are equal bit for bit."""
+    arrays = [(t.observations, t.final_observation, t.samples, t.actions, t.rewards) for t in (first, second)]
+    flags = [(t.key, t.terminated, t.truncated, t.rejected) for t in (first, second)]
+    return flags[0] == flags[1] and all(np.array_equal(a, b) for a, b in zip(*arrays, strict=True))

@@ -1,0 +1,66 @@
+"""
+Run Stable-Baselines3's own tests with our classes in its lists.
+
+The tests are part of its source distribution, which pip downloads in the version that is installed.
+
+Usage: python tests/sb3_suite/run.py [--algo RennalaNIGT] [--vec-env SimulatedVecEnv] [pytest arguments]
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import stable_baselines3
+
+HERE = Path(__file__).parent
+CACHE = HERE.parents[1] / ".ci" / ".cache"
+NEEDS_MORE_PACKAGES = ["test_utils.py"]  # Atari; none of its tests has an algorithm in a list
+
+
+def fetch_tests() -> Path:
+    """Return the folder of the suite, downloading it once."""
+    name = f"stable_baselines3-{stable_baselines3.__version__}"
+    if not (CACHE / name).exists():
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-build-isolation", "--no-binary", ":all:"]
+        subprocess.run([*pip, "--dest", CACHE, f"stable-baselines3=={stable_baselines3.__version__}"], check=True)
+        with tarfile.open(CACHE / f"{name}.tar.gz") as archive:
+            archive.extractall(CACHE, filter="data")
+    return CACHE / name / "tests"
+
+
+def main() -> int:
+    """Run the suite and return its exit code."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--algo", default="RennalaNIGT")
+    parser.add_argument("--vec-env", default="")
+    args, rest = parser.parse_known_args()
+    tests = fetch_tests()
+    env = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]),
+        "SB3_SUITE_ALGO": args.algo,
+        "SB3_SUITE_VEC_ENV": args.vec_env,
+    }
+    ignored = [f"--ignore={tests / name}" for name in NEEDS_MORE_PACKAGES]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "plugin",
+        "-q",
+        "-W",
+        "ignore",
+        "--rootdir",
+        tests.parent,
+        *ignored,
+        tests,
+    ]
+    return subprocess.run([*command, *rest], env=env, cwd=tests.parent, check=False).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())

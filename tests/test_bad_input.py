@@ -1,0 +1,457 @@
+"""Invalid input: a ValueError before anything runs, naming the argument, what was given and what to type instead."""
+
+import inspect
+import re
+import warnings
+from functools import partial
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.distributions import Distribution, SquashedDiagGaussianDistribution
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.vec_env import (
+    DummyVecEnv,
+    VecCheckNan,
+    VecEnvWrapper,
+    VecExtractDictObs,
+    VecFrameStack,
+    VecMonitor,
+    VecNormalize,
+)
+
+from sb3_nigt import (
+    AFedPG,
+    FixedTimes,
+    MaleniaNIGT,
+    RandomTimes,
+    RennalaNIGT,
+    RennalaPG,
+    ReplayedTimes,
+    SimulatedVecEnv,
+    SyncNIGT,
+    SyncPG,
+    VaryingTimes,
+    make_worker_vec_env,
+)
+
+ALL = [RennalaNIGT, MaleniaNIGT, SyncNIGT, SyncPG, RennalaPG, AFedPG]
+NAN, INF = float("nan"), float("inf")
+
+BAD_ARGUMENTS = {
+    "learning_rate": [-1.0, -1e-9, NAN, INF, "0.1", None, True, [0.1]],
+    "n_trajectories": [0, -3, 2.5, 20.0, NAN, "20", None, True],
+    "n_initial_trajectories": [0, -1, 1.5, NAN, "1", True],
+    "n_steps": [0, -1, 2.0, NAN, "9", None, True],
+    "gamma": [-0.1, 1.1, NAN, INF, "0.9", None, True],
+    "eta": [0, 0.0, -0.1, 1.5, 5, NAN, INF, "0.1", None, True],
+    "schedule": ["fastest", "", None, 3, ["planned"]],
+}
+
+
+def takes(algorithm, name):
+    """The parent takes every argument as **kwargs; a subclass that fixes one leaves it out of its own signature."""
+    own = inspect.signature(algorithm.__init__).parameters
+    fixed = {"schedule", "eta", "n_trajectories", "n_initial_trajectories"}
+    return name in own or name not in fixed
+
+
+CASES = [(a, name, value) for a in ALL for name, values in BAD_ARGUMENTS.items() if takes(a, name) for value in values]
+
+
+class TwoStepEnv(gym.Env):
+    """Observation and action spaces as wanted, episodes of two steps; counts the steps of all instances."""
+
+    steps = 0
+
+    def __init__(self, observation_space=None, action_space=None, goal=None):
+        self.observation_space = spaces.Box(-1, 1, (3,)) if observation_space is None else observation_space
+        self.action_space = spaces.Box(-1, 1, (2,)) if action_space is None else action_space
+
+    def reset(self, *, seed=None, options=None):
+        self.t = 0
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        assert self.action_space.contains(action), f"{action} is not in {self.action_space}"
+        TwoStepEnv.steps += 1
+        self.t += 1
+        return self.observation_space.sample(), 1.0, self.t == 2, False, {}
+
+
+@pytest.fixture(autouse=True)
+def count_steps():
+    TwoStepEnv.steps = 0
+
+
+def workers(n=2, time_model=None, task_ids=None, **env_kwargs):
+    return SimulatedVecEnv([partial(TwoStepEnv, **env_kwargs)] * n, time_model=time_model, task_ids=task_ids)
+
+
+def says(text):
+    return re.escape(text)
+
+
+# Arguments of the algorithms
+
+
+@pytest.mark.parametrize(("algorithm", "name", "value"), CASES)
+def test_argument(algorithm, name, value):
+    with pytest.raises(ValueError, match=says(f"{name}={value!r} is not allowed: give ")):
+        algorithm("MlpPolicy", workers(), **{name: value})
+    assert TwoStepEnv.steps == 0
+
+
+@pytest.mark.parametrize("name", ["eta", "gamma", "learning_rate"])
+def test_message_gives_the_interval(name):
+    with pytest.raises(
+        ValueError, match={"eta": r"in \(0, 1\]", "gamma": r"in \[0, 1\]", "learning_rate": r"in \[0, inf\)"}[name]
+    ):
+        RennalaNIGT("MlpPolicy", workers(), **{name: -1})
+
+
+def test_message_gives_the_schedules():
+    with pytest.raises(ValueError, match="'planned'.*'first_finished'"):
+        RennalaNIGT("MlpPolicy", workers(), schedule="fastest")
+
+
+@pytest.mark.parametrize("algorithm", ALL)
+def test_gsde(algorithm):
+    with pytest.raises(ValueError, match=r"use_sde=True is not allowed: .*Leave use_sde=False"):
+        algorithm("MlpPolicy", workers(), use_sde=True)
+
+
+@pytest.mark.parametrize("algorithm", ALL)
+def test_allowed_extremes_train(algorithm):
+    extremes = {"n_trajectories": 1, "n_initial_trajectories": 1, "eta": 1.0, "gamma": 0, "learning_rate": 0, "n_steps": 1}
+    model = algorithm("MlpPolicy", workers(), **{k: v for k, v in extremes.items() if takes(algorithm, k)})
+    before = [p.clone() for p in model.policy.parameters()]
+    model.learn(3)
+    assert all(th.equal(a, b) for a, b in zip(before, model.policy.parameters(), strict=True))
+    assert model.num_timesteps >= 3
+
+
+@pytest.mark.parametrize("eta", [0.0, 1.5, NAN])
+def test_schedule_of_eta_is_checked_when_a_round_begins(eta):
+    model = RennalaNIGT("MlpPolicy", workers(), eta=lambda progress: eta)
+    with pytest.raises(ValueError, match=rf"eta={eta!r} is not allowed: give a finite number in \(0, 1\]"):
+        model.learn(1)
+    assert TwoStepEnv.steps == 0
+
+
+@pytest.mark.parametrize("algorithm", ALL)
+@pytest.mark.parametrize("rate", [-1.0, NAN])
+def test_schedule_of_learning_rate_is_checked_too(algorithm, rate):
+    """Whatever the schedule returns in the course of a run, the parameters stay what they were."""
+    model = algorithm("MlpPolicy", workers(), learning_rate=lambda progress: 0.01 if progress == 1 else rate)
+    with pytest.raises(ValueError, match=rf"learning_rate={rate!r} is not allowed"):
+        model.learn(500)
+    assert all(bool(th.isfinite(p).all()) for p in model.policy.parameters())
+
+
+@pytest.mark.parametrize("algorithm", ALL)
+def test_overrides_at_load(algorithm, tmp_path):
+    algorithm("MlpPolicy", workers()).save(tmp_path / "model.zip")
+    for name, values in BAD_ARGUMENTS.items():
+        if takes(algorithm, name):
+            for env in (None, workers()):
+                with pytest.raises(ValueError, match=says(f"{name}={values[0]!r} is not allowed")):
+                    algorithm.load(tmp_path / "model.zip", env=env, **{name: values[0]})
+    with pytest.raises(ValueError, match="use_sde=True is not allowed"):
+        algorithm.load(tmp_path / "model.zip", use_sde=True)
+
+
+def test_valid_override_at_load_is_used(tmp_path):
+    RennalaNIGT("MlpPolicy", workers(), eta=0.1).save(tmp_path / "model.zip")
+    with pytest.raises(ValueError, match="eta=5 is not allowed"):
+        RennalaNIGT.load(tmp_path / "model.zip", eta=5)
+    model = RennalaNIGT.load(tmp_path / "model.zip", env=workers(), eta=0.25, n_trajectories=3)
+    model.learn(1)
+    assert model.policy.optimizer.param_groups[0]["eta"] == 0.25
+    assert model.last_round.counts.sum() == 3
+
+
+# Workers: times, tasks, numbers
+
+
+@pytest.mark.parametrize("name", ["step_times", "message_times"])
+@pytest.mark.parametrize("make", [FixedTimes, RandomTimes])
+class TestTimes:
+    @pytest.mark.parametrize("values", [[1.0], [1.0, 2.0, 3.0], []])
+    def test_lengths(self, make, name, values):
+        with pytest.raises(
+            ValueError, match=rf"{name} has {len(values)} values for 2 workers: give one number for all, or a list of 2"
+        ):
+            workers(2, make(**{name: values}))
+
+    @pytest.mark.parametrize("value", [-1.0, NAN, INF, -INF])
+    def test_values(self, make, name, value):
+        with pytest.raises(ValueError, match=rf"{name}\[0\]=.*{value!r}.* is not allowed: every value must be finite"):
+            make(**{name: value})
+        with pytest.raises(ValueError, match=rf"{name}\[1\]=.*{value!r}.* is not allowed: every value must be finite"):
+            make(**{name: [1.0, value]})
+
+    @pytest.mark.parametrize("value", ["fast", None, True, {}, [1.0, "fast"], [1.0, None], [[1.0, 2.0], [3.0, 4.0]]])
+    def test_types(self, make, name, value):
+        with pytest.raises(ValueError, match=rf"{name}\b"):
+            workers(2, make(**{name: value}))
+
+
+def test_zero_is_allowed_for_messages_only():
+    with pytest.raises(ValueError, match=r"step_times\[1\]=.*0.0.* finite and greater than 0"):
+        FixedTimes([1.0, 0.0])
+    assert workers(2, FixedTimes(1.0, [0.0, 1.0])).message_times.tolist() == [0.0, 1.0]
+
+
+def test_unit_of_time():
+    with pytest.raises(ValueError, match='per=\'minute\' is not allowed: give "step" or "trajectory"'):
+        FixedTimes(1.0, per="minute")
+    with pytest.raises(ValueError, match='time_per=\'minute\' is not allowed: give "step" or "trajectory"'):
+        make_worker_vec_env(TwoStepEnv, 2, time_per="minute")
+
+
+def test_other_time_models():
+    with pytest.raises(ValueError, match="variation=-0.5 is not allowed"):
+        RandomTimes(variation=-0.5)
+    with pytest.raises(ValueError, match=r"step_times=1.0 is not allowed: give a function of the time, or use FixedTimes"):
+        VaryingTimes(1.0)
+    with pytest.raises(ValueError, match="step_times"):
+        VaryingTimes(lambda now: 1.0)
+    with pytest.raises(ValueError, match=r"step_times\[0\]=.*-1.0.* is not allowed"):
+        VaryingTimes(lambda now: [-1.0, 1.0])
+    with pytest.raises(ValueError, match="step_times has 3 values for 2 workers"):
+        workers(2, VaryingTimes(lambda now: [1.0, 1.0, 1.0]))
+    with pytest.raises(ValueError, match="recorded has 3 workers, the environment 2: give one list for each"):
+        workers(2, ReplayedTimes([[1.0]] * 3))
+    with pytest.raises(ValueError, match=r"recorded\[1\]\[0\]=.*0.0.* is not allowed"):
+        ReplayedTimes([[1.0], [0.0]])
+    with pytest.raises(ValueError, match="recorded has a worker without any time"):
+        ReplayedTimes([[1.0], []])
+
+
+@pytest.mark.parametrize("time_model", [1.0, "step", FixedTimes])
+def test_something_else_for_a_time_model(time_model):
+    with pytest.raises(ValueError, match="time_model="):
+        workers(2, time_model)
+
+
+def test_one_time_model_for_two_environments():
+    """Training workers and an evaluation environment may share a model with one speed for all."""
+    model = FixedTimes(2.0, 0.5)
+    training, evaluation = workers(3, model), workers(1, model)
+    assert training.step_times.tolist() == [2.0] * 3
+    assert training.message_times.tolist() == [0.5] * 3
+    assert evaluation.step_times.tolist() == [2.0]
+
+
+@pytest.mark.parametrize("task_ids", [[], ["a"], ["a", "b", "c"]])
+def test_task_ids(task_ids):
+    message = f"task_ids has {len(task_ids)} entries for 2 workers: give one id a worker"
+    with pytest.raises(ValueError, match=message):
+        workers(2, task_ids=task_ids)
+    with pytest.raises(ValueError, match=message):
+        make_worker_vec_env(TwoStepEnv, 2, task_ids=task_ids)
+
+
+@pytest.mark.parametrize("task_ids", [7, [["a"], ["b"]]])
+def test_task_ids_of_a_wrong_type(task_ids):
+    with pytest.raises(ValueError, match="task_ids"):
+        workers(2, task_ids=task_ids)
+
+
+def test_env_kwargs():
+    with pytest.raises(ValueError, match="env_kwargs has 3 entries for n_workers=2: give one dict for all, or one a worker"):
+        make_worker_vec_env(TwoStepEnv, 2, env_kwargs=[{}, {}, {}])
+
+
+@pytest.mark.parametrize("env_kwargs", [7, "goal", [{}, None], [{}, 3]])
+def test_env_kwargs_of_a_wrong_type(env_kwargs):
+    with pytest.raises(ValueError, match="env_kwargs"):
+        make_worker_vec_env(TwoStepEnv, 2, env_kwargs=env_kwargs)
+
+
+@pytest.mark.parametrize("n_workers", [0, -1, 2.0, "2", None, True, NAN])
+def test_number_of_workers(n_workers):
+    with pytest.raises(ValueError, match=says(f"n_workers={n_workers!r} is not allowed: give an integer of at least 1")):
+        make_worker_vec_env(TwoStepEnv, n_workers)
+
+
+def test_no_workers():
+    with pytest.raises(ValueError, match=r"env_fns=\[\] is not allowed: give one function for each worker"):
+        SimulatedVecEnv([])
+
+
+# Workers: spaces and wrappers
+
+
+@pytest.mark.parametrize("kind", ["observation", "action"])
+def test_spaces_that_differ(kind):
+    other = spaces.Box(-1, 1, (7,))
+    env_fns = [TwoStepEnv, TwoStepEnv, partial(TwoStepEnv, **{f"{kind}_space": other}), TwoStepEnv]
+    first = getattr(TwoStepEnv(), f"{kind}_space")
+    with pytest.raises(
+        ValueError, match=says(f"the {kind} space of worker 2 is {other}, that of worker 0 is {first}. ") + ".*wrap"
+    ):
+        SimulatedVecEnv(env_fns)
+
+
+@pytest.mark.parametrize("make", [workers, lambda **kwargs: DummyVecEnv([partial(TwoStepEnv, **kwargs)] * 2)])
+@pytest.mark.parametrize(
+    "spaces_",
+    [
+        {"action_space": spaces.Discrete(3, start=1)},
+        {"action_space": spaces.MultiDiscrete([3, 2], start=[1, 0])},
+        {"observation_space": spaces.Discrete(3, start=1)},
+        {"observation_space": spaces.MultiDiscrete([3, 2], start=[1, 0])},
+    ],
+    ids=["Discrete-act", "MultiDiscrete-act", "Discrete-obs", "MultiDiscrete-obs"],
+)
+def test_spaces_that_do_not_start_at_zero(make, spaces_):
+    kind, space = next(iter(spaces_.items()))
+    wrapper = kind.replace("_space", "").capitalize() + "Wrapper"
+    with pytest.raises(ValueError, match=says(f"the {kind.replace('_', ' ')} {space} starts at ") + f".*gymnasium.{wrapper}"):
+        RennalaNIGT("MlpPolicy", make(**spaces_))
+    assert TwoStepEnv.steps == 0
+
+
+class OwnWrapper(VecEnvWrapper):
+    def reset(self):
+        return self.venv.reset()
+
+    def step_wait(self):
+        return self.venv.step_wait()
+
+
+UNSUPPORTED = {
+    "VecFrameStack": (lambda env: VecFrameStack(env, 2), "gymnasium.wrappers.FrameStackObservation as wrapper_class"),
+    "VecMonitor": (VecMonitor, "make_worker_vec_env puts a Monitor around every worker"),
+    "VecCheckNan": (VecCheckNan, "trajectories with non-finite numbers are rejected anyway"),
+    "OwnWrapper": (OwnWrapper, "gymnasium.Wrapper inside each worker (wrapper_class)"),
+}
+
+
+@pytest.mark.parametrize("name", UNSUPPORTED)
+@pytest.mark.parametrize("below", [lambda env: env, VecNormalize], ids=["direct", "over VecNormalize"])
+def test_wrappers_that_only_work_step_by_step(name, below):
+    wrap, instead = UNSUPPORTED[name]
+    message = f"env={name}(SimulatedVecEnv) is not allowed: workers run whole trajectories.*" + says(instead)
+    message = message.replace("(SimulatedVecEnv)", r"\(SimulatedVecEnv\)")
+    with pytest.raises(ValueError, match=message):
+        RennalaNIGT("MlpPolicy", wrap(below(workers())))
+    model = RennalaNIGT("MlpPolicy", workers())
+    with pytest.raises(ValueError, match=message):
+        model.set_env(wrap(workers()))
+
+
+def test_extracted_dict_observations():
+    env = VecExtractDictObs(workers(observation_space=spaces.Dict(a=spaces.Box(-1, 1, (2,)))), "a")
+    with pytest.raises(
+        ValueError, match=r"env=VecExtractDictObs\(SimulatedVecEnv\).*gymnasium.ObservationWrapper as wrapper_class"
+    ):
+        RennalaNIGT("MlpPolicy", env)
+
+
+# Policies
+
+
+class BatchNormExtractor(BaseFeaturesExtractor):
+    def __init__(self, observation_space):
+        super().__init__(observation_space, 3)
+        self.net = th.nn.BatchNorm1d(3)
+
+    def forward(self, observations):
+        return self.net(observations)
+
+
+def test_batch_norm():
+    kwargs = {"policy_kwargs": {"features_extractor_class": BatchNormExtractor}}
+    with pytest.raises(ValueError, match=r"policy=ActorPolicy has BatchNorm layers.*use LayerNorm, or a DummyVecEnv"):
+        RennalaNIGT("MlpPolicy", workers(), **kwargs)
+    RennalaNIGT("MlpPolicy", DummyVecEnv([TwoStepEnv] * 2), n_trajectories=2, **kwargs).learn(4)
+
+
+class Unscored(Distribution):
+    """A distribution of the user's own."""
+
+    proba_distribution_net = proba_distribution = log_prob = entropy = sample = mode = None
+    actions_from_params = log_prob_from_params = None
+
+
+class UnscoredPolicy(ActorCriticPolicy):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.action_dist = Unscored()
+
+
+class SquashedPolicy(ActorCriticPolicy):
+    """Its distribution is a subclass of the diagonal Gaussian, but its log_prob takes squashed actions."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.action_dist = SquashedDiagGaussianDistribution(2)
+
+
+@pytest.mark.parametrize("env", [workers, lambda: DummyVecEnv([TwoStepEnv])], ids=["workers", "lock-step"])
+@pytest.mark.parametrize(
+    ("policy", "name"), [(UnscoredPolicy, "Unscored"), (SquashedPolicy, "SquashedDiagGaussianDistribution")]
+)
+def test_distribution_without_a_score(env, policy, name):
+    with pytest.raises(
+        ValueError, match=rf"policy={policy.__name__} uses {name}, which has no score.*use a Gaussian, categorical"
+    ):
+        RennalaNIGT(policy, env())
+
+
+# The warning about tasks
+
+DIFFERENT = {
+    "task_ids": lambda: workers(3, task_ids=["a", "b", "a"]),
+    "wrapped": lambda: VecNormalize(workers(2, task_ids=["a", "b"])),
+    "env_kwargs": lambda: make_worker_vec_env(TwoStepEnv, 2, env_kwargs=[{"goal": 1}, {"goal": 2}]),
+    "arrays": lambda: make_worker_vec_env(TwoStepEnv, 2, env_kwargs=[{"goal": np.zeros(2)}, {"goal": np.ones(2)}]),
+}
+SAME = {
+    "unspecified": lambda: workers(3),
+    "one id": lambda: workers(3, task_ids=["a"] * 3),
+    "one dict": lambda: make_worker_vec_env(TwoStepEnv, 2, env_kwargs={"goal": 1}),
+    "equal dicts": lambda: make_worker_vec_env(TwoStepEnv, 2, env_kwargs=[{"goal": 1}, {"goal": 1}]),
+    "equal arrays": lambda: make_worker_vec_env(TwoStepEnv, 2, env_kwargs=[{"goal": np.ones(2)}, {"goal": np.ones(2)}]),
+    "lock-step": lambda: DummyVecEnv([TwoStepEnv] * 2),
+}
+
+
+def task_warnings(algorithm, env):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model = algorithm("MlpPolicy", env)
+        model.learn(50)
+        model.learn(50, reset_num_timesteps=False)
+    return [str(w.message) for w in caught]
+
+
+@pytest.mark.parametrize("env", DIFFERENT)
+@pytest.mark.parametrize("algorithm", [a for a in ALL if a is not MaleniaNIGT])
+def test_different_tasks_warn_once(algorithm, env):
+    (message,) = task_warnings(algorithm, DIFFERENT[env]())
+    assert re.search(rf"hold different tasks, and {algorithm.__name__} weighs .* speed or count.* MaleniaNIGT weighs", message)
+
+
+@pytest.mark.parametrize("env", [*DIFFERENT, *SAME])
+def test_malenia_never_warns(env):
+    assert task_warnings(MaleniaNIGT, {**DIFFERENT, **SAME}[env]()) == []
+
+
+@pytest.mark.parametrize("env", SAME)
+@pytest.mark.parametrize("algorithm", ALL)
+def test_same_task_never_warns(algorithm, env):
+    assert task_warnings(algorithm, SAME[env]()) == []
+
+
+def test_load_warns_once(tmp_path):
+    SyncNIGT("MlpPolicy", workers(2)).save(tmp_path / "model.zip")
+    with pytest.warns(UserWarning, match="hold different tasks") as caught:
+        SyncNIGT.load(tmp_path / "model.zip", env=workers(2, task_ids=["a", "b"])).learn(10)
+    assert len(caught) == 1
