@@ -63,28 +63,29 @@ class Result:
 class Budget(BaseCallback):
     """Stops after some real seconds; evaluates the iterate now and then; keeps the first rounds."""
 
-    def __init__(self, seconds, eval_env, result):
+    def __init__(self, seconds: float, eval_env: gym.Env, result: Result) -> None:
         super().__init__()
         self.seconds, self.eval_env, self.result = seconds, eval_env, result
 
-    def _on_training_start(self):
+    def _on_training_start(self) -> None:
         self.started = time.monotonic()
         self.evaluate()
 
-    def _on_step(self):
+    def _on_step(self) -> bool:
         return time.monotonic() - self.started < self.seconds
 
-    def _on_rollout_end(self):
+    def _on_rollout_end(self) -> None:
         if time.monotonic() > self.next_evaluation:
             self.evaluate()
         report = getattr(self.model, "last_round", None)
         if report is not None and len(self.result.rounds) < SHOWN_ROUNDS:
             self.result.rounds.append(report)
 
-    def _on_training_end(self):
+    def _on_training_end(self) -> None:
         self.evaluate()
 
-    def evaluate(self):
+    def evaluate(self) -> None:
+        """Add a point to the learning curve."""
         # separate episodes: those of training may be a biased selection
         start = time.monotonic()
         mean, _ = evaluate_policy(self.model, self.eval_env, n_eval_episodes=10, deterministic=False)
@@ -94,7 +95,7 @@ class Budget(BaseCallback):
         self.next_evaluation = now + max(self.seconds / 25, 4 * (now - start))
 
 
-def train(method, env_id, seconds, seed):
+def train(method: str, env_id: str, seconds: float, seed: int) -> Result:
     """Train one method for some real seconds."""
     th.set_num_threads(1)
     env = make_worker_vec_env(env_id, N_WORKERS, step_times=STEP_TIMES, seed=seed)
@@ -107,7 +108,7 @@ def train(method, env_id, seconds, seed):
     return result
 
 
-def draw(results, env_id, path):
+def draw(results: list[Result], env_id: str, path: str) -> None:
     """Write the picture: returns above, timelines of the first rounds below."""
     figure, axes = plt.subplot_mosaic([["returns", "returns"], ["planned", "first"]], figsize=(11, 8), layout="constrained")
     for result, style in zip(results, LINE_STYLES, strict=False):
@@ -125,7 +126,7 @@ def draw(results, env_id, path):
     plt.close(figure)
 
 
-def main():
+def main() -> None:
     """Train, print, draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--env", default="Humanoid-v5")

@@ -22,6 +22,7 @@ from stable_baselines3.common.distributions import (
     DiagGaussianDistribution,
     Distribution,
     MultiCategoricalDistribution,
+    SquashedDiagGaussianDistribution,
 )
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.preprocessing import is_image_space
@@ -109,9 +110,10 @@ class GaussianHead(Head):
 def _inside(middle: Array, half_range: Array, space: spaces.Box) -> Array:
     """Shrink the half range by the last bits that rounding would put outside of the bounds."""
     low, high = space.low.reshape(-1), space.high.reshape(-1)
-    for _ in range(4):
+    last_bit = np.spacing(np.maximum(np.abs(low), np.abs(high)).astype(middle.dtype))
+    for _ in range(2):
         outside = (middle + half_range > high) | (middle - half_range < low)
-        half_range = np.where(outside, np.nextafter(half_range, 0), half_range)
+        half_range = np.where(outside, np.maximum(half_range - last_bit, 0), half_range)
     return half_range.astype(middle.dtype)
 
 
@@ -177,9 +179,11 @@ def make_head(policy: ActorCriticPolicy) -> Head:
     :raises ValueError: for another distribution
     """
     dist, space = policy.action_dist, policy.action_space
-    if isinstance(dist, DiagGaussianDistribution):
+    squashed = isinstance(dist, TanhGaussianDistribution)
+    # the library's own squashed Gaussian takes a logarithm of σ, and its actions are not the samples of its Normal
+    if squashed or (isinstance(dist, DiagGaussianDistribution) and not isinstance(dist, SquashedDiagGaussianDistribution)):
         assert isinstance(space, spaces.Box)
-        return GaussianHead(space, squash=isinstance(dist, TanhGaussianDistribution))
+        return GaussianHead(space, squash=squashed)
     if isinstance(dist, CategoricalDistribution):
         return CategoricalHead(space, [dist.action_dim])
     if isinstance(dist, MultiCategoricalDistribution):
@@ -289,6 +293,9 @@ def _relu(x: Array, out: Array) -> Array:
 ACTIVATIONS: dict[type[nn.Module], Callable[[Array, Array], Array]] = {nn.Tanh: np.tanh, nn.ReLU: _relu}
 
 
+NUMPY_DISTRIBUTIONS = (TanhGaussianDistribution, CategoricalDistribution, MultiCategoricalDistribution, BernoulliDistribution)
+
+
 def has_numpy_network(policy: ActorCriticPolicy) -> bool:
     """
     Tell whether ``NumpyMlp`` computes exactly this policy.
@@ -306,7 +313,13 @@ def has_numpy_network(policy: ActorCriticPolicy) -> bool:
         and type(policy.action_net) is nn.Linear
         and isinstance(space, spaces.Box)
         and not (policy.normalize_images and is_image_space(space))
-        and all(type(layer) is nn.Linear or type(layer) in ACTIVATIONS for layer in policy.mlp_extractor.policy_net)
+        and type(policy.action_dist) in NUMPY_DISTRIBUTIONS
+        and policy.activation_fn in ACTIVATIONS
+        and all(
+            type(layer) is (policy.activation_fn if number % 2 else nn.Linear)
+            for number, layer in enumerate(policy.mlp_extractor.policy_net)
+        )
+        and not any(module._forward_hooks or module._forward_pre_hooks for module in policy.modules())
     )
 
 
@@ -326,6 +339,5 @@ def numpy_mlp(policy: ActorCriticPolicy, parameters: npt.NDArray[np.float32]) ->
     def view(p: th.Tensor) -> Array:
         return parameters[offsets[id(p)] : offsets[id(p)] + p.numel()].reshape(p.shape)
 
-    activation = ACTIVATIONS.get(policy.activation_fn, np.tanh)
     n_softplus = linear[-1].out_features // 2 if isinstance(policy.action_dist, TanhGaussianDistribution) else 0
-    return NumpyMlp([(view(m.weight), view(m.bias)) for m in linear], activation, n_softplus)
+    return NumpyMlp([(view(m.weight), view(m.bias)) for m in linear], ACTIVATIONS[policy.activation_fn], n_softplus)

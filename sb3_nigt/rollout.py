@@ -158,8 +158,7 @@ def _is_finite(observation: Any) -> bool:
     """Whether all numbers of an observation are finite."""
     if isinstance(observation, dict):
         return all(_is_finite(value) for value in observation.values())
-    if not isinstance(observation, np.ndarray) or observation.dtype.kind != "f":
-        return True
-    flat = observation.reshape(-1)
-    # one BLAS call is quicker than isfinite().all(); a square may overflow where the number itself does not
-    return math.isfinite(flat.dot(flat)) or bool(np.isfinite(flat).all())
+    if isinstance(observation, np.ndarray) and observation.dtype == np.float64 and observation.ndim == 1:
+        # one BLAS call is quicker than isfinite().all(); a square overflows only where a number is beyond 1e154
+        return math.isfinite(observation.dot(observation)) or bool(np.isfinite(observation).all())
+    return bool(np.isfinite(observation).all())

@@ -81,7 +81,9 @@ def _as_tick(trajectory: Trajectory) -> Tick:
         last["TimeLimit.truncated"] = trajectory.truncated and not trajectory.terminated
         last.setdefault("episode", {"r": trajectory.episode_return, "l": n_steps, "t": 0.0})  # where there is no Monitor
         infos = [*infos[:-1], last]
-    return Tick(new_obs, trajectory.learning_rewards.astype(np.float32), dones, infos, trajectory.actions)
+    with np.errstate(over="ignore"):  # callbacks get float32, as from any VecEnv
+        rewards = trajectory.learning_rewards.astype(np.float32)
+    return Tick(new_obs, rewards, dones, infos, trajectory.actions)
 
 
 def _shifted(observations: npt.NDArray[Any], final: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -44,7 +43,31 @@ def check_interval(name: str, value: Any, low: float, high: float, *, open_low: 
     return float(value)
 
 
-def per_worker(name: str, values: float | Iterable[float], n_workers: int, *, positive: bool) -> npt.NDArray[np.float64]:
+def time_values(name: str, values: Any, *, positive: bool) -> npt.NDArray[np.float64]:
+    """
+    Return one number, or one a worker, as an array of dimension 0 or 1.
+
+    :param name: the argument, for the message
+    :param values: what the user gave
+    :param positive: zero is not allowed
+    :raises ValueError: if it is something else, or a value is negative, non-finite, or zero where that is not allowed
+    """
+    try:
+        given = np.array(values if np.ndim(values) == 0 else list(values))
+    except (TypeError, ValueError):
+        given = np.array(None)
+    if given.ndim > 1 or given.size == 0 or given.dtype.kind not in "iuf":
+        raise ValueError(f"{name}={values!r} is not allowed: give one number for all workers, or a list of one a worker.")
+    array = given.astype(np.float64)
+    bad = ~np.isfinite(array) | (array <= 0 if positive else array < 0)
+    if bad.any():
+        where = f"{name}[{int(np.argmax(bad))}]" if array.ndim else name
+        rule = "finite and greater than 0" if positive else "finite and at least 0"
+        raise ValueError(f"{where}={float(array[bad][0])!r} is not allowed: every value must be {rule}.")
+    return array
+
+
+def per_worker(name: str, values: Any, n_workers: int, *, positive: bool) -> npt.NDArray[np.float64]:
     """
     Return one number a worker, repeating a scalar.
 
@@ -53,19 +76,13 @@ def per_worker(name: str, values: float | Iterable[float], n_workers: int, *, po
     :param n_workers: how many workers there are
     :param positive: zero is not allowed
     :return: read-only array of shape (n_workers,)
-    :raises ValueError: if the length differs, or a value is negative, non-finite, or zero where that is not allowed
+    :raises ValueError: if the length differs, or for what ``time_values`` does not allow
     """
-    array = np.array(values if np.isscalar(values) else list(values), dtype=np.float64)  # type: ignore[arg-type]
-    if array.ndim == 0:
-        array = np.full(n_workers, array.item())
-    if array.shape != (n_workers,):
+    array = time_values(name, values, positive=positive)
+    if array.ndim and len(array) != n_workers:
         raise ValueError(
-            f"{name} has {array.size} values for {n_workers} workers: give one number for all, or a list of {n_workers}."
+            f"{name} has {len(array)} values for {n_workers} workers: give one number for all, or a list of {n_workers}."
         )
-    bad = ~np.isfinite(array) | (array <= 0 if positive else array < 0)
-    if bad.any():
-        worker = int(np.argmax(bad))
-        rule = "finite and greater than 0" if positive else "finite and at least 0"
-        raise ValueError(f"{name}[{worker}]={array[worker]!r} is not allowed: every value must be {rule}.")
+    array = np.full(n_workers, array) if array.ndim == 0 else array
     array.setflags(write=False)
     return array

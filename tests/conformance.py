@@ -6,7 +6,19 @@ from functools import partial
 import numpy as np
 import pytest
 import torch as th
-from envs import DictEnv, FixedLengthEnv, LengthFromSeedEnv, NanEnv, NeverEndingEnv, run_rounds
+from envs import (
+    DictEnv,
+    FixedLengthEnv,
+    LengthFromSeedEnv,
+    NanEnv,
+    NeverEndingEnv,
+    collect,
+    job,
+    prepared,
+    run,
+    run_rounds,
+    same,
+)
 from numpy.testing import assert_array_equal
 from stable_baselines3.common.vec_env import DummyVecEnv
 
@@ -14,9 +26,8 @@ from sb3_nigt import RennalaNIGT, SimulatedVecEnv
 from sb3_nigt.aggregators import predicted_counts
 from sb3_nigt.gradients import policy_gradient
 from sb3_nigt.messages import Job, SamplingPoint, TrajectoryKey
-from sb3_nigt.parameters import PolicySpec, flatten, load_flat
-from sb3_nigt.policies import MlpPolicy, MultiInputPolicy
-from sb3_nigt.vec_env.base import RolloutSpec
+from sb3_nigt.parameters import load_flat
+from sb3_nigt.policies import MultiInputPolicy
 
 
 class AggregatorTests:
@@ -27,7 +38,7 @@ class AggregatorTests:
     :cvar max_count: large enough that some vectors are complete and some are not
     """
 
-    aggregators = []
+    aggregators = ()
     max_count = 4
 
     def count_vectors(self):
@@ -87,7 +98,7 @@ class AggregatorTests:
                 assert aggregator.is_complete(counts), (aggregator, pools, counts)
 
     def test_predicted_round_is_complete_and_has_nothing_to_spare(self):
-        # Of three workers whose trajectories take 1, √2 and √3 seconds no two ever finish together: the last one is needed.
+        # Workers whose trajectories take 1, √2, √3, … seconds never finish together, so the last one is needed.
         for aggregator, n_workers in self.aggregators:
             durations = np.sqrt(np.array([1.0, 2.0, 3.0, 5.0, 7.0])[:n_workers])
             counts = predicted_counts(aggregator, durations)
@@ -100,12 +111,10 @@ class WorkerVecEnvTests:
     """
     The contract of a ``WorkerVecEnv``. Nothing here depends on how long anything takes.
 
-    :cvar vec_env_cls: the class
-    :cvar vec_env_kwargs: its further arguments
+    :cvar vec_env_cls: the class, or ``staticmethod(partial(cls, ...))`` if it needs arguments
     """
 
     vec_env_cls = None
-    vec_env_kwargs = {}  # noqa: RUF012
 
     @pytest.fixture
     def make(self):
@@ -113,7 +122,7 @@ class WorkerVecEnvTests:
         made = []
 
         def make(*env_fns, **kwargs):
-            made.append(self.vec_env_cls(list(env_fns), **{**self.vec_env_kwargs, **kwargs}))
+            made.append(self.vec_env_cls(list(env_fns), **kwargs))
             return made[-1]
 
         yield make
@@ -190,7 +199,7 @@ class WorkerVecEnvTests:
             assert started_at <= env.clock.now()
             assert trajectory.n_steps < 10**6
             assert len(trajectory.actions) == len(trajectory.infos) == len(trajectory.observations) == trajectory.n_steps
-            assert not (trajectory.terminated or trajectory.truncated)
+            assert (trajectory.terminated, trajectory.truncated) == (False, False)
         # nothing of the past turns up again
         env.submit(job(point, 0, number=1))
         assert env.next_arrival()[0].key == TrajectoryKey(0, 0, 1)
@@ -202,10 +211,11 @@ class WorkerVecEnvTests:
         first, point = prepared(make(*[LengthFromSeedEnv] * 3))
         second, same_point = prepared(make(*[LengthFromSeedEnv] * 3))
         keys = [TrajectoryKey(2, stream, number) for stream in range(3) for number in range(2)]
-        forward = collect(first, [Job(key.stream, key, point) for key in keys])
+        forward = {a.key: t for a, t in collect(first, [Job(key.stream, key, point) for key in keys])}
         # backwards, with other jobs in between, and key (r, i, j) on worker i + 1: workers of one task are exchangeable
         run(second, job(same_point, 2, number=9))
-        backward = collect(second, [Job((key.stream + 1) % 3, key, same_point) for key in reversed(keys)])
+        elsewhere = [Job((key.stream + 1) % 3, key, same_point) for key in reversed(keys)]
+        backward = {a.key: t for a, t in collect(second, elsewhere)}
         for key in keys:
             assert same(forward[key], backward[key]), key
 
@@ -245,7 +255,7 @@ class WorkerVecEnvTests:
 
     def test_gradient_is_that_of_the_weighted_steps(self, make):
         env, point = prepared(make(*[LengthFromSeedEnv] * 2), gamma=0.5)
-        results = collect_arrivals(env, [job(point, w, number=k) for k in range(2) for w in range(2)])
+        results = collect(env, [job(point, w, number=k) for k in range(2) for w in range(2)])
         policy = env.rollout_spec.policy.build()
         load_flat(policy, point.parameters)
         weights = np.array([0.5, 0.125])
@@ -260,7 +270,7 @@ class WorkerVecEnvTests:
 
     def test_gradient_does_not_depend_on_who_came_first(self, make):
         env, point = prepared(make(*[LengthFromSeedEnv] * 3))
-        arrivals = [a for a, _ in collect_arrivals(env, [job(point, w, number=k) for k in range(3) for w in range(3)])]
+        arrivals = [a for a, _ in collect(env, [job(point, w, number=k) for k in range(3) for w in range(3)])]
         weights = np.array([0.3, 0.1, 0.7])
         gradient = env.gradient(arrivals, weights)
         for seed in range(5):
@@ -278,7 +288,7 @@ class WorkerVecEnvTests:
         th.testing.assert_close(both, apart[0] + apart[1])
         for point, is_same in ((there, True), (here, False)):
             env.forget()
-            ((again, _),) = collect_arrivals(env, [job(point, 1)])
+            ((again, _),) = collect(env, [job(point, 1)])
             assert th.equal(env.gradient([again], weights), apart[1]) == is_same
 
     def test_forget_spares_what_is_in_flight(self, make):
@@ -335,7 +345,7 @@ class WorkerVecEnvTests:
         assert not make(FixedLengthEnv, FixedLengthEnv, task_ids=["a", "a"]).tasks_differ
         env, point = prepared(make(FixedLengthEnv, FixedLengthEnv, FixedLengthEnv, task_ids=["a", "b", "a"]))
         assert env.tasks_differ
-        arrivals = [a for a, _ in collect_arrivals(env, [job(point, worker) for worker in range(3)])]
+        arrivals = [a for a, _ in collect(env, [job(point, worker) for worker in range(3)])]
         assert sorted((a.worker, a.task_id) for a in arrivals) == [(0, "a"), (1, "b"), (2, "a")]
         with pytest.raises(ValueError, match=r"task_ids has 1 entries for 2 workers"):
             make(FixedLengthEnv, FixedLengthEnv, task_ids=["a"])
@@ -354,43 +364,3 @@ class WorkerVecEnvTests:
         assert (env.message_times >= 0).all()
         assert (durations > 0).all()
         assert env.time_per in ("step", "trajectory")
-
-
-def prepared(env, policy_class=MlpPolicy, n_steps=20, gamma=0.99, seed=0):
-    """Prepare workers; return them and a sampling point of round 0 whose parameters are always the same."""
-    spec = PolicySpec(policy_class, env.observation_space, env.action_space, {"net_arch": [4]}, th.device("cpu"))
-    env.prepare(RolloutSpec(spec, n_steps, gamma, seed))
-    parameters = flatten(spec.build())
-    return env, SamplingPoint(0, np.random.default_rng(0).normal(0.0, 0.5, len(parameters)).astype(np.float32))
-
-
-def job(point, worker, number=0):
-    return Job(worker, TrajectoryKey(point.round, worker, number), point)
-
-
-def run(env, one_job):
-    env.submit(one_job)
-    return env.next_arrival()[1]
-
-
-def collect_arrivals(env, jobs):
-    """Run jobs as soon as their workers are idle; return (arrival, trajectory) in order of arrival."""
-    waiting, results = list(jobs), []
-    while len(results) < len(jobs):
-        for one_job in list(waiting):
-            if not env.busy(one_job.worker):
-                env.submit(one_job)
-                waiting.remove(one_job)
-        results.append(env.next_arrival())
-    return results
-
-
-def collect(env, jobs):
-    return {arrival.key: trajectory for arrival, trajectory in collect_arrivals(env, jobs)}
-
-
-def same(first, second):
-    """Whether two trajectories are equal bit for bit."""
-    arrays = [(t.observations, t.final_observation, t.samples, t.actions, t.rewards) for t in (first, second)]
-    flags = [(t.key, t.terminated, t.truncated, t.rejected) for t in (first, second)]
-    return flags[0] == flags[1] and all(np.array_equal(a, b) for a, b in zip(*arrays, strict=True))

@@ -1,14 +1,21 @@
-"""Small environments whose trajectories can be worked out by hand, and a driver that runs a given number of rounds."""
+"""Small environments whose trajectories can be worked out by hand, and drivers that run given rounds or given jobs."""
 
 from contextlib import suppress
 from functools import partial
 
 import gymnasium as gym
 import numpy as np
+import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_nigt import FixedTimes, SimulatedVecEnv
+from sb3_nigt.messages import Job, SamplingPoint, TrajectoryKey
+from sb3_nigt.parameters import PolicySpec, flatten
+from sb3_nigt.policies import MlpPolicy
+from sb3_nigt.vec_env.base import RolloutSpec
+
+th.set_num_threads(1)  # for networks as small as these, starting a second thread takes longer than the work
 
 
 class PointEnv(gym.Env):
@@ -182,3 +189,42 @@ def run_rounds(model, n_rounds):
 def parameters(model):
     """All parameters of the policy as one vector."""
     return np.concatenate([p.detach().cpu().numpy().ravel() for p in model.policy.parameters()])
+
+
+# Jobs without an algorithm
+
+
+def prepared(env, policy_class=MlpPolicy, n_steps=20, gamma=0.99, seed=0):
+    """Prepare workers; return them and a sampling point of round 0 whose parameters are always the same."""
+    spec = PolicySpec(policy_class, env.observation_space, env.action_space, {"net_arch": [4]}, th.device("cpu"))
+    env.prepare(RolloutSpec(spec, n_steps, gamma, seed))
+    parameters = flatten(spec.build())
+    return env, SamplingPoint(0, np.random.default_rng(0).normal(0.0, 0.5, len(parameters)).astype(np.float32))
+
+
+def job(point, worker, number=0):
+    return Job(worker, TrajectoryKey(point.round, worker, number), point)
+
+
+def run(env, one_job):
+    env.submit(one_job)
+    return env.next_arrival()[1]
+
+
+def collect(env, jobs):
+    """Run jobs as soon as their workers are idle; return (arrival, trajectory) in order of arrival."""
+    waiting, results = list(jobs), []
+    while len(results) < len(jobs):
+        for one_job in list(waiting):
+            if not env.busy(one_job.worker):
+                env.submit(one_job)
+                waiting.remove(one_job)
+        results.append(env.next_arrival())
+    return results
+
+
+def same(first, second):
+    """Whether two trajectories are equal bit for bit."""
+    arrays = [(t.observations, t.final_observation, t.samples, t.actions, t.rewards) for t in (first, second)]
+    flags = [(t.key, t.terminated, t.truncated, t.rejected) for t in (first, second)]
+    return flags[0] == flags[1] and all(np.array_equal(a, b) for a, b in zip(*arrays, strict=True))

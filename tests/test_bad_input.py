@@ -83,6 +83,15 @@ class TwoStepEnv(gym.Env):
 
 
 @pytest.fixture(autouse=True)
+def one_thread():
+    """Batches of one gain nothing from torch's threads, and lose much where the cores are busy."""
+    before = th.get_num_threads()
+    th.set_num_threads(1)
+    yield
+    th.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
 def count_steps():
     TwoStepEnv.steps = 0
 
@@ -105,17 +114,19 @@ def test_argument(algorithm, name, value):
     assert TwoStepEnv.steps == 0
 
 
-@pytest.mark.parametrize("name", ["eta", "gamma", "learning_rate"])
-def test_message_gives_the_interval(name):
-    with pytest.raises(
-        ValueError, match={"eta": r"in \(0, 1\]", "gamma": r"in \[0, 1\]", "learning_rate": r"in \[0, inf\)"}[name]
-    ):
+@pytest.mark.parametrize(
+    ("name", "allowed"),
+    [
+        ("eta", r"in \(0, 1\]"),
+        ("gamma", r"in \[0, 1\]"),
+        ("learning_rate", r"in \[0, inf\)"),
+        ("n_steps", r"an integer of at least 1"),
+        ("schedule", r"'planned'.*'first_finished'"),
+    ],
+)
+def test_message_says_what_is_allowed(name, allowed):
+    with pytest.raises(ValueError, match=allowed):
         RennalaNIGT("MlpPolicy", workers(), **{name: -1})
-
-
-def test_message_gives_the_schedules():
-    with pytest.raises(ValueError, match="'planned'.*'first_finished'"):
-        RennalaNIGT("MlpPolicy", workers(), schedule="fastest")
 
 
 @pytest.mark.parametrize("algorithm", ALL)
@@ -148,7 +159,7 @@ def test_schedule_of_learning_rate_is_checked_too(algorithm, rate):
     """Whatever the schedule returns in the course of a run, the parameters stay what they were."""
     model = algorithm("MlpPolicy", workers(), learning_rate=lambda progress: 0.01 if progress == 1 else rate)
     with pytest.raises(ValueError, match=rf"learning_rate={rate!r} is not allowed"):
-        model.learn(500)
+        model.learn(100)
     assert all(bool(th.isfinite(p).all()) for p in model.policy.parameters())
 
 
@@ -214,7 +225,7 @@ def test_unit_of_time():
 
 
 def test_other_time_models():
-    with pytest.raises(ValueError, match="variation=-0.5 is not allowed"):
+    with pytest.raises(ValueError, match=r"variation=-0\.5 is not allowed"):
         RandomTimes(variation=-0.5)
     with pytest.raises(ValueError, match=r"step_times=1.0 is not allowed: give a function of the time, or use FixedTimes"):
         VaryingTimes(1.0)
@@ -341,9 +352,12 @@ def test_wrappers_that_only_work_step_by_step(name, below):
     message = message.replace("(SimulatedVecEnv)", r"\(SimulatedVecEnv\)")
     with pytest.raises(ValueError, match=message):
         RennalaNIGT("MlpPolicy", wrap(below(workers())))
+
+
+def test_wrapper_in_set_env():
     model = RennalaNIGT("MlpPolicy", workers())
-    with pytest.raises(ValueError, match=message):
-        model.set_env(wrap(workers()))
+    with pytest.raises(ValueError, match=r"env=VecMonitor\(SimulatedVecEnv\) is not allowed"):
+        model.set_env(VecMonitor(workers()))
 
 
 def test_extracted_dict_observations():
@@ -427,8 +441,8 @@ def task_warnings(algorithm, env):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         model = algorithm("MlpPolicy", env)
-        model.learn(50)
-        model.learn(50, reset_num_timesteps=False)
+        model.learn(20)
+        model.learn(20, reset_num_timesteps=False)
     return [str(w.message) for w in caught]
 
 

@@ -97,6 +97,15 @@ def make_env(kind, fault=None, is_faulty=never, env_class=LinearEnv, **kwargs):
     return SimulatedVecEnv([partial(env_class, **kwargs), partial(env_class, fault, is_faulty, spare_resets=1, **kwargs)])
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Batches of one gain nothing from torch's threads, and lose much where the cores are busy."""
+    before = th.get_num_threads()
+    th.set_num_threads(1)
+    yield
+    th.set_num_threads(before)
+
+
 class Rounds(BaseCallback):
     """Keeps the report of every round, and what was logged of it."""
 
@@ -199,6 +208,27 @@ def test_observations_that_are_lists(kind):
     assert np.isfinite(flatten(model.policy)).all()
 
 
+class LargeEnv(LinearEnv):
+    """Finite observations whose squares leave the range of their type."""
+
+    def __init__(self, value, dtype):
+        super().__init__()
+        self.observation_space, self.value = spaces.Box(-INF, INF, (2,), dtype), value
+
+    def _observation(self, step):
+        return np.full(2, self.value, dtype=self.observation_space.dtype)
+
+
+@pytest.mark.parametrize("make", [SimulatedVecEnv, DummyVecEnv])
+@pytest.mark.parametrize(("value", "dtype"), [(300.0, np.float16), (1e20, np.float32)])
+def test_large_numbers_are_no_infinity(make, value, dtype):
+    rounds = Rounds()
+    model = RennalaNIGT("MlpPolicy", make([partial(LargeEnv, value, dtype)]), n_trajectories=2, n_steps=H, seed=SEED)
+    model.learn(20, callback=rounds)
+    assert rounds.logged == [0, 0]
+    assert np.isfinite(flatten(model.policy)).all()
+
+
 @pytest.mark.parametrize("what", ["reward nan", "observation nan", "first observation"])
 def test_statistics_of_vec_normalize_stay_finite(what):
     env = VecNormalize(make_env("simulated", FAULTS[what], every_third))
@@ -257,6 +287,10 @@ def test_hopeless_worker_stops_the_run(kind, algorithm, kwargs, fault, tmp_path)
 
 def test_a_success_in_between_is_forgiven():
     """Four failures, one success, again and again, over many rounds."""
+
+    def often(trajectory):
+        return trajectory % MAX_REJECTED_IN_A_ROW != 0
+
     env = SimulatedVecEnv(
         [partial(LinearEnv, FAULTS["reward nan"], lambda trajectory: trajectory % MAX_REJECTED_IN_A_ROW != 0)]
     )

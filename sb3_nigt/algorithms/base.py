@@ -144,16 +144,14 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
     # Setup
 
     def _check_arguments(self) -> None:
-        if not callable(self.learning_rate):
-            check_interval("learning_rate", self.learning_rate, 0.0, math.inf)
-        if not callable(self.eta):
-            check_interval("eta", self.eta, 0.0, 1.0, open_low=True)
+        _check_learning_rate(self.learning_rate(1.0) if callable(self.learning_rate) else self.learning_rate)
+        check_interval("eta", self.eta(1.0) if callable(self.eta) else self.eta, 0.0, 1.0, open_low=True)
         check_integer("n_trajectories", self.n_trajectories, 1)
         if self.n_initial_trajectories is not None:
             check_integer("n_initial_trajectories", self.n_initial_trajectories, 1)
         check_integer("n_steps", self.n_steps, 1)
         check_interval("gamma", self.gamma, 0.0, 1.0)
-        if self.schedule not in SCHEDULES:
+        if not isinstance(self.schedule, str) or self.schedule not in SCHEDULES:
             raise ValueError(f"schedule={self.schedule!r} is not allowed: give one of {', '.join(map(repr, SCHEDULES))}.")
         if self.use_sde:
             raise ValueError(
@@ -202,11 +200,12 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
 
     def _check_env(self, env: VecEnv) -> None:
         """Refuse what cannot work before any job starts, and say when the objective depends on the speeds."""
-        if isinstance(self.action_space, spaces.Discrete) and self.action_space.start != 0:
-            raise ValueError(
-                f"env: the action space {self.action_space} starts at {self.action_space.start}, which Stable-Baselines3 "
-                "cannot act in: shift the actions to start at 0 with a gymnasium.ActionWrapper."
-            )
+        for kind, space in (("action", self.action_space), ("observation", self.observation_space)):
+            if not _starts_at_zero(space):
+                raise ValueError(
+                    f"env: the {kind} space {space} does not start at 0, which Stable-Baselines3 cannot handle: "
+                    f"shift it with a gymnasium.{kind.capitalize()}Wrapper."
+                )
         if not isinstance(env.unwrapped, WorkerVecEnv):
             return
         WrapperStack(env)
@@ -284,6 +283,7 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
         :param n_rollout_steps: unused, trajectories are cut at ``n_steps``
         :return: False if the callback stopped the round
         """
+        self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
         workers = self._connect(env, callback)
         self.policy.set_training_mode(False)
         rollout_buffer.reset()
@@ -334,6 +334,10 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
             self._workers.resume(self._last_obs, self._last_episode_starts)
         return self._workers
 
+    def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
+        """The last round may overshoot; a schedule is never asked for less than 0."""
+        super()._update_current_progress_remaining(min(num_timesteps, total_timesteps), max(1, total_timesteps))
+
     def _sampling_point(self) -> SamplingPoint:
         """θ̃_t with the statistics frozen for the round. The η used here is the one of this round's momentum, too."""
         optimizer, theta_tilde = self.policy.optimizer, None
@@ -380,6 +384,7 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
         """Aggregate the gradients of the round and make one step of the outer update."""
         assert self._workers is not None
         assert self.last_round is not None
+        _check_learning_rate(self.lr_schedule(self._current_progress_remaining))
         self._update_learning_rate(self.policy.optimizer)
         gradient = self._workers.gradient(self.rollout_buffer.arrivals, self.last_round.weights)  # type: ignore[attr-defined]
         if self._usable(gradient):
@@ -420,3 +425,14 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
             self.logger.record("train/eta", self._round_eta)
             self.logger.record("train/direction_norm", self.policy.optimizer.direction_norm())
             self.logger.record("train/extrapolation_norm", self._extrapolation_norm)
+
+
+def _check_learning_rate(value: Any) -> None:
+    check_interval("learning_rate", value, 0.0, math.inf)
+
+
+def _starts_at_zero(space: spaces.Space[Any]) -> bool:
+    """Discrete values are used as indices."""
+    if isinstance(space, spaces.Dict):
+        return all(_starts_at_zero(subspace) for subspace in space.spaces.values())
+    return not np.any(getattr(space, "start", 0))

@@ -68,8 +68,10 @@ class NIGT(Optimizer):
             with th.enable_grad():
                 loss = closure()
         moving = [(p, group) for group in self.param_groups for p in group["params"] if p.grad is not None]
+        for group in self.param_groups:
+            _checked_eta(group["eta"])
         for p, group in moving:
-            eta, state = _checked_eta(group["eta"]), self.state[p]
+            eta, state = group["eta"], self.state[p]
             if "direction" not in state:  # d_0 = g_0 without η
                 state["direction"] = p.grad.clone()
             else:
@@ -79,7 +81,8 @@ class NIGT(Optimizer):
         norm = _global_norm([self.state[p]["direction"] for p, _ in moving])
         inverse = th.where(norm > 0, 1 / norm, th.zeros_like(norm))
         for p, group in moving:
-            update = self.state[p]["direction"] * (-group["lr"] * inverse.to(p))
+            # in double precision, since 1/‖d‖ may leave the range of the parameter's type where d/‖d‖ does not
+            update = (self.state[p]["direction"].double() * (-group["lr"] * inverse)).to(p)
             before = p.clone()
             p.add_(update)
             # what really changed, in the parameter's precision, so that θ - θ_prev is exact

@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from sb3_nigt.validation import check_interval, per_worker
+from sb3_nigt.validation import check_interval, per_worker, time_values
 
 TimePer = Literal["step", "trajectory"]
 FloatArray = npt.NDArray[np.float64]
@@ -35,7 +35,7 @@ class TimeModel(ABC):
         if per not in ("step", "trajectory"):
             raise ValueError(f'per={per!r} is not allowed: give "step" or "trajectory".')
         self.per: TimePer = per
-        self._message_times = _checked("message_times", message_times, positive=False)
+        self._message_times = time_values("message_times", message_times, positive=False)
 
     def bind(self, n_workers: int) -> None:
         """
@@ -66,14 +66,6 @@ class TimeModel(ABC):
         """
 
 
-def _checked(name: str, values: float | Iterable[float], *, positive: bool) -> float | FloatArray:
-    """Check the values before the number of workers is known; a scalar stays a scalar."""
-    if np.isscalar(values):
-        return float(per_worker(name, values, 1, positive=positive)[0])  # type: ignore[arg-type]
-    values = list(values)  # type: ignore[arg-type]
-    return per_worker(name, values, len(values), positive=positive)
-
-
 class FixedTimes(TimeModel):
     """
     Constant speeds, the paper's model.
@@ -90,7 +82,7 @@ class FixedTimes(TimeModel):
         per: TimePer = "step",
     ) -> None:
         super().__init__(message_times, per)
-        self._given = _checked("step_times", step_times, positive=True)
+        self._given = time_values("step_times", step_times, positive=True)
 
     def bind(self, n_workers: int) -> None:
         """See ``TimeModel.bind``."""
@@ -155,17 +147,17 @@ class VaryingTimes(TimeModel):
             raise ValueError(f"step_times={step_times!r} is not allowed: give a function of the time, or use FixedTimes.")
         super().__init__(message_times, per)
         self._function = step_times
-        self._n_workers = len(step_times(0.0))
-        self.step_times(0.0)
+        self._n_workers = time_values("step_times(0.0)", step_times(0.0), positive=True).size
 
     def bind(self, n_workers: int) -> None:
         """See ``TimeModel.bind``."""
-        per_worker("step_times", self._function(0.0), n_workers, positive=True)
+        per_worker("step_times(0.0)", self._function(0.0), n_workers, positive=True)
+        self._n_workers = n_workers
         super().bind(n_workers)
 
     def step_times(self, now: float) -> FloatArray:
         """See ``TimeModel.step_times``."""
-        return per_worker("step_times", self._function(now), self._n_workers, positive=True)
+        return per_worker(f"step_times({now})", self._function(now), self._n_workers, positive=True)
 
     def unit_time(self, worker: int, now: float, seed: int) -> float:
         """See ``TimeModel.unit_time``."""
@@ -187,9 +179,10 @@ class ReplayedTimes(TimeModel):
         message_times: float | Iterable[float] = 0.0,
         per: TimePer = "step",
     ) -> None:
-        if not recorded or any(len(times) == 0 for times in recorded):
-            raise ValueError("recorded has a worker without any time: give at least one number for each worker.")
-        self._recorded = [per_worker(f"recorded[{i}]", times, len(times), positive=True) for i, times in enumerate(recorded)]
+        if len(recorded) == 0:
+            raise ValueError("recorded=[] is not allowed: give one list of times a worker.")
+        lists = [time_values(f"recorded[{i}]", times, positive=True) for i, times in enumerate(recorded)]
+        self._recorded = [np.atleast_1d(times) for times in lists]
         self._next = [0] * len(recorded)
         super().__init__(message_times, per)
 
@@ -199,6 +192,7 @@ class ReplayedTimes(TimeModel):
             raise ValueError(
                 f"recorded has {len(self._recorded)} workers, the environment {n_workers}: give one list for each."
             )
+        self._next = [0] * n_workers
         super().bind(n_workers)
 
     def step_times(self, now: float) -> FloatArray:

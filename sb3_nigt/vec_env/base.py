@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -153,6 +153,9 @@ def checked_task_ids(task_ids: Sequence[Hashable] | None, n_workers: int) -> tup
     """
     if task_ids is None:
         return tuple(range(n_workers))
+    if not isinstance(task_ids, Iterable) or not all(isinstance(task_id, Hashable) for task_id in task_ids):
+        raise ValueError(f"task_ids={task_ids!r} is not allowed: give a list of hashable ids, one a worker.")
+    task_ids = list(task_ids)
     if len(task_ids) != n_workers:
         raise ValueError(f"task_ids has {len(task_ids)} entries for {n_workers} workers: give one id a worker.")
     return tuple(task_ids)

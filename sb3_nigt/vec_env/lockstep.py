@@ -27,6 +27,7 @@ class _Run:
 
     job: Job
     rng: np.random.Generator
+    submitted: int
     first: int | None = None
 
 
@@ -79,7 +80,7 @@ class LockstepWorkers(TrajectoryWorkers):
     def submit(self, job: Job) -> None:
         """See ``TrajectoryWorkers``."""
         assert job.worker not in self._runs, f"worker {job.worker} is busy"
-        self._runs[job.worker] = _Run(job, trajectory_seeds(self._spec.seed, job.key).actions)
+        self._runs[job.worker] = _Run(job, trajectory_seeds(self._spec.seed, job.key).actions, self._n_steps_done)
         self._point = job.point
 
     def next_arrival(self) -> tuple[Arrival, Trajectory] | None:
@@ -90,10 +91,14 @@ class LockstepWorkers(TrajectoryWorkers):
                 return None
         arrival, trajectory = self._arrived.popleft()
         del self._runs[arrival.worker]
+        self._kept[arrival.worker, arrival.key] = trajectory
+        self.steps_executed += trajectory.n_steps
         return arrival, trajectory
 
     def cancel(self) -> list[tuple[Job, float, Trajectory]]:
         """See ``TrajectoryWorkers``; the steps have been shown to callbacks already."""
+        for run in self._runs.values():
+            self.steps_executed += 0 if run.first is None else self._n_steps_done - run.first
         self._void()
         return []
 
@@ -120,6 +125,9 @@ class LockstepWorkers(TrajectoryWorkers):
         if len(waiting) == len(self._runs) and not all(self.at_start[worker] for worker in waiting):
             self.observation = self.env.reset()
             self.at_start[:] = True
+        patience = self._spec.n_steps  # then nobody else starts either, until all can be reset together
+        if any(self._n_steps_done - run.submitted >= patience and not self.at_start[w] for w, run in waiting.items()):
+            return
         for worker, run in waiting.items():
             if self.at_start[worker]:
                 run.first = self._n_steps_done
@@ -130,7 +138,7 @@ class LockstepWorkers(TrajectoryWorkers):
         tick = Tick(new_obs, rewards, dones, infos, actions)
         self._steps.append((map_observation(np.array, self.observation), samples, tick))
         self._n_steps_done += 1
-        self.steps_executed += self.n
+        self.steps_executed += self.n - sum(run.first is not None for run in self._runs.values())  # steps without a job
         self.clock.advance_to(self.clock.now() + 1.0)
         self.observation, self.at_start = new_obs, np.array(dones, dtype=bool)
         if not self.on_tick(tick):
@@ -154,21 +162,19 @@ class LockstepWorkers(TrajectoryWorkers):
             points[id(point)] = point
         parameters: Any = None
         for point in points.values():
-            batch = self._replica.batch_network(point)(self.observation)
+            batch = self._replica.batch_network(point)(map_observation(_finite_part, self.observation))
             mine = np.array([p is point for p in at])
             parameters = batch if parameters is None else np.where(mine[:, None], batch, parameters)
         head = self._replica.head
         noise = np.concatenate([head.noise(rng, 1) for rng in rngs])
-        samples, actions = head.draw(np.nan_to_num(parameters), noise)
-        return samples, actions
+        return head.draw(parameters, noise)
 
     def _check_end(self, worker: int, run: _Run, first: int, tick: Tick) -> None:
         length = self._n_steps_done - first
-        finite = bool(np.isfinite(tick.rewards[worker])) and _finite(tick.new_obs, worker)
+        finite = bool(np.isfinite(tick.rewards[worker])) and _finite(self._after(worker, tick))
         if not (tick.dones[worker] or length == self._spec.n_steps or not finite):
             return
         trajectory = self._trajectory(worker, run, first, length, tick)
-        self._kept[worker, run.job.key] = trajectory
         now = self.clock.now()
         arrival = Arrival(
             worker=worker,
@@ -191,12 +197,12 @@ class LockstepWorkers(TrajectoryWorkers):
             lambda *rows: np.stack(rows), *(map_observation(lambda x: x[worker], o) for o, _, _ in steps)
         )
         info = tick.infos[worker]
-        final = info.get("terminal_observation", map_observation(lambda x: x[worker], tick.new_obs))
+        final = self._after(worker, tick)
         truncated = bool(info.get("TimeLimit.truncated", False))
         rejected = None
         if not np.isfinite(rewards).all():
             rejected = "reward"
-        elif not (_finite(tick.new_obs, worker) and _finite(observations)):
+        elif not (_finite(final) and _finite(observations)):
             rejected = "observation"
         return Trajectory(
             key=run.job.key,
@@ -212,6 +218,12 @@ class LockstepWorkers(TrajectoryWorkers):
             rejected=rejected,
         )
 
+    @staticmethod
+    def _after(worker: int, tick: Tick) -> Any:
+        """The observation after the step, not yet that of the next episode."""
+        following = map_observation(lambda x: x[worker], tick.new_obs)
+        return tick.infos[worker].get("terminal_observation", following) if tick.dones[worker] else following
+
     def _drop_old_steps(self) -> None:
         """Forget the steps before the oldest running trajectory."""
         oldest = min((r.first for r in self._runs.values() if r.first is not None), default=self._n_steps_done)
@@ -226,6 +238,11 @@ class LockstepWorkers(TrajectoryWorkers):
         self._first_step = self._n_steps_done
 
 
-def _finite(observation: Any, worker: int | None = None) -> bool:
+def _finite(observation: Any) -> bool:
     arrays = observation.values() if isinstance(observation, dict) else [observation]
-    return all(a.dtype.kind != "f" or bool(np.isfinite(a if worker is None else a[worker]).all()) for a in arrays)
+    return all(bool(np.isfinite(array).all()) for array in arrays)
+
+
+def _finite_part(observation: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The trajectory that has a non-finite number is lost, but its environment must go on with some action."""
+    return observation if _finite(observation) else np.nan_to_num(observation)

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 from stable_baselines3.common.monitor import Monitor
 
 from sb3_nigt.timing.time_models import FixedTimes, TimeModel, TimePer
@@ -50,14 +51,9 @@ def make_worker_vec_env(
     :raises ValueError: for lengths that differ from ``n_workers`` and times that are not allowed
     """
     check_integer("n_workers", n_workers, 1)
-    if env_kwargs is None or isinstance(env_kwargs, dict):
-        kwargs_list = [dict(env_kwargs or {})] * n_workers
-    else:
-        kwargs_list = [dict(kwargs) for kwargs in env_kwargs]
-    if len(kwargs_list) != n_workers:
-        raise ValueError(
-            f"env_kwargs has {len(kwargs_list)} entries for n_workers={n_workers}: give one dict for all, or one a worker."
-        )
+    if time_per not in ("step", "trajectory"):
+        raise ValueError(f'time_per={time_per!r} is not allowed: give "step" or "trajectory".')
+    kwargs_list = _kwargs_per_worker(env_kwargs, n_workers)
     if time_model is None:
         time_model = FixedTimes(step_times, message_times, per=time_per)
     env_fns = [
@@ -66,9 +62,32 @@ def make_worker_vec_env(
     ]
     vec_env = vec_env_cls(env_fns, time_model=time_model, task_ids=task_ids, **(vec_env_kwargs or {}))
     vec_env.seed(seed)
-    if any(kwargs != kwargs_list[0] for kwargs in kwargs_list) and task_ids is None:
+    if task_ids is None and not all(_equal(kwargs, kwargs_list[0]) for kwargs in kwargs_list):
         vec_env.tasks_differ = True
     return vec_env
+
+
+def _kwargs_per_worker(env_kwargs: Any, n_workers: int) -> list[dict[str, Any]]:
+    if env_kwargs is None or isinstance(env_kwargs, dict):
+        return [dict(env_kwargs or {})] * n_workers
+    if not isinstance(env_kwargs, Sequence) or not all(isinstance(kwargs, dict) for kwargs in env_kwargs):
+        raise ValueError(f"env_kwargs={env_kwargs!r} is not allowed: give one dict for all, or a list of one dict a worker.")
+    if len(env_kwargs) != n_workers:
+        raise ValueError(
+            f"env_kwargs has {len(env_kwargs)} entries for n_workers={n_workers}: give one dict for all, or one a worker."
+        )
+    return [dict(kwargs) for kwargs in env_kwargs]
+
+
+def _equal(a: Any, b: Any) -> bool:
+    """Equality of arguments, arrays and containers of arrays included."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(_equal(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
+        return len(a) == len(b) and all(map(_equal, a, b))
+    if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):
+        return np.array_equal(a, b)
+    return bool(a == b)
 
 
 def _make_env(

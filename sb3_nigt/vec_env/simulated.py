@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import heapq
 import itertools
 import math
@@ -83,7 +84,12 @@ class SimulatedVecEnv(DummyVecEnv, WorkerVecEnv):
             raise ValueError("env_fns=[] is not allowed: give one function for each worker, at least one.")
         self.task_ids = checked_task_ids(task_ids, len(env_fns))
         self.tasks_differ = task_ids is not None and len(set(task_ids)) > 1
-        self.time_model = FixedTimes() if time_model is None else time_model
+        if time_model is not None and not isinstance(time_model, TimeModel):
+            raise ValueError(
+                f"time_model={time_model!r} is not allowed: give a TimeModel, for example FixedTimes(step_times)."
+            )
+        # a copy, since the model may serve another environment with another number of workers
+        self.time_model = FixedTimes() if time_model is None else copy.copy(time_model)
         self.time_model.bind(len(env_fns))
         super().__init__(env_fns)
         check_same_spaces([(env.observation_space, env.action_space) for env in self.envs])
