@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -52,11 +53,13 @@ def time_values(name: str, values: Any, *, positive: bool) -> npt.NDArray[np.flo
     :param positive: zero is not allowed
     :raises ValueError: if it is something else, or a value is negative, non-finite, or zero where that is not allowed
     """
+    if isinstance(values, Iterable) and not isinstance(values, (str, dict, np.ndarray)):
+        values = list(values)
     try:
-        given = np.array(values if np.ndim(values) == 0 else list(values))
-    except (TypeError, ValueError):
+        given = np.array(values)
+    except ValueError:  # lists of different lengths
         given = np.array(None)
-    if given.ndim > 1 or given.size == 0 or given.dtype.kind not in "iuf":
+    if given.ndim > 1 or given.dtype.kind not in "iuf":
         raise ValueError(f"{name}={values!r} is not allowed: give one number for all workers, or a list of one a worker.")
     array = given.astype(np.float64)
     bad = ~np.isfinite(array) | (array <= 0 if positive else array < 0)

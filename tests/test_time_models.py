@@ -139,7 +139,7 @@ def test_replayed_times_come_in_order_and_the_last_repeats():
 @pytest.mark.parametrize("value", [0, -1.0, NAN, INF])
 def test_wrong_step_times(make, value):
     rule = rf"=.*{float(value)!r}.* is not allowed: every value must be finite and greater than 0"
-    with pytest.raises(ValueError, match=r"^step_times\[0\]" + rule):
+    with pytest.raises(ValueError, match=r"^step_times" + rule):
         make(value)
     with pytest.raises(ValueError, match=r"^step_times\[2\]" + rule):
         make([1.0, 1.0, value])
@@ -190,7 +190,7 @@ def test_replayed_times_with_wrong_values(value):
         (lambda: FixedTimes("fast"), "step_times='fast' is not allowed"),
         (lambda: FixedTimes([1.0, [2.0, 3.0]]), "step_times=.* is not allowed"),
         (lambda: FixedTimes(1.0, message_times=None), "message_times=None is not allowed"),
-        (lambda: VaryingTimes(lambda now: 1.0), "step_times.*1.0.* is not allowed"),
+        (lambda: VaryingTimes(lambda now: "fast"), "step_times='fast' is not allowed"),
         (lambda: ReplayedTimes([1.0, 2.0]), r"recorded(\[0\])?=.* is not allowed"),
         (lambda: ReplayedTimes([["a"]]), r"recorded\[0\]=.* is not allowed"),
     ],

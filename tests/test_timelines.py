@@ -335,7 +335,7 @@ def test_plain_vec_env_waits_for_an_episode_start():
 
 
 def test_afedpg_on_a_plain_vec_env():
-    """Two episodes of 2 steps end together: two updates one after the other at 2, 4, 6, the second one of each pair is stale."""
+    """Two episodes of 2 steps end together: two updates one after the other at 2, 4, 6, the second of each pair stale."""
     _, reports = train(AFedPG, DummyVecEnv([partial(FixedLengthEnv, 2)] * 2), 6)
     assert [order(r) for r in reports] == [[0], [1]] * 3
     assert [r.finished_at for r in reports] == [2, 2, 4, 4, 6, 6]

@@ -147,17 +147,17 @@ class VaryingTimes(TimeModel):
             raise ValueError(f"step_times={step_times!r} is not allowed: give a function of the time, or use FixedTimes.")
         super().__init__(message_times, per)
         self._function = step_times
-        self._n_workers = time_values("step_times(0.0)", step_times(0.0), positive=True).size
+        self._n_workers = time_values("step_times", step_times(0.0), positive=True).size
 
     def bind(self, n_workers: int) -> None:
         """See ``TimeModel.bind``."""
-        per_worker("step_times(0.0)", self._function(0.0), n_workers, positive=True)
+        per_worker("step_times", self._function(0.0), n_workers, positive=True)
         self._n_workers = n_workers
         super().bind(n_workers)
 
     def step_times(self, now: float) -> FloatArray:
         """See ``TimeModel.step_times``."""
-        return per_worker(f"step_times({now})", self._function(now), self._n_workers, positive=True)
+        return per_worker("step_times", self._function(now), self._n_workers, positive=True)
 
     def unit_time(self, worker: int, now: float, seed: int) -> float:
         """See ``TimeModel.unit_time``."""
@@ -179,10 +179,13 @@ class ReplayedTimes(TimeModel):
         message_times: float | Iterable[float] = 0.0,
         per: TimePer = "step",
     ) -> None:
-        if len(recorded) == 0:
-            raise ValueError("recorded=[] is not allowed: give one list of times a worker.")
+        if len(recorded) == 0 or any(np.size(times) == 0 for times in recorded):
+            raise ValueError("recorded has a worker without any time: give at least one number for each worker.")
         lists = [time_values(f"recorded[{i}]", times, positive=True) for i, times in enumerate(recorded)]
-        self._recorded = [np.atleast_1d(times) for times in lists]
+        for i, times in enumerate(lists):
+            if times.ndim == 0:
+                raise ValueError(f"recorded[{i}]={recorded[i]!r} is not allowed: give a list of times for each worker.")
+        self._recorded = lists
         self._next = [0] * len(recorded)
         super().__init__(message_times, per)
 

@@ -187,8 +187,10 @@ class SimulatedVecEnv(DummyVecEnv, WorkerVecEnv):
         )
         self._flights[job.worker] = flight
         self._needs_reset = True
-        # Either way the first event is not later than the arrival; a sampler that has ended already arrives after 0 steps.
-        first = flight.started_at if self.time_per == "step" else flight.time_of(1) + flight.message_time
+        # The end of the first step, or of the whole; a sampler that has ended already (a bad reset) arrives after 0 steps.
+        first = flight.time_of(0 if self.time_per == "step" and sampler.finished else 1)
+        if self.time_per == "trajectory" or sampler.finished:
+            first += flight.message_time
         heapq.heappush(self._events, (first, flight.order, job.worker))
 
     def next_arrival(self) -> tuple[Arrival, Trajectory]:
