@@ -238,7 +238,7 @@ def test_other_time_models():
         VaryingTimes(lambda now: [-1.0, 1.0])
     with pytest.raises(ValueError, match="step_times has 3 values for 2 workers"):
         workers(2, VaryingTimes(lambda now: [1.0, 1.0, 1.0]))
-    with pytest.raises(ValueError, match="recorded has 3 workers, the environment 2: give one list a worker"):
+    with pytest.raises(ValueError, match="recorded has 3 workers, the environment 2: give one list for each"):
         workers(2, ReplayedTimes([[1.0]] * 3))
     with pytest.raises(ValueError, match=r"recorded\[1\]\[0\]=.*0.0.* is not allowed"):
         ReplayedTimes([[1.0], [0.0]])
