@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -135,4 +135,3 @@ class RoundReport:
     discarded_steps: int
     started_at: float
     finished_at: float
-    extra: dict[str, float] = field(default_factory=dict)

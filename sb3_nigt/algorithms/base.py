@@ -128,7 +128,7 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
             supported_action_spaces=(spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary),
             _init_setup_model=False,
         )
-        self._lengths = LengthEstimate(float(n_steps))
+        self._mean_length: float | None = None  # of trajectories; durations are predicted with it
         if _init_setup_model:
             self._setup_model()
 
@@ -170,6 +170,7 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
         self._workers: TrajectoryWorkers | None = None
         self._rollout_spec: RolloutSpec | None = None
         self._accepted: list[Trajectory] = []
+        self._lengths = LengthEstimate(self._mean_length or float(self.n_steps), seen=self._mean_length is not None)
         self._failures: Counter[int] = Counter()
         self._bad_gradients = 0
         make_head(self.policy)  # refuses distributions without a score
@@ -231,6 +232,7 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
             "_round_logger",
             "_rollout_spec",
             "_failures",
+            "_lengths",
             "eta_schedule",
             "last_round",
         ]
@@ -301,6 +303,7 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
             workers.cancel()
             return False
         self.last_round, self._accepted = result
+        self._mean_length = self._lengths.mean
         for arrival in self.last_round.arrivals:
             rollout_buffer.add(arrival)
         if self._stack is not None:
