@@ -5,7 +5,7 @@ from importlib.resources import files
 from sb3_nigt.algorithms import AFedPG, MaleniaNIGT, RennalaNIGT, RennalaPG, SyncNIGT, SyncPG
 from sb3_nigt.optimizers import NIGT
 from sb3_nigt.timing import FixedTimes, RandomTimes, ReplayedTimes, TimeModel, VaryingTimes
-from sb3_nigt.vec_env import SimulatedVecEnv, WorkerVecEnv, make_worker_vec_env
+from sb3_nigt.vec_env import ProcessVecEnv, SimulatedVecEnv, WorkerVecEnv, make_worker_vec_env
 
 __version__ = files(__name__).joinpath("version.txt").read_text(encoding="utf-8").strip()
 
@@ -14,6 +14,7 @@ __all__ = [
     "AFedPG",
     "FixedTimes",
     "MaleniaNIGT",
+    "ProcessVecEnv",
     "RandomTimes",
     "RennalaNIGT",
     "RennalaPG",

@@ -17,3 +17,7 @@ class WorkerError(RuntimeError):
     def __init__(self, message: str, worker: int, task_id: Hashable) -> None:
         super().__init__(f"Worker {worker} (task {task_id!r}): {message}")
         self.worker, self.task_id = worker, task_id
+
+
+class RemoteError(Exception):
+    """Carries the traceback text of another process; the cause of the exception that is raised here."""

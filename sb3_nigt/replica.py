@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,17 @@ from sb3_nigt.gradients import policy_gradient
 from sb3_nigt.messages import SamplingPoint
 from sb3_nigt.parameters import PolicySpec, load_flat
 from sb3_nigt.trajectory import Trajectory
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Keep torch on one thread: for small networks a second one costs more than it gives, most of all on a busy machine."""
+    n_threads = th.get_num_threads()
+    th.set_num_threads(1)
+    try:
+        yield
+    finally:
+        th.set_num_threads(n_threads)
 
 
 class PolicyReplica:
@@ -63,6 +75,10 @@ class PolicyReplica:
         :param weights: one a trajectory
         :return: flat float32 vector over the parameters, direction of ascent
         """
+        with one_thread() if self._in_numpy else nullcontext():
+            return self._gradient(trajectories, weights)
+
+    def _gradient(self, trajectories: Sequence[Trajectory], weights: Sequence[float]) -> th.Tensor:
         points = {id(trajectory.point): trajectory.point for trajectory in trajectories}
         total = th.zeros(sum(p.numel() for p in self.policy.parameters()), device=self.policy.device)
         for point in points.values():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
@@ -25,10 +26,11 @@ class Sampler:
     :param env: the environment
     :param head: turns distribution parameters and noise into actions
     :param n_steps: H, where a trajectory is cut
+    :param after_step: called after every step; False interrupts ``advance``
     """
 
-    def __init__(self, env: gym.Env[Any, Any], head: Head, n_steps: int) -> None:
-        self.env, self.head, self.n_steps = env, head, n_steps
+    def __init__(self, env: gym.Env[Any, Any], head: Head, n_steps: int, after_step: Callable[[], bool] | None = None) -> None:
+        self.env, self.head, self.n_steps, self._after_step = env, head, n_steps, after_step
         self.n_done = 0
         self.finished = True
 
@@ -60,7 +62,7 @@ class Sampler:
         if self.finished:
             return
         env_step, network, draw, transform = self.env.step, self._network, self.head.draw, self.point.transform_obs
-        observation, t = self._observation, self.n_done
+        after_step, observation, t = self._after_step, self._observation, self.n_done
         stop = min(t + n_steps, self.n_steps)
         while t < stop:
             if t == len(self._rewards):
@@ -82,6 +84,8 @@ class Sampler:
             if terminated or truncated:
                 self._terminated, self._truncated = bool(terminated), bool(truncated)
                 self.finished = True
+                break
+            if after_step is not None and not after_step():
                 break
         self._observation, self.n_done = observation, t
         self.finished = self.finished or t == self.n_steps

@@ -9,7 +9,7 @@ from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.type_aliases import Schedule as ProgressSchedule
 
 from sb3_nigt.aggregators import Aggregator, Rennala
-from sb3_nigt.algorithms.base import AsyncPolicyGradient
+from sb3_nigt.algorithms.base import AsyncPolicyGradient, refuse_arguments
 from sb3_nigt.schedules import Immediate, Schedule
 
 
@@ -35,6 +35,7 @@ class AFedPG(AsyncPolicyGradient):
         eta: float | ProgressSchedule = 0.1,
         **kwargs: Any,
     ) -> None:
+        refuse_arguments("AFedPG", kwargs, "n_trajectories", "schedule")
         super().__init__(
             policy, env, learning_rate, 1, n_initial_trajectories, n_steps, gamma, eta, "first_finished", **kwargs
         )

@@ -430,6 +430,20 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
             self.logger.record("train/extrapolation_norm", self._extrapolation_norm)
 
 
+def refuse_arguments(algorithm: str, given: dict[str, Any], *names: str) -> None:
+    """
+    Refuse arguments that other algorithms of the package have.
+
+    :param algorithm: name of the class
+    :param given: its further keyword arguments
+    :param names: what it does not have
+    :raises ValueError: for the first of them that was given
+    """
+    for name in names:
+        if name in given:
+            raise ValueError(f"{name}={given[name]!r} is not allowed: {algorithm} has no {name}, leave it out.")
+
+
 def _check_learning_rate(value: Any) -> None:
     check_interval("learning_rate", value, 0.0, math.inf)
 

@@ -10,7 +10,7 @@ from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.type_aliases import Schedule as ProgressSchedule
 
 from sb3_nigt.aggregators import Aggregator, Rennala
-from sb3_nigt.algorithms.base import AsyncPolicyGradient
+from sb3_nigt.algorithms.base import AsyncPolicyGradient, refuse_arguments
 
 
 class RennalaPG(AsyncPolicyGradient):
@@ -33,6 +33,7 @@ class RennalaPG(AsyncPolicyGradient):
         schedule: str = "planned",
         **kwargs: Any,
     ) -> None:
+        refuse_arguments("RennalaPG", kwargs, "eta", "n_initial_trajectories")
         super().__init__(policy, env, learning_rate, n_trajectories, None, n_steps, gamma, 1.0, schedule, **kwargs)
 
     def _make_aggregator(self, n_trajectories: int) -> Aggregator:

@@ -8,7 +8,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
 from sb3_nigt.aggregators import Aggregator, Synchronous
-from sb3_nigt.algorithms.base import AsyncPolicyGradient
+from sb3_nigt.algorithms.base import AsyncPolicyGradient, refuse_arguments
 
 
 class SyncNIGT(AsyncPolicyGradient):
@@ -30,6 +30,7 @@ class SyncNIGT(AsyncPolicyGradient):
         eta: float | Schedule = 0.1,
         **kwargs: Any,
     ) -> None:
+        refuse_arguments("SyncNIGT", kwargs, "schedule")
         super().__init__(
             policy, env, learning_rate, n_trajectories, n_initial_trajectories, n_steps, gamma, eta, "planned", **kwargs
         )

@@ -9,7 +9,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
 from sb3_nigt.aggregators import Aggregator, Synchronous
-from sb3_nigt.algorithms.base import AsyncPolicyGradient
+from sb3_nigt.algorithms.base import AsyncPolicyGradient, refuse_arguments
 
 
 class SyncPG(AsyncPolicyGradient):
@@ -31,6 +31,7 @@ class SyncPG(AsyncPolicyGradient):
         gamma: float = 0.99,
         **kwargs: Any,
     ) -> None:
+        refuse_arguments("SyncPG", kwargs, "schedule", "eta", "n_initial_trajectories")
         super().__init__(policy, env, learning_rate, n_trajectories, None, n_steps, gamma, 1.0, "planned", **kwargs)
 
     def _make_aggregator(self, n_trajectories: int) -> Aggregator:

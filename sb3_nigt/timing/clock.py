@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Protocol
 
 
@@ -9,8 +10,16 @@ class Clock(Protocol):
     """What the algorithms ask of a clock."""
 
     def now(self) -> float:
-        """Seconds since the clock was made."""
+        """Seconds since some fixed moment."""
         ...
+
+
+class WallClock:
+    """Real seconds; the origin is the same in all processes of the machine."""
+
+    def now(self) -> float:
+        """Seconds on the machine's monotonic clock."""
+        return time.monotonic()
 
 
 class SimulatedClock:

@@ -25,6 +25,9 @@ class TimeModel(ABC):
     """
     The law of the durations of the workers. Subclasses implement ``unit_time`` and ``step_times``.
 
+    The environment works on a copy and calls ``bind`` once with its number of workers; a subclass that holds one value a
+    worker extends it.
+
     :param message_times: κ_i, seconds per message, one number or one a worker
     :param per: what ``unit_time`` measures, "step" or "trajectory"
     """

@@ -1,0 +1,440 @@
+"""Workers as processes of this machine, on the wall clock."""
+
+from __future__ import annotations
+
+import multiprocessing as mp
+import time
+import warnings
+import weakref
+from collections import Counter, deque
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import wait
+from typing import Any
+
+import cloudpickle
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+import torch as th
+
+from sb3_nigt.errors import WorkerError
+from sb3_nigt.messages import Arrival, Job, SamplingPoint, TrajectoryKey
+from sb3_nigt.replica import PolicyReplica
+from sb3_nigt.timing.clock import WallClock
+from sb3_nigt.timing.time_models import TimeModel, TimePer
+from sb3_nigt.trajectory import Trajectory, map_observation
+from sb3_nigt.validation import check_integer, check_interval
+from sb3_nigt.vec_env import worker as protocol
+from sb3_nigt.vec_env.base import RolloutSpec, WorkerVecEnv, check_same_spaces, checked_task_ids
+from sb3_nigt.vec_env.process_sync import SynchronousProcesses
+from sb3_nigt.vec_env.remote import RemoteWorker
+from sb3_nigt.vec_env.shared import CONTROL, SharedArrays, rollout_fields
+
+SPEED_SMOOTHING = 0.1  # weight of a new trajectory in a worker's seconds per step
+CANCEL_SECONDS = 0.005  # how long a round's end waits for cancelled workers to say what they did
+POLL_SECONDS = 0.25  # how often hung workers and due restarts are looked for
+FIRST_BACKOFF, LONGEST_BACKOFF = 0.1, 10.0  # seconds before a restart, doubled while a worker keeps failing
+RETRIES = 2  # of a trajectory whose worker dies; then it counts as rejected, since its content may be what kills
+SLOW_FACTOR = 10.0  # a worker may be silent for so many of its own slowest steps
+
+
+@dataclass(eq=False)
+class _Slot:
+    """What the parent knows of one worker, across restarts of its process."""
+
+    remote: RemoteWorker
+    state: str = "starting"  # starting, preparing, idle, busy, cancelling, waiting (for its restart), lost
+    job: Job | None = None  # wanted, and running or to be run as soon as possible
+    job_number: int = 0  # of the job that the process runs
+    point: SamplingPoint | None = None  # that the process holds
+    point_number: int = 0
+    held: set[TrajectoryKey] = field(default_factory=set)  # finished trajectories whose steps the process still has
+    restarts: int = 0
+    failures_in_a_row: int = 0
+    restart_at: float = 0.0
+    steps_seen: int = 0
+    progress_at: float = 0.0
+    slowest: float = 0.0  # seconds between two signs of life
+    seconds_per_step: float | None = None
+
+
+class ProcessVecEnv(SynchronousProcesses, WorkerVecEnv):
+    """
+    One operating-system process a worker, on the wall clock.
+
+    Workers run whole trajectories with their own copy of the policy. Parameters go out and steps and gradients come back
+    through shared memory; the messages of a round have a few bytes. A worker that dies, hangs or raises is restarted and
+    repeats its trajectory with the same random numbers, so nothing is lost and nothing counts twice.
+
+    It has Stable-Baselines3's synchronous API as well, so PPO runs on it.
+
+    :param env_fns: one function a worker that makes its environment
+    :param task_ids: the task of each worker; workers with equal ids are exchangeable. None: unspecified
+    :param start_method: "forkserver" or "spawn"; None: forkserver where there is one
+    :param timeout: seconds without any sign of life (a step, a reset) after which a worker counts as hung; workers whose
+        steps are slow get more
+    :param max_restarts: restarts of one worker before it counts as lost
+    :param time_model: unused speeds are guessed from it until they are measured
+    :raises ValueError: if lengths differ from the number of workers, or spaces differ between workers
+    """
+
+    clock: WallClock
+
+    def __init__(
+        self,
+        env_fns: Sequence[Callable[[], gym.Env[Any, Any]]],
+        task_ids: Sequence[Hashable] | None = None,
+        start_method: str | None = None,
+        timeout: float = 60.0,
+        max_restarts: int = 10,
+        time_model: TimeModel | None = None,
+    ) -> None:
+        env_fns = list(env_fns)
+        if not env_fns:
+            raise ValueError("env_fns=[] is not allowed: give one function for each worker, at least one.")
+        if start_method not in (None, "forkserver", "spawn"):
+            raise ValueError(f'start_method={start_method!r} is not allowed: give "forkserver", "spawn" or None.')
+        self.timeout = check_interval("timeout", timeout, 0.0, float("inf"), open_low=True)
+        self.max_restarts = check_integer("max_restarts", max_restarts, 0)
+        self.task_ids = checked_task_ids(task_ids, len(env_fns))
+        self.tasks_differ = task_ids is not None and len(set(task_ids)) > 1
+        if time_model is not None:
+            time_model.bind(len(env_fns))
+        self.clock = WallClock()
+        self._context = mp.get_context(
+            start_method or ("forkserver" if "forkserver" in mp.get_all_start_methods() else "spawn")
+        )
+        if self._context.get_start_method() == "forkserver":
+            self._context.set_forkserver_preload(["sb3_nigt.vec_env.worker"])
+        self._env_fns = [cloudpickle.dumps(env_fn) for env_fn in env_fns]
+        self._control = SharedArrays(CONTROL, len(env_fns))
+        self._block: SharedArrays | None = None
+        self._arrived: deque[tuple[Arrival, Trajectory]] = deque()
+        self._discarded: list[tuple[Job, float, Trajectory]] = []
+        self._kept: dict[tuple[int, TrajectoryKey], Trajectory] = {}
+        self._gradients: set[int] = set()  # workers whose gradient is ready
+        self._job_failures: Counter[TrajectoryKey] = Counter()
+        self._ever_arrived = False
+        self.closed = False
+        self._slots = [_Slot(self._start(index)) for index in range(len(env_fns))]
+        # also when __init__ raises, and at the interpreter's exit
+        self._finalizer = weakref.finalize(self, _end, self._slots, self._control)
+        try:
+            described = self._wait_for_start()
+            check_same_spaces([(observation_space, action_space) for observation_space, action_space, *_ in described])
+        except BaseException:
+            self.close()
+            raise
+        observation_space, action_space, _, self.metadata = described[0]
+        super().__init__(len(env_fns), observation_space, action_space)
+        self._prepare_observations()
+
+    def _start(self, index: int) -> RemoteWorker:
+        self._control.of(index)["cancelled"][0] = 0
+        return RemoteWorker(self._context, index, self._env_fns[index], self._control)
+
+    # Speeds
+
+    @property
+    def step_times(self) -> npt.NDArray[np.float64]:
+        """Measured seconds per step, a running mean; NaN before the first trajectory."""
+        return np.array([np.nan if slot.seconds_per_step is None else slot.seconds_per_step for slot in self._slots])
+
+    @property
+    def message_times(self) -> npt.NDArray[np.float64]:
+        """Zero: messages are part of the measured time."""
+        return np.zeros(len(self._slots))
+
+    @property
+    def time_per(self) -> TimePer:
+        """See ``WorkerVecEnv``."""
+        return "step"
+
+    def predicted_durations(self, n_steps: float) -> npt.NDArray[np.float64]:
+        """See ``TrajectoryWorkers``; who was never measured counts as quick, and so will be, who is lost takes for ever."""
+        times = self.step_times
+        known = times[np.isfinite(times)]
+        times = np.where(np.isfinite(times), times, known.min() if len(known) else 1.0)
+        return np.where([slot.state == "lost" for slot in self._slots], np.inf, times * n_steps)
+
+    def aggregate_messages(self, workers: Sequence[int]) -> None:
+        """Real messages take their time by themselves."""
+
+    # Trajectories
+
+    def prepare(self, spec: RolloutSpec) -> None:
+        """See ``TrajectoryWorkers``."""
+        self._settle()
+        self.rollout_spec = spec
+        self._replica = PolicyReplica(spec.policy, spec.gamma)
+        n_parameters = sum(p.numel() for p in self._replica.policy.parameters())
+        n_state = n_parameters + sum(b.numel() for b in self._replica.policy.buffers() if b.is_floating_point())
+        fields = rollout_fields(self.observation_space, self._replica.head, spec.n_steps, n_state, n_parameters)
+        old, self._block = self._block, SharedArrays(fields, len(self._slots))
+        self._block_finalizer = weakref.finalize(self, self._block.close)
+        self._kept.clear()
+        for index, slot in enumerate(self._slots):
+            if slot.state == "idle":
+                self._prepare_worker(index)
+        self._settle()
+        if old is not None:
+            old.close()
+
+    def _prepare_worker(self, index: int) -> None:
+        slot = self._slots[index]
+        assert self._block is not None
+        slot.state, slot.point = "preparing", None
+        slot.held.clear()
+        self._note_progress(slot)
+        slot.remote.send_command("prepare", index, self.rollout_spec, self._block.layout)
+
+    def busy(self, worker: int) -> bool:
+        """See ``TrajectoryWorkers``."""
+        return self._slots[worker].job is not None
+
+    def submit(self, job: Job) -> None:
+        """See ``TrajectoryWorkers``; a worker that is still stopping or restarting begins as soon as it can."""
+        slot = self._slots[job.worker]
+        assert slot.job is None, f"worker {job.worker} is busy"
+        slot.job = job
+        self._needs_reset = True
+        self._send_job(slot)
+
+    def _send_job(self, slot: _Slot) -> None:
+        if slot.job is None or slot.state != "idle":
+            return
+        job, index = slot.job, slot.remote.index
+        assert self._block is not None
+        if slot.point is not job.point:
+            self._block.of(index)["parameters"][:] = job.point.parameters
+            transforms = (job.point.transform_obs, job.point.transform_rewards)
+            if transforms != (None, None):
+                slot.remote.send(protocol.TRANSFORMS + cloudpickle.dumps(transforms))
+            slot.point = job.point
+            slot.point_number += 1
+        slot.job_number += 1
+        slot.state = "busy"
+        self._note_progress(slot)
+        slot.remote.send(protocol.JOB + protocol.JOB_FORMAT.pack(slot.job_number, slot.point_number, *job.key))
+
+    def next_arrival(self) -> tuple[Arrival, Trajectory]:
+        """See ``TrajectoryWorkers``."""
+        while not self._arrived:
+            self._pump(POLL_SECONDS)
+        return self._arrived.popleft()
+
+    def cancel(self) -> list[tuple[Job, float, Trajectory]]:
+        """
+        See ``TrajectoryWorkers``.
+
+        Nobody is waited for longer than an instant: what a slow worker had done is returned by a later call.
+        """
+        for slot in self._slots:
+            slot.job = None
+            if slot.state == "busy":
+                slot.state = "cancelling"
+                slot.remote.cancel(slot.job_number)
+        self._arrived.clear()
+        until = time.monotonic() + CANCEL_SECONDS
+        while any(slot.state == "cancelling" for slot in self._slots) and (left := until - time.monotonic()) > 0:
+            self._pump(left)
+        discarded, self._discarded = self._discarded, []
+        return discarded
+
+    def gradient(self, arrivals: Sequence[Arrival], weights: npt.NDArray[np.float64]) -> th.Tensor:
+        """See ``TrajectoryWorkers``; a worker that has died or is not free is stood in for here, by the same computation."""
+        assert self._block is not None
+        keys: dict[int, list[TrajectoryKey]] = {}
+        for arrival in sorted(arrivals, key=lambda arrival: (arrival.worker, arrival.key)):
+            keys.setdefault(arrival.worker, []).append(arrival.key)
+        self._gradients.clear()
+        asked = [w for w, wanted in keys.items() if self._slots[w].state == "idle" and self._slots[w].held.issuperset(wanted)]
+        for worker in asked:
+            self._note_progress(self._slots[worker])
+            self._slots[worker].state = "busy"
+            self._slots[worker].held.difference_update(keys[worker])
+            body = b"".join(protocol.KEY_FORMAT.pack(*key) for key in keys[worker])
+            self._slots[worker].remote.send(protocol.GRADIENT + body)
+        while any(self._slots[worker].state == "busy" and worker not in self._gradients for worker in asked):
+            self._pump(POLL_SECONDS)
+        total = th.zeros(len(self._block.of(0)["gradient"]))
+        for worker, wanted in keys.items():
+            if worker in self._gradients:
+                local_sum = th.from_numpy(self._block.of(worker)["gradient"])
+            else:
+                trajectories = [self._kept[worker, key] for key in wanted]
+                local_sum = self._replica.gradient(trajectories, [1.0] * len(trajectories)).cpu()
+            total += float(weights[worker]) * local_sum
+        self._gradients.clear()
+        return total.to(self._replica.policy.device)
+
+    def forget(self) -> None:
+        """See ``TrajectoryWorkers``."""
+        self._kept.clear()
+        self._job_failures.clear()
+
+    # Messages
+
+    def _pump(self, seconds: float) -> None:
+        """Take in what the workers say within some seconds, look for hung ones, restart those that are due."""
+        active = [slot for slot in self._slots if slot.state in ("starting", "preparing", "busy", "cancelling")]
+        ready = set(wait([w for slot in active for w in slot.remote.waitables], timeout=seconds))
+        for slot in active:
+            if ready.intersection(slot.remote.waitables):
+                self._receive(slot)
+        now = time.monotonic()
+        for slot in active:
+            self._check_progress(slot, now)
+        for index, slot in enumerate(self._slots):
+            if slot.state == "waiting" and now >= slot.restart_at:
+                slot.remote, slot.state, slot.job_number = self._start(index), "starting", 0
+                self._note_progress(slot)
+
+    def _receive(self, slot: _Slot) -> None:
+        try:
+            message = slot.remote.receive()
+        except (EOFError, OSError):
+            slot.remote.process.join(1.0)
+            self._fail(slot, f"its process ended with exit code {slot.remote.process.exitcode}")
+            return
+        if message is None:
+            return
+        kind, content = message
+        self._note_progress(slot)
+        if kind == protocol.ERROR:
+            self._fail(slot, f"{content[1]}\n{content[2]}")
+        elif kind == protocol.ARRIVAL:
+            self._take_arrival(slot, content)
+        elif kind == protocol.GRADIENT:
+            self._gradients.add(slot.remote.index)
+            self._become_idle(slot)
+        elif slot.state == "starting" and self.rollout_spec is not None:
+            self._prepare_worker(slot.remote.index)
+        else:
+            self._become_idle(slot)
+
+    def _become_idle(self, slot: _Slot) -> None:
+        slot.state = "idle"
+        self._send_job(slot)
+
+    def _take_arrival(self, slot: _Slot, said: protocol.RemoteArrival) -> None:
+        index, job, point = slot.remote.index, slot.job, slot.point
+        assert point is not None
+        wanted = slot.state == "busy" and job is not None and not said.cancelled
+        key = job.key if wanted and job is not None else TrajectoryKey(point.round, index, 0)
+        trajectory = self._read(index, key, point, said)
+        self.steps_executed += trajectory.n_steps
+        slot.failures_in_a_row = 0
+        if said.n_steps:
+            measured = (said.finished_at - said.started_at) / said.n_steps
+            old = slot.seconds_per_step
+            slot.seconds_per_step = measured if old is None else (1 - SPEED_SMOOTHING) * old + SPEED_SMOOTHING * measured
+        if not wanted or job is None:
+            self._discarded.append((Job(index, key, point), said.started_at, trajectory))
+            self._become_idle(slot)
+            return
+        arrival = Arrival(
+            worker=index,
+            task_id=self.task_ids[index],
+            key=job.key,
+            n_steps=said.n_steps,
+            episode_return=trajectory.episode_return,
+            started_at=said.started_at,
+            finished_at=said.finished_at,
+            arrived_at=time.monotonic(),
+            rejected=trajectory.rejected,
+        )
+        self._ever_arrived = True
+        self._kept[index, job.key] = trajectory
+        slot.held.add(job.key)
+        slot.job = None
+        self._arrived.append((arrival, trajectory))
+        self._become_idle(slot)
+
+    def _read(self, index: int, key: TrajectoryKey, point: SamplingPoint, said: protocol.RemoteArrival) -> Trajectory:
+        """Copy a trajectory out of shared memory."""
+        assert self._block is not None
+        arrays, n = self._block.of(index), said.n_steps
+        observations: Any = {name[12:]: array for name, array in arrays.items() if name.startswith("observation/")}
+        if "" in observations:
+            observations = observations[""]
+        infos: list[dict[str, Any]] = [{} for _ in range(n)]
+        if n and np.isfinite(said.episode_length):
+            episode = {"r": said.episode_return, "l": int(said.episode_length), "t": said.episode_time}
+            infos[-1]["episode"] = episode
+        if n and np.isfinite(said.is_success):
+            infos[-1]["is_success"] = bool(said.is_success)
+        return Trajectory(
+            key=key,
+            point=point,
+            observations=map_observation(lambda rows: rows[:n].copy(), observations),
+            final_observation=map_observation(lambda rows: rows[n].copy(), observations),
+            samples=arrays["samples"][:n].copy(),
+            actions=arrays["actions"][:n].copy(),
+            rewards=arrays["rewards"][:n].copy(),
+            terminated=bool(said.terminated),
+            truncated=bool(said.truncated),
+            infos=infos,
+            rejected=protocol.REJECTIONS[said.rejection],
+        )
+
+    # Failures
+
+    def _note_progress(self, slot: _Slot) -> None:
+        slot.steps_seen, slot.progress_at = slot.remote.steps, time.monotonic()
+
+    def _check_progress(self, slot: _Slot, now: float) -> None:
+        if slot.state not in ("starting", "preparing", "busy", "cancelling"):
+            return
+        if slot.remote.steps != slot.steps_seen:
+            slot.slowest = max(slot.slowest, now - slot.progress_at)
+            self._note_progress(slot)
+        silent, allowed = now - slot.progress_at, max(self.timeout, SLOW_FACTOR * slot.slowest)
+        if silent > allowed:
+            slot.remote.kill(dump_stack=True)
+            self._fail(slot, f"no sign of life for {silent:.1f} s (timeout={self.timeout:g}); its stack is on stderr")
+
+    def _fail(self, slot: _Slot, reason: str) -> None:
+        """Restart a worker after a while; its job stays its own, with the same random numbers, so nothing is lost."""
+        index = slot.remote.index
+        slot.remote.kill()
+        slot.restarts += 1
+        slot.failures_in_a_row += 1
+        slot.held.clear()
+        slot.point = None
+        if not self._ever_arrived and all(other.restarts for other in self._slots):
+            raise WorkerError(
+                f"every worker has failed before the first trajectory; this one: {reason}", index, self.task_ids[index]
+            )
+        lost = slot.restarts > self.max_restarts
+        slot.state = "lost" if lost else "waiting"
+        slot.restart_at = time.monotonic() + min(LONGEST_BACKOFF, FIRST_BACKOFF * 2 ** (slot.failures_in_a_row - 1))
+        what_next = f"It is lost (max_restarts={self.max_restarts})." if lost else "It is restarted."
+        warnings.warn(f"Worker {index} (task {self.task_ids[index]!r}) failed: {reason}. {what_next}", stacklevel=2)
+        if slot.job is not None:
+            self._job_failures[slot.job.key] += 1
+            if lost or self._job_failures[slot.job.key] > RETRIES:
+                self._reject(slot, "lost" if lost else "crash")
+
+    def _reject(self, slot: _Slot, reason: str) -> None:
+        """Give a job up: whoever planned it must plan another one."""
+        job, now = slot.job, time.monotonic()
+        assert job is not None
+        slot.job = None
+        empty = self._read(
+            slot.remote.index, job.key, job.point, protocol.RemoteArrival(0, 0, 0, 0, 0, 0, now, now, *[np.nan] * 4)
+        )
+        arrival = Arrival(job.worker, self.task_ids[job.worker], job.key, 0, 0.0, now, now, now, rejected=reason)
+        self._arrived.append((arrival, empty))
+
+    def alive(self) -> npt.NDArray[np.bool_]:
+        """Which workers are not lost."""
+        return np.array([slot.state != "lost" for slot in self._slots])
+
+
+def _end(slots: list[_Slot], control: SharedArrays) -> None:
+    """Kill what is left of the processes; for the garbage collector and the interpreter's exit."""
+    for slot in slots:
+        slot.remote.kill()
+    control.close()

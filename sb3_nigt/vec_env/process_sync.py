@@ -1,0 +1,184 @@
+"""Stable-Baselines3's synchronous API over worker processes; every wait is bounded and every error keeps its type."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
+
+from sb3_nigt.errors import WorkerError
+from sb3_nigt.rollout import empty_observations
+from sb3_nigt.trajectory import map_observation
+from sb3_nigt.vec_env import worker as protocol
+from sb3_nigt.vec_env.remote import RemoteWorker, raise_remote
+
+if TYPE_CHECKING:
+    from sb3_nigt.vec_env.process import _Slot
+
+CLOSE_SECONDS = 1.0  # that idle workers get to close their environments
+
+
+class SynchronousProcesses(VecEnv):
+    """The part of ``ProcessVecEnv`` that other algorithms use: one command, one answer from each worker."""
+
+    _slots: list[_Slot]
+    timeout: float
+    closed: bool
+
+    # Life
+
+    def _wait_for_start(self) -> list[tuple[Any, ...]]:
+        """Return what each worker says of its environment; raise what making it has raised."""
+        answers = self._answers(list(range(len(self._slots))))
+        for slot in self._slots:
+            slot.state = "idle"
+        return answers
+
+    def _prepare_observations(self) -> None:
+        self._needs_reset = False
+        self._actions: npt.NDArray[Any] | None = None
+
+    def _settle(self) -> None:
+        """Void all jobs and wait until every worker is free for commands."""
+        self.cancel()  # type: ignore[attr-defined]
+        while any(slot.state not in ("idle", "lost") for slot in self._slots):
+            self._pump(0.05)  # type: ignore[attr-defined]
+        self._discarded.clear()  # type: ignore[attr-defined]
+        lost = next((slot.remote.index for slot in self._slots if slot.state == "lost"), None)
+        if lost is not None:
+            raise WorkerError("it was lost after too many restarts", lost, self.task_ids[lost])  # type: ignore[attr-defined]
+
+    def close(self) -> None:
+        """End all workers within seconds, also hung ones; may be called again."""
+        if self.closed:
+            return
+        self.closed = True
+        free = [slot.remote for slot in self._slots if slot.state == "idle"]
+        for slot in self._slots:
+            if slot.state != "idle":
+                slot.remote.kill()
+        until = time.monotonic() + CLOSE_SECONDS
+        for remote in free:
+            remote.hang_up()
+        for remote in free:
+            remote.close(max(0.0, until - time.monotonic()))
+        self._finalizer()  # type: ignore[attr-defined]
+        block = getattr(self, "_block", None)
+        if block is not None:
+            block.close()
+
+    # Commands
+
+    def _call(self, name: str, per_worker: Sequence[tuple[Any, ...]], workers: Sequence[int] | None = None) -> list[Any]:
+        """Call a method of some workers with arguments of their own and return the answers in their order."""
+        workers = range(len(self._slots)) if workers is None else workers
+        self._settle()
+        for worker, args in zip(workers, per_worker, strict=True):
+            self._slots[worker].remote.send_command(name, *args)
+        return self._answers(list(workers))
+
+    def _answers(self, workers: list[int]) -> list[Any]:
+        """Wait for one answer of each worker; take all in before raising the first error, so that no answer is left over."""
+        answers = [self._answer(self._slots[worker].remote, worker) for worker in workers]
+        for worker, (kind, content) in zip(workers, answers, strict=True):
+            if kind == protocol.ERROR:
+                raise_remote(content, worker)
+        return [content for _, content in answers]
+
+    def _answer(self, remote: RemoteWorker, worker: int) -> tuple[bytes, Any]:
+        until = time.monotonic() + self.timeout
+        task_id = self.task_ids[worker]  # type: ignore[attr-defined]
+        while True:
+            left = until - time.monotonic()
+            try:
+                remote.wait(max(0.0, left))
+                message = remote.receive()
+            except (EOFError, OSError):
+                remote.process.join(1.0)
+                self._slots[worker].state = "lost"
+                raise WorkerError(f"its process ended with exit code {remote.process.exitcode}", worker, task_id) from None
+            if message is not None:
+                return message
+            if left <= 0:
+                remote.kill(dump_stack=True)
+                self._slots[worker].state = "lost"
+                raise WorkerError(f"no answer within timeout={self.timeout:g} s; its stack is on stderr", worker, task_id)
+
+    # Stable-Baselines3's API
+
+    def reset(self) -> VecEnvObs:
+        """Reset all environments; trajectories in flight are void."""
+        self._needs_reset = False
+        results = self._call("reset", list(zip(self._seeds, self._options, strict=True)))
+        self.reset_infos = [info for _, info in results]
+        self._reset_seeds()
+        self._reset_options()
+        return self._stacked([observation for observation, _ in results])
+
+    def step_async(self, actions: npt.NDArray[Any]) -> None:
+        """
+        Start a step of all environments.
+
+        :param actions: one a worker
+        """
+        if self._needs_reset:  # trajectories have run since the last reset
+            self.reset()
+        self._actions = actions
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """Step all environments, waiting for the slowest."""
+        assert self._actions is not None
+        results = self._call("step", [(action,) for action in self._actions])
+        observations, rewards, dones, infos, reset_infos = zip(*results, strict=True)
+        for worker, reset_info in enumerate(reset_infos):
+            if reset_info is not None:
+                self.reset_infos[worker] = reset_info
+        return self._stacked(observations), np.array(rewards, dtype=np.float32), np.array(dones), list(infos)
+
+    def _stacked(self, observations: Sequence[Any]) -> VecEnvObs:
+        stacked: VecEnvObs = empty_observations(self.observation_space, len(observations))
+        for worker, observation in enumerate(observations):
+            if isinstance(observation, dict):
+                for key, rows in stacked.items():  # type: ignore[union-attr]
+                    rows[worker] = observation[key]
+            else:
+                stacked[worker] = observation  # type: ignore[index]
+        return map_observation(np.asarray, stacked)  # type: ignore[no-any-return]
+
+    def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
+        """See ``VecEnv.get_attr``."""
+        workers = self._workers_of(indices)
+        return self._call("get_attr", [(attr_name,)] * len(workers), workers)
+
+    def has_attr(self, attr_name: str) -> bool:
+        """See ``VecEnv.has_attr``."""
+        return all(self._call("has_attr", [(attr_name,)] * len(self._slots)))
+
+    def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
+        """See ``VecEnv.set_attr``."""
+        workers = self._workers_of(indices)
+        self._call("set_attr", [(attr_name, value)] * len(workers), workers)
+
+    def env_method(
+        self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any
+    ) -> list[Any]:
+        """See ``VecEnv.env_method``."""
+        workers = self._workers_of(indices)
+        return self._call("env_method", [(method_name, method_args, method_kwargs)] * len(workers), workers)
+
+    def env_is_wrapped(self, wrapper_class: type[Any], indices: VecEnvIndices = None) -> list[bool]:
+        """See ``VecEnv.env_is_wrapped``."""
+        workers = self._workers_of(indices)
+        return self._call("is_wrapped", [(wrapper_class,)] * len(workers), workers)
+
+    def get_images(self) -> Sequence[npt.NDArray[Any] | None]:
+        """See ``VecEnv.get_images``."""
+        return self._call("render", [()] * len(self._slots))
+
+    def _workers_of(self, indices: VecEnvIndices) -> list[int]:
+        return list(range(len(self._slots))) if indices is None else list(self._get_indices(indices))

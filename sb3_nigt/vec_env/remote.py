@@ -1,0 +1,149 @@
+"""The parent's handle on one worker process: start, talk, kill."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import BaseContext
+from typing import Any
+
+import cloudpickle
+
+from sb3_nigt.errors import RemoteError
+from sb3_nigt.vec_env import worker as protocol
+from sb3_nigt.vec_env.shared import SharedArrays
+
+STACK_DUMP_SECONDS = 0.5  # granted to a hung worker for saying where it is
+JOIN_SECONDS = 1.0
+
+
+class RemoteWorker:
+    """
+    One worker process.
+
+    :param context: start method
+    :param index: which worker it is
+    :param env_fn: cloudpickled function that makes its environment
+    :param control: shared counters of all workers
+    """
+
+    def __init__(self, context: BaseContext, index: int, env_fn: bytes, control: SharedArrays) -> None:
+        self.index = index
+        self._counters = control.of(index)
+        self.connection, child = context.Pipe()
+        child_lifeline, self._lifeline = context.Pipe(duplex=False)
+        self.process = context.Process(  # type: ignore[attr-defined]
+            target=protocol.main,
+            args=(child, child_lifeline, env_fn, index, control.layout),
+            name=f"worker-{index}",
+            daemon=True,
+        )
+        self.process.start()
+        child.close()
+        child_lifeline.close()
+
+    @property
+    def waitables(self) -> list[Connection | int]:
+        """What becomes ready when there is a message or the process has ended."""
+        return [self.connection, self.process.sentinel]
+
+    @property
+    def steps(self) -> int:
+        """Grows with every step, reset and command that the worker begins or ends."""
+        return int(self._counters["steps"][0])
+
+    def send(self, message: bytes) -> None:
+        """
+        Send a message; a dead worker is noticed when its answer is waited for.
+
+        :param message: first byte and body
+        """
+        with contextlib.suppress(OSError):
+            self.connection.send_bytes(message)
+
+    def send_command(self, name: str, *args: Any, **kwargs: Any) -> None:
+        """
+        Ask for a method of ``WorkerProcess``; the answer is REPLY or ERROR.
+
+        :param name: the method
+        """
+        self.send(protocol.COMMAND + cloudpickle.dumps((name, args, kwargs)))
+
+    def cancel(self, job_number: int) -> None:
+        """
+        Say that a job is not wanted any more; seen after the worker's current step.
+
+        :param job_number: of the job
+        """
+        self._counters["cancelled"][0] = job_number
+
+    def wait(self, seconds: float) -> None:
+        """
+        Wait for a message or the end of the process.
+
+        :param seconds: no longer than this
+        """
+        wait(self.waitables, timeout=seconds)
+
+    def receive(self) -> tuple[bytes, Any] | None:
+        """
+        Return the next message as (first byte, content) if there is one.
+
+        :raises EOFError: if the process has ended
+        """
+        if not self.connection.poll():
+            if not self.process.is_alive():
+                raise EOFError
+            return None
+        message = self.connection.recv_bytes()
+        kind, body = message[:1], message[1:]
+        if kind == protocol.ARRIVAL:
+            return kind, protocol.RemoteArrival(*protocol.ARRIVAL_FORMAT.unpack(body))
+        return kind, cloudpickle.loads(body) if body else None
+
+    def kill(self, dump_stack: bool = False) -> None:
+        """
+        End the process, whatever it does.
+
+        :param dump_stack: let it write to stderr where it hangs, first
+        """
+        if dump_stack and self.process.pid is not None and self.process.is_alive():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.process.pid, signal.SIGUSR1)
+            self.process.join(STACK_DUMP_SECONDS)
+        self.process.kill()
+        self.process.join(JOIN_SECONDS)
+        self.hang_up()
+
+    def close(self, seconds: float) -> None:
+        """
+        Let the process end by itself, then make it.
+
+        :param seconds: how long it may take
+        """
+        self.hang_up()
+        self.process.join(seconds)
+        if self.process.is_alive():
+            self.process.kill()
+            self.process.join(JOIN_SECONDS)
+
+    def hang_up(self) -> None:
+        """Close the connection, at which an idle worker ends by itself."""
+        self.connection.close()
+        self._lifeline.close()
+
+
+def raise_remote(content: tuple[BaseException | None, str, str], worker: int) -> None:
+    """
+    Raise what a worker has raised, as the same type, with the worker's traceback as its cause.
+
+    :param content: exception (None if it could not travel), name of its type, traceback text
+    :param worker: index of the worker
+    """
+    error, type_name, text = content
+    remote = RemoteError(f"in worker {worker}:\n{text}")
+    if error is None:
+        raise RuntimeError(f"{type_name} in worker {worker}") from remote
+    raise error from remote

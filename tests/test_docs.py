@@ -1,0 +1,190 @@
+"""The documentation: its examples run, its links lead somewhere, its tables agree with the code."""
+
+import ast
+import inspect
+import re
+import warnings
+from pathlib import Path
+
+import pytest
+import torch as th
+from stable_baselines3.common.logger import KVWriter, Logger
+
+import sb3_nigt
+from sb3_nigt import AFedPG, MaleniaNIGT, RennalaNIGT, RennalaPG, SyncNIGT, SyncPG, make_worker_vec_env
+from sb3_nigt.optimizers import NIGT
+
+th.set_num_threads(1)
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "sb3_nigt"
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+FILE = re.compile(r"`([\w./-]+/[\w.-]+\.(?:py|md|png|txt))`")
+RECORD = re.compile(r"logger\.record\(\s*f?\"([^\"]+)\"")
+ALGORITHM_PAGES = {
+    "rennala_nigt": RennalaNIGT,
+    "malenia_nigt": MaleniaNIGT,
+    "sync_nigt": SyncNIGT,
+    "sync_pg": SyncPG,
+    "rennala_pg": RennalaPG,
+    "afedpg": AFedPG,
+}
+
+
+def name_of(page):
+    return str(page.relative_to(ROOT))
+
+
+def python_blocks(page):
+    """First line and source of each Python example."""
+    text = page.read_text(encoding="utf-8")
+    return [(text[: m.start(2)].count("\n"), m[2]) for m in FENCE.finditer(text) if m[1] == "python"]
+
+
+def prose(page):
+    """The page without its fenced blocks."""
+    return FENCE.sub("", page.read_text(encoding="utf-8"))
+
+
+def anchors(page):
+    """Anchors of the headings, as code hosts and MyST make them, and explicit ones."""
+    headings = re.findall(r"^#+ (.*)$", prose(page), re.MULTILINE)
+    slugs = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    return slugs | set(re.findall(r"^\(([\w-]+)\)=$", prose(page), re.MULTILINE))
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if python_blocks(page)], ids=name_of)
+def test_examples_run(page, tmp_path, monkeypatch):
+    """The blocks of a page share a namespace, so that later ones may build on earlier ones."""
+    monkeypatch.chdir(tmp_path)
+    namespace = {"__name__": "__main__"}
+    for line, block in python_blocks(page):
+        # empty lines in front, so that a traceback names the line of the page
+        exec(compile("\n" * line + block, name_of(page), "exec"), namespace)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_links_lead_somewhere(page):
+    for link in LINK.findall(prose(page)):
+        if re.match(r"[a-z]+:", link):
+            continue
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        assert target.exists(), f"{link} in {name_of(page)}"
+        assert not anchor or anchor in anchors(target), f"{link} in {name_of(page)}: there is no such heading"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_files_that_are_named_exist(page):
+    """Paths in code style are relative to the repository or to the package."""
+    for path in FILE.findall(prose(page)):
+        assert (ROOT / path).exists() or (SOURCE / path).exists(), f"{path} in {name_of(page)}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_examples_are_closed_and_marked(page):
+    """An unclosed or unmarked fence would hide an example from these tests."""
+    text = page.read_text(encoding="utf-8")
+    assert text.count("```") == 2 * len(FENCE.findall(text))
+    assert {language for language, _ in FENCE.findall(text)} <= {"python", "bash", "bibtex", "text"}
+
+
+def documented_keys():
+    """First column of the tables on the page of the logged keys."""
+    text = (ROOT / "docs/guide/logged_keys.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([^`]+/[^`]+)` \|", text, re.MULTILINE)
+    assert len(rows) == len(set(rows))
+    return set(rows)
+
+
+def test_keys_in_the_source_are_documented():
+    sources = "\n".join(path.read_text(encoding="utf-8") for path in SOURCE.rglob("*.py"))
+    keys = {re.sub(r"\{[^}]*\}", "<id>", key) for key in RECORD.findall(sources)}
+    assert len(keys) > 10
+    assert keys <= documented_keys()
+
+
+class Keys(KVWriter):
+    """Collects the keys of all log entries."""
+
+    def __init__(self):
+        self.keys = set()
+
+    def write(self, key_values, key_excluded, step=0):
+        self.keys |= set(key_values)
+
+    def close(self):
+        pass
+
+
+def logged_keys(algorithm, **kwargs):
+    env = make_worker_vec_env("CartPole-v1", 2, step_times=[1, 2])
+    model, keys = algorithm("MlpPolicy", env, seed=0, **kwargs), Keys()
+    model.set_logger(Logger(None, [keys]))
+    model.learn(300)
+    return {re.sub(r"^task/.*/", "task/<id>/", key) for key in keys.keys}
+
+
+def test_keys_of_a_run_are_those_on_the_page():
+    runs = [logged_keys(RennalaNIGT, n_trajectories=2, schedule="first_finished"), logged_keys(AFedPG)]
+    runs += [logged_keys(algorithm, n_trajectories=2) for algorithm in (MaleniaNIGT, SyncNIGT, SyncPG, RennalaPG)]
+    assert set().union(*runs) == documented_keys() - {"rollout/success_rate"}
+
+
+def parameter_rows(page):
+    """Name and default in the first table of the section on parameters."""
+    section = prose(page).split("\n## Parameters\n")[1].split("\n## ")[0]
+    return dict(re.findall(r"^\| `(\w+)` \| (?:`([^`]+)`)? ?\|", section, re.MULTILINE))
+
+
+def signature_defaults(function):
+    parameters = list(inspect.signature(function).parameters.values())[1:]
+    return {p.name: p.default for p in parameters if p.kind is not p.VAR_KEYWORD}
+
+
+def evaluated(default):
+    """The value of a default as it is written on a page."""
+    return eval(compile(ast.parse(default, mode="eval"), "default", "eval"), vars(sb3_nigt).copy()) if default else None
+
+
+OWN_TABLE = [name for name in ALGORITHM_PAGES if name != "malenia_nigt"]
+SIGNATURES = {f"docs/modules/{name}.md": ALGORITHM_PAGES[name].__init__ for name in OWN_TABLE}
+SIGNATURES |= {"docs/modules/nigt.md": NIGT.__init__}
+
+
+@pytest.mark.parametrize("page", SIGNATURES)
+def test_parameter_tables(page):
+    expected, rows = signature_defaults(SIGNATURES[page]), parameter_rows(ROOT / page)
+    assert list(rows) == list(expected)
+    for name, default in expected.items():
+        assert (not rows[name]) if default is inspect.Parameter.empty else evaluated(rows[name]) == default, name
+
+
+def test_parameters_of_malenia_are_those_of_rennala():
+    assert inspect.signature(MaleniaNIGT.__init__) == inspect.signature(RennalaNIGT.__init__)
+
+
+def test_arguments_of_make_worker_vec_env():
+    table = (ROOT / "docs/guide/workers.md").read_text(encoding="utf-8").split("\n## SimulatedVecEnv\n")[0]
+    rows = dict(re.findall(r"^\| `(\w+)` \| (?:`([^`]+)`)? ?\|", table, re.MULTILINE))
+    expected = {name: p.default for name, p in inspect.signature(make_worker_vec_env).parameters.items()}
+    assert list(rows) == list(expected)
+    for name, default in expected.items():
+        assert (not rows[name]) if default is inspect.Parameter.empty else evaluated(rows[name]) == default, name
+
+
+def test_every_public_name_is_documented():
+    text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+    missing = [name for name in sb3_nigt.__all__ if not re.search(rf"\b{name}\b", text)]
+    assert missing == ["__version__"]
+
+
+def test_documented_warning_about_tasks():
+    env = make_worker_vec_env("Pendulum-v1", 2, env_kwargs=[{"g": 9.8}, {"g": 5.0}])
+    with pytest.warns(UserWarning, match="MaleniaNIGT"):
+        RennalaNIGT("MlpPolicy", env)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        MaleniaNIGT("MlpPolicy", env)
