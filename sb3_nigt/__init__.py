@@ -3,6 +3,7 @@
 from importlib.resources import files
 
 from sb3_nigt.algorithms import AFedPG, MaleniaNIGT, RennalaNIGT, RennalaPG, SyncNIGT, SyncPG
+from sb3_nigt.errors import WorkerError
 from sb3_nigt.optimizers import NIGT
 from sb3_nigt.timing import FixedTimes, RandomTimes, ReplayedTimes, TimeModel, VaryingTimes
 from sb3_nigt.vec_env import ProcessVecEnv, SimulatedVecEnv, WorkerVecEnv, make_worker_vec_env
@@ -24,6 +25,7 @@ __all__ = [
     "SyncPG",
     "TimeModel",
     "VaryingTimes",
+    "WorkerError",
     "WorkerVecEnv",
     "__version__",
     "make_worker_vec_env",

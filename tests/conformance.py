@@ -209,6 +209,18 @@ class WorkerVecEnvTests:
         assert env.next_arrival()[0].key == TrajectoryKey(0, 0, 1)
         assert env.cancel() == []
 
+    def test_trajectory_is_sampled_at_its_point(self, make):
+        """All parameters 0 but the last two, the biases of μ and of the argument of the softplus: μ = ±3, σ = 1e-6."""
+        env, _ = prepared(make(NeverEndingEnv, NeverEndingEnv), n_steps=5)
+        size = sum(p.numel() for p in env.rollout_spec.policy.build().parameters())
+        points = {mean: SamplingPoint(0, np.array([0] * (size - 2) + [mean, -30], dtype=np.float32)) for mean in (3, -3)}
+        for sign in (1, -1, 1):
+            for worker, mean in ((0, 3 * sign), (1, -3 * sign)):  # both in flight together
+                env.submit(job(points[mean], worker))
+            samples = {arrival.worker: trajectory.samples for arrival, trajectory in (env.next_arrival(), env.next_arrival())}
+            np.testing.assert_allclose(samples[0], np.full((5, 1), 3 * sign), atol=1e-4)
+            np.testing.assert_allclose(samples[1], np.full((5, 1), -3 * sign), atol=1e-4)
+
     # Random numbers
 
     def test_trajectory_depends_on_nothing_but_seed_key_and_parameters(self, make):
@@ -244,6 +256,12 @@ class WorkerVecEnvTests:
         assert_array_equal(long.observations[:7], short.observations)
         assert_array_equal(long.samples[:7], short.samples)
         assert_array_equal(long.rewards[:7], short.rewards)
+
+    def test_noise_of_a_long_trajectory_does_not_repeat(self, make):
+        """With all parameters 0 the policy is the same in every state, so equal noise would be an equal sample."""
+        env, point = prepared(make(NeverEndingEnv), n_steps=200)
+        constant = SamplingPoint(0, np.zeros_like(point.parameters))
+        assert len(np.unique(run(env, job(constant, 0)).samples)) == 200
 
     def test_planned_round_has_the_same_trajectories_on_every_class(self, make):
         env_fns = [LengthFromSeedEnv] * 3

@@ -1,10 +1,280 @@
 """Worker processes: the contract that all workers share, the numbers of the simulator, and failures that are injected."""
 
-from conformance import WorkerVecEnvTests
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from functools import partial
 
-from sb3_nigt import ProcessVecEnv
+import gymnasium as gym
+import numpy as np
+import pytest
+from conformance import WorkerVecEnvTests
+from envs import DictEnv, FixedLengthEnv, LengthFromSeedEnv, PointEnv, job, prepared, run
+from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import VecNormalize
+
+from sb3_nigt import MaleniaNIGT, ProcessVecEnv, RennalaNIGT, SimulatedVecEnv, WorkerError
+
+FAILED = "ignore:Worker .* failed:UserWarning"
 
 
 class TestProcessVecEnv(WorkerVecEnvTests):
     vec_env_cls = ProcessVecEnv
     infos_of_all_steps = False
+
+
+class FaultyEnv(LengthFromSeedEnv):
+    """Does something bad at a step (counted over the life of the process, or of all processes with a flag file)."""
+
+    def __init__(self, kind, at=7, flag=None):
+        super().__init__()
+        self.kind, self.at, self.flag, self.n = kind, at, flag, 0
+        if kind == "raise at start":
+            raise OSError("no such simulator")
+
+    def _happens(self):
+        self.n += 1
+        if self.n != self.at or (self.flag is not None and self.flag.exists()):
+            return False
+        if self.flag is not None:
+            self.flag.touch()  # only once, also after the restart
+        return True
+
+    def step(self, action):
+        if self._happens():
+            if self.kind == "raise":
+                raise LookupError("the physics exploded")
+            if self.kind == "die":
+                os._exit(17)
+            if self.kind == "hang":
+                while True:
+                    time.sleep(10)
+        return super().step(action)
+
+
+def parameters_of(model):
+    return np.concatenate([p.detach().numpy().ravel() for p in model.policy.parameters()])
+
+
+def train_rounds(model, n_rounds):
+    while model._n_updates < n_rounds:
+        model.learn(1, reset_num_timesteps=False)
+
+
+@pytest.fixture
+def make():
+    """Make worker processes that are gone after the test, with everything that they share."""
+    made = []
+
+    def make(*env_fns, **kwargs):
+        made.append(ProcessVecEnv(list(env_fns), **kwargs))
+        return made[-1]
+
+    yield make
+    pids = [slot.remote.process.pid for env in made for slot in env._slots]
+    blocks = {block.layout.name for env in made for block in (env._control, env._block) if block is not None}
+    for env in made:
+        start = time.monotonic()
+        env.close()
+        env.close()  # twice is fine
+        assert time.monotonic() - start < 10
+    assert not any(is_running(pid) for pid in pids)
+    assert not blocks.intersection(os.listdir("/dev/shm"))
+
+
+def is_running(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as stat:
+            return stat.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.parametrize("env_class", [LengthFromSeedEnv, DictEnv])
+def test_trajectories_equal_those_of_the_simulator(make, env_class):
+    results = []
+    for env in (make(env_class, env_class), SimulatedVecEnv([env_class] * 2)):
+        model = RennalaNIGT("MultiInputPolicy" if env_class is DictEnv else "MlpPolicy", env, n_trajectories=6, seed=1)
+        model.learn(1)
+        results.append({t.key: t for t in model._accepted})
+    processes, simulator = results
+    assert processes.keys() == simulator.keys()
+    for key, trajectory in processes.items():
+        assert np.array_equal(trajectory.rewards, simulator[key].rewards)
+        assert np.array_equal(trajectory.samples, simulator[key].samples)
+        assert np.array_equal(trajectory.actions, simulator[key].actions)
+
+
+def test_training_equals_the_simulator(make):
+    """Planned tickets do not depend on time; only the order of the sums may differ, by who ran which ticket."""
+    models = []
+    for env in (make(*[LengthFromSeedEnv] * 3), SimulatedVecEnv([LengthFromSeedEnv] * 3)):
+        model = RennalaNIGT("MlpPolicy", env, n_trajectories=6, learning_rate=0.1, seed=1, policy_kwargs={"net_arch": [8]})
+        while model._n_updates < 4:
+            model.learn(1, reset_num_timesteps=False)
+        models.append(model)
+    np.testing.assert_allclose(parameters_of(models[0]), parameters_of(models[1]), rtol=2e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("algorithm", [RennalaNIGT, MaleniaNIGT])
+@pytest.mark.parametrize(
+    ("kind", "says"), [("raise", "the physics exploded"), ("die", "exit code 17"), ("hang", "no sign of life")]
+)
+def test_a_failure_loses_nothing(make, tmp_path, algorithm, kind, says):
+    """The worker is restarted and repeats its trajectory: the same parameters as without the failure, and one warning."""
+    kwargs = {"n_trajectories": 8, "learning_rate": 0.1, "seed": 1, "policy_kwargs": {"net_arch": [8]}}
+    env = make(LengthFromSeedEnv, partial(FaultyEnv, kind, flag=tmp_path / "happened"), timeout=4.0)
+    model = algorithm("MlpPolicy", env, **kwargs)
+    with pytest.warns(UserWarning, match="failed") as caught:
+        train_rounds(model, 6)
+    (warning,) = caught
+    assert re.search(rf"Worker 1 \(task 1\) failed: (?s:.*){says}(?s:.*)It is restarted", str(warning.message))
+    assert env._slots[1].restarts == 1
+    reference = algorithm("MlpPolicy", SimulatedVecEnv([LengthFromSeedEnv] * 2), **kwargs)
+    while reference._n_updates < 6:
+        reference.learn(1, reset_num_timesteps=False)
+    if algorithm is RennalaNIGT:  # Malenia's tickets per task follow the measured speeds
+        np.testing.assert_allclose(parameters_of(model), parameters_of(reference), rtol=2e-4, atol=2e-5)
+    assert np.isfinite(parameters_of(model)).all()
+
+
+@pytest.mark.filterwarnings(FAILED)
+def test_killed_from_outside_while_it_trains(make, tmp_path):
+    class Killer(BaseCallback):
+        killed = 0
+
+        def _on_rollout_end(self):
+            if self.killed < 5:
+                self.killed += 1
+                os.kill(self.training_env.unwrapped._slots[self.killed % 3].remote.process.pid, signal.SIGKILL)
+
+        def _on_step(self):
+            return True
+
+    model = RennalaNIGT("MlpPolicy", make(*[LengthFromSeedEnv] * 3), n_trajectories=6, seed=0)
+    killer = Killer()
+    while model._n_updates < 20:
+        model.learn(1, callback=killer, reset_num_timesteps=False)
+    assert killer.killed == 5
+    assert model.last_round.counts.sum() == 6
+    model.save(tmp_path / "model")
+    RennalaNIGT.load(tmp_path / "model", env=SimulatedVecEnv([LengthFromSeedEnv] * 3)).learn(50)
+
+
+def test_environment_that_cannot_be_made():
+    with pytest.raises(OSError, match="no such simulator") as caught:
+        ProcessVecEnv([partial(FaultyEnv, "raise at start")] * 2)
+    assert "in worker 0" in str(caught.value.__cause__)
+    assert "in __init__" in str(caught.value.__cause__)
+
+
+@pytest.mark.filterwarnings(FAILED)
+def test_all_workers_fail_at_once(make):
+    env = make(*[partial(FaultyEnv, "raise", at=1)] * 2)
+    with pytest.raises(WorkerError, match=r"every worker has failed(?s:.*)the physics exploded"):
+        RennalaNIGT("MlpPolicy", env, seed=0).learn(100)
+
+
+@pytest.mark.filterwarnings(FAILED)
+def test_a_lost_worker(make):
+    """Rennala goes on without it; Malenia cannot, since its task has nobody else."""
+    env_fns = [LengthFromSeedEnv, LengthFromSeedEnv, partial(FaultyEnv, "die", at=2)]
+    env = make(*env_fns, max_restarts=1)
+    model = RennalaNIGT("MlpPolicy", env, n_trajectories=6, seed=0)
+    while model._n_updates < 8:
+        model.learn(1, reset_num_timesteps=False)
+    assert env.lost() == {2}
+    assert model.last_round.counts[2] == 0
+    malenia = MaleniaNIGT("MlpPolicy", make(*env_fns, max_restarts=1, task_ids=["a", "b", "c"]), n_trajectories=6, seed=0)
+    with pytest.raises(WorkerError, match=r"Worker 2 \(task 'c'\)"):
+        malenia.learn(10_000)
+
+
+def test_errors_in_commands_keep_their_type_and_the_worker(make):
+    env = make(LengthFromSeedEnv, partial(FaultyEnv, "raise", at=2))
+    with pytest.raises(AttributeError):
+        env.get_attr("no_such_thing")
+    env.reset()
+    env.step(np.zeros((2, 1), dtype=np.float32))
+    with pytest.raises(LookupError, match="the physics exploded") as caught:
+        env.step(np.zeros((2, 1), dtype=np.float32))
+    assert "in worker 1" in str(caught.value.__cause__)
+    assert env.reset().shape == (2, 2)
+
+
+def test_synchronous_algorithms_and_normalization(make):
+    env = VecNormalize(make(LengthFromSeedEnv, LengthFromSeedEnv))
+    PPO("MlpPolicy", env, n_steps=16, batch_size=32, seed=0).learn(64)
+    model = RennalaNIGT("MlpPolicy", env, n_trajectories=4, seed=0).learn(100)
+    seen = env.obs_rms.count
+    model.learn(1, reset_num_timesteps=False)
+    assert env.obs_rms.count == pytest.approx(seen + model.last_round.used_steps)
+
+
+def test_stop_by_callback_and_go_on(make):
+    class Stop(BaseCallback):
+        def _on_step(self):
+            return self.n_calls < 4
+
+    env = make(*[LengthFromSeedEnv] * 2)
+    model = RennalaNIGT("MlpPolicy", env, n_trajectories=30, schedule="first_finished", seed=0).learn(1000, callback=Stop())
+    assert model.num_timesteps == 8
+    assert model.learn(50, reset_num_timesteps=False).num_timesteps >= 58
+
+
+def test_straggler_does_not_gate_a_round(make):
+    """Nobody waits for the slow worker's step of an hour: the rounds end, and so does the test."""
+    env = make(FixedLengthEnv, FixedLengthEnv, partial(SlowEnv, 3600.0), timeout=30.0)
+    model = RennalaNIGT("MlpPolicy", env, n_trajectories=6, schedule="first_finished", seed=0)
+    while model._n_updates < 5:
+        model.learn(1, reset_num_timesteps=False)
+    assert model.last_round.counts.tolist()[2] == 0
+
+
+class SlowEnv(PointEnv):
+    """Every step takes some seconds."""
+
+    def __init__(self, seconds):
+        super().__init__()
+        self.seconds = seconds
+
+    def step(self, action):
+        time.sleep(self.seconds)
+        return super().step(action)
+
+
+def test_workers_end_with_their_parent(tmp_path):
+    script = tmp_path / "parent.py"
+    script.write_text(
+        textwrap.dedent(
+            """
+            import gymnasium as gym, os, time
+            from sb3_nigt import ProcessVecEnv
+            if __name__ == "__main__":
+                env = ProcessVecEnv([lambda: gym.make("CartPole-v1")] * 2)
+                print(*[slot.remote.process.pid for slot in env._slots], flush=True)
+                time.sleep(60)
+            """
+        )
+    )
+    parent = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True)
+    pids = [int(pid) for pid in parent.stdout.readline().split()]
+    assert all(map(is_running, pids))
+    parent.kill()
+    parent.wait(10)
+    parent.stdout.close()
+    until = time.monotonic() + 10
+    while any(map(is_running, pids)):
+        assert time.monotonic() < until, "a worker has outlived its parent"
+
+
+def test_run_of_one_job_by_hand(make):
+    env, point = prepared(make(partial(FixedLengthEnv, 3)))
+    assert run(env, job(point, 0)).n_steps == 3
+    assert np.isfinite(env.step_times).all()
+    assert isinstance(env.observation_space, gym.spaces.Box)

@@ -9,6 +9,7 @@ import json
 import numpy as np
 import pytest
 import torch as th
+from envs import FixedLengthEnv, LengthFromSeedEnv, NeverEndingEnv
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.callbacks import (
     BaseCallback,
@@ -32,7 +33,6 @@ from sb3_nigt import (
     SyncPG,
     make_worker_vec_env,
 )
-from tests.envs import FixedLengthEnv, LengthFromSeedEnv, NeverEndingEnv
 
 ALGORITHMS = [RennalaNIGT, MaleniaNIGT, SyncNIGT, SyncPG, RennalaPG, AFedPG]
 STEP_TIMES = [1.0, 2.0, 5.0]

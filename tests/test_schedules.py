@@ -215,6 +215,17 @@ def test_new_predictions_count_at_once():
     assert [s.worker for s in schedule.accepted(0, 1.0, np.array([4.0, 3.5]))] == [1, 0]
 
 
+def test_ticket_is_free_before_the_end_of_what_is_in_flight():
+    """
+    M = 4, everybody has a ticket; then the durations turn out to be 1.5, 5, 20. At 1 worker 1 is back, one ticket is left.
+
+    Worker 0 could have it done by 1.5 + 1.5 = 3, worker 1 by 6 only. But worker 2 makes the round last until 20 anyway.
+    """
+    schedule = Planned()
+    assert len(schedule.begin(Rennala(4), 0, 0.0, np.array([9.0, 9.0, 9.0]), [])) == 3
+    assert [start.worker for start in schedule.accepted(1, 1.0, np.array([1.5, 5.0, 20.0]))] == [1]
+
+
 def test_rejected_trajectory_is_made_up_for_with_fresh_random_numbers():
     """M = 2 on one worker: tickets 0, 1; the second fails, ticket 2 takes its place."""
     schedule, durations = Planned(), np.array([1.0])
@@ -242,9 +253,9 @@ def test_a_new_round_forgets_the_old_one(schedule_cls):
     schedule = schedule_cls()
     first = Round(schedule, Rennala(5), [1.0, 2.0, 5.0])
     counts = first.schedule.counts
-    second = Round(schedule, Rennala(5), [1.0, 2.0, 5.0], start=100.0)
-    assert second.counts == [3, 2, 0]
-    assert second.now - 100.0 == first.now
+    second = Round(schedule, Rennala(3), [1.0, 2.0, 5.0], start=100.0)  # at 101 (worker 0), 102 (worker 1), 102 (worker 0)
+    assert second.counts == [2, 1, 0]
+    assert second.now == 102.0
     assert counts.tolist() == [3, 2, 0]  # the record of a past round is not written to
 
 

@@ -1,5 +1,7 @@
 """One ``on_step`` stands for exactly n environment steps, and every step is shown once, in order."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from envs import LengthFromSeedEnv, NeverEndingEnv, run_rounds, simulated
@@ -129,11 +131,12 @@ def test_dict_observations():
 class StepCounter(BaseCallback):
     def __init__(self, stop_after=None):
         super().__init__()
-        self.counts, self.times, self.stop_after = [], [], stop_after
+        self.counts, self.times, self.n_dones, self.stop_after = [], [], 0, stop_after
 
     def _on_step(self):
         self.counts.append(self.model.num_timesteps)
         self.times += [info["t"] for info in self.locals["infos"]]
+        self.n_dones += int(self.locals["dones"].sum())
         return len(self.counts) != self.stop_after
 
 
@@ -153,10 +156,23 @@ def test_learn_counts_n_timesteps_a_call(make):
 def test_discarded_steps_are_shown_too():
     """first_finished, H = 4, speeds 1 and 3: w0 arrives at 4 and completes M = 1; w1 has made one step: 5 steps a round."""
     env = simulated([NeverEndingEnv] * 2, [1.0, 3.0])
-    make = RennalaNIGT("MlpPolicy", env, n_trajectories=1, n_steps=4, schedule="first_finished", seed=0, device="cpu")
-    reports = run_rounds(make, 6)
+    model = RennalaNIGT("MlpPolicy", env, n_trajectories=1, n_steps=4, schedule="first_finished", seed=0, device="cpu")
+    reports = run_rounds(model, 6)
     assert [(r.used_steps, r.discarded_steps) for r in reports] == [(4, 1)] * 6
-    assert make.num_timesteps == 30
+    assert model.num_timesteps == 30
+
+
+def test_discarded_steps_of_an_episode_do_not_end_it():
+    """
+    Time per trajectory, h = 2, 3 for 3, 7 steps, M = 3, first_finished: w0, w1, w0 at 2, 3, 4, and two steps of w1 are void.
+
+    That is 15 steps and three ends of an episode a round, 30 and six in two.
+    """
+    env = simulated([3, 7], [2.0, 3.0], per="trajectory")
+    make, callback = partial(RennalaNIGT, n_trajectories=3, n_steps=10, schedule="first_finished"), StepCounter()
+    make("MlpPolicy", env, seed=0, device="cpu").learn(30, callback)
+    assert callback.counts[-1] == 30
+    assert callback.n_dones == 6
 
 
 def test_false_stops_at_once():

@@ -97,13 +97,29 @@ def test_rennala_does_not_wait_for_a_worker_1000_times_slower(schedule):
         assert [d[0] for d in discarded(report)] == ([0, 2] if schedule == "first_finished" else [])
 
 
-@both_schedules
-def test_no_step_is_executed_that_the_clock_does_not_know(schedule):
-    """As above: an environment executes what the report counts. Worker 2 would end its first step at 1000."""
-    env = simulated([2, 2, 2], [1, 1, 1000])
-    _, reports = train(RennalaNIGT, env, 2, n_trajectories=4, schedule=schedule)
-    assert sum(r.used_steps + r.discarded_steps for r in reports) == env.steps_executed == 16
-    assert [worker_env.n_steps_executed for worker_env in env.envs] == [8, 8, 0]
+@pytest.mark.parametrize(
+    ("schedule", "step_times", "m", "executed"),
+    [
+        # As above. Worker 2 would end its first step at 1000.
+        ("first_finished", [1, 1, 1000], 4, [4, 4, 0]),
+        ("planned", [1, 1, 1000], 4, [4, 4, 0]),
+        # The round of 8 s on three speeds: worker 2 has ended one step, at 5, and not its second.
+        ("first_finished", [1, 2, 5], 5, [8, 4, 1]),
+        ("planned", [1, 2, 5], 5, [6, 4, 0]),
+    ],
+)
+def test_no_step_is_executed_that_the_clock_does_not_know(schedule, step_times, m, executed):
+    env = simulated([2, 2, 2], step_times)
+    _, reports = train(RennalaNIGT, env, 2, n_trajectories=m, schedule=schedule)
+    assert [worker_env.n_steps_executed for worker_env in env.envs] == [2 * steps for steps in executed]
+    assert sum(r.used_steps + r.discarded_steps for r in reports) == env.steps_executed == 2 * sum(executed)
+
+
+@pytest.mark.parametrize("step_time", [0.1, 0.3, 0.7, 1 / 3])
+def test_steps_are_counted_right_where_seconds_are_rounded(step_time):
+    """Two equal workers, M = 1: when the first one has made its three steps, the other one has, too."""
+    _, reports = train(RennalaNIGT, simulated([3, 3], step_time), 20, n_trajectories=1, schedule="first_finished")
+    assert [(r.used_steps, r.discarded_steps) for r in reports] == [(3, 3)] * 20
 
 
 @both_schedules

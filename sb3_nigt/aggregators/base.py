@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,6 +54,15 @@ class Aggregator(ABC):
         :param counts: accepted trajectories a worker of a complete round, shape (n,)
         :return: shape (n,)
         """
+
+    def can_do_without(self, lost: Collection[int], n_workers: int) -> bool:
+        """
+        Tell whether a round can be completed by the workers that are left.
+
+        :param lost: workers that will never deliver anything again
+        :param n_workers: n, the lost ones included
+        """
+        return not lost
 
     def tickets(self, durations: FloatArray) -> list[TicketPool]:
         """

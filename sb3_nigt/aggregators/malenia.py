@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,6 +44,12 @@ class Malenia(Aggregator):
         """See ``Aggregator.weights``."""
         per_task = self.per_task(counts)
         return np.where(counts > 0, 1.0 / (len(per_task) * np.maximum(per_task, 1)[list(self.tasks)]), 0.0)
+
+    def can_do_without(self, lost: Collection[int], n_workers: int) -> bool:
+        """Every task needs somebody, or the objective would be another one."""
+        alive = np.ones(n_workers, dtype=np.int64)
+        alive[list(lost)] = 0
+        return bool(self.per_task(alive).all())
 
     def tickets(self, durations: FloatArray) -> list[TicketPool]:
         """Workers of one task are exchangeable: one pool a task, as large as the predicted round makes it."""

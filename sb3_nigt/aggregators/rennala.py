@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +29,10 @@ class Rennala(Aggregator):
     def weights(self, counts: IntArray) -> FloatArray:
         """See ``Aggregator.weights``."""
         return np.where(counts > 0, 1.0 / counts.sum(), 0.0)
+
+    def can_do_without(self, lost: Collection[int], n_workers: int) -> bool:
+        """One worker is enough."""
+        return len(lost) < n_workers
 
     def tickets(self, durations: FloatArray) -> list[TicketPool]:
         """All workers are exchangeable: one pool of M."""

@@ -69,6 +69,7 @@ def run_round(
 
     durations = workers.predicted_durations(lengths.mean)
     busy = [worker for worker in range(len(durations)) if workers.busy(worker)]
+    _check_lost(workers, aggregator, len(durations))
     _submit(workers, schedule, point, schedule.begin(aggregator, point.round, started_at, durations, busy))
     while not schedule.complete:
         result = workers.next_arrival()
@@ -84,6 +85,7 @@ def run_round(
             report_arrival = schedule.accepted
         else:
             rejected.append(arrival)
+            _check_lost(workers, aggregator, len(durations))
             _stop_if_hopeless(arrival, failures)
             report_arrival = schedule.rejected
         starts = report_arrival(arrival.worker, clock.now(), workers.predicted_durations(lengths.mean))
@@ -116,8 +118,20 @@ def run_round(
 
 
 def _submit(workers: TrajectoryWorkers, schedule: Schedule, point: SamplingPoint, starts: list[Start]) -> None:
-    for start in starts:
+    lost = workers.lost()
+    for start in (start for start in starts if start.worker not in lost):
         workers.submit(Job(start.worker, start.key, point, upload=schedule.uploads, committed=not schedule.cancels))
+
+
+def _check_lost(workers: TrajectoryWorkers, aggregator: Aggregator, n_workers: int) -> None:
+    lost = workers.lost()
+    if not aggregator.can_do_without(lost, n_workers):
+        worker = max(lost)
+        task_id = getattr(workers, "task_ids", range(n_workers))[worker]
+        name = type(aggregator).__name__
+        raise WorkerError(
+            f"it is lost after too many restarts, and {name} cannot complete a round without it", worker, task_id
+        )
 
 
 def _stop_if_hopeless(rejected: Arrival, failures: Counter[int]) -> None:
@@ -125,7 +139,7 @@ def _stop_if_hopeless(rejected: Arrival, failures: Counter[int]) -> None:
     failures[rejected.worker] += 1
     if failures[rejected.worker] >= MAX_REJECTED_IN_A_ROW:
         raise WorkerError(
-            f"{failures[rejected.worker]} trajectories in a row ended with a non-finite {rejected.rejected}, the last one "
+            f"{failures[rejected.worker]} trajectories in a row were rejected ({rejected.rejected}), the last one "
             f"after {rejected.n_steps} steps. Check the environment with stable_baselines3.common.env_checker.check_env.",
             rejected.worker,
             rejected.task_id,

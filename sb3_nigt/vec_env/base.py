@@ -94,6 +94,10 @@ class TrajectoryWorkers(ABC):
     def forget(self) -> None:
         """Drop the steps of all trajectories that have arrived."""
 
+    def lost(self) -> frozenset[int]:
+        """Workers that will never deliver anything again."""
+        return frozenset()
+
     @abstractmethod
     def predicted_durations(self, n_steps: float) -> npt.NDArray[np.float64]:
         """

@@ -27,7 +27,7 @@ from sb3_nigt.trajectory import Trajectory, map_observation
 from sb3_nigt.validation import check_integer, check_interval
 from sb3_nigt.vec_env import worker as protocol
 from sb3_nigt.vec_env.base import RolloutSpec, WorkerVecEnv, check_same_spaces, checked_task_ids
-from sb3_nigt.vec_env.process_sync import SynchronousProcesses
+from sb3_nigt.vec_env.process_sync import START_SECONDS, SynchronousProcesses
 from sb3_nigt.vec_env.remote import RemoteWorker
 from sb3_nigt.vec_env.shared import CONTROL, SharedArrays, rollout_fields
 
@@ -391,6 +391,8 @@ class ProcessVecEnv(SynchronousProcesses, WorkerVecEnv):
             slot.slowest = max(slot.slowest, now - slot.progress_at)
             self._note_progress(slot)
         silent, allowed = now - slot.progress_at, max(self.timeout, SLOW_FACTOR * slot.slowest)
+        if slot.state in ("starting", "preparing"):
+            allowed = max(allowed, START_SECONDS)
         if silent > allowed:
             slot.remote.kill(dump_stack=True)
             self._fail(slot, f"no sign of life for {silent:.1f} s (timeout={self.timeout:g}); its stack is on stderr")
@@ -403,13 +405,12 @@ class ProcessVecEnv(SynchronousProcesses, WorkerVecEnv):
         slot.failures_in_a_row += 1
         slot.held.clear()
         slot.point = None
-        if not self._ever_arrived and all(other.restarts for other in self._slots):
-            raise WorkerError(
-                f"every worker has failed before the first trajectory; this one: {reason}", index, self.task_ids[index]
-            )
         lost = slot.restarts > self.max_restarts
         slot.state = "lost" if lost else "waiting"
         slot.restart_at = time.monotonic() + min(LONGEST_BACKOFF, FIRST_BACKOFF * 2 ** (slot.failures_in_a_row - 1))
+        if not self._ever_arrived and all(other.restarts for other in self._slots):
+            message = f"every worker has failed before the first trajectory, this one: {reason}"
+            raise WorkerError(message, index, self.task_ids[index])
         what_next = f"It is lost (max_restarts={self.max_restarts})." if lost else "It is restarted."
         warnings.warn(f"Worker {index} (task {self.task_ids[index]!r}) failed: {reason}. {what_next}", stacklevel=2)
         if slot.job is not None:
@@ -428,9 +429,9 @@ class ProcessVecEnv(SynchronousProcesses, WorkerVecEnv):
         arrival = Arrival(job.worker, self.task_ids[job.worker], job.key, 0, 0.0, now, now, now, rejected=reason)
         self._arrived.append((arrival, empty))
 
-    def alive(self) -> npt.NDArray[np.bool_]:
-        """Which workers are not lost."""
-        return np.array([slot.state != "lost" for slot in self._slots])
+    def lost(self) -> frozenset[int]:
+        """See ``TrajectoryWorkers``."""
+        return frozenset(index for index, slot in enumerate(self._slots) if slot.state == "lost")
 
 
 def _end(slots: list[_Slot], control: SharedArrays) -> None:

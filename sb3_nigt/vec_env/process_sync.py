@@ -20,6 +20,7 @@ from sb3_nigt.vec_env.remote import RemoteWorker, raise_remote
 if TYPE_CHECKING:
     from sb3_nigt.vec_env.process import _Slot
 
+START_SECONDS = 120.0  # granted for imports and for making the environment, which give no sign of life
 CLOSE_SECONDS = 1.0  # that idle workers get to close their environments
 
 
@@ -34,7 +35,7 @@ class SynchronousProcesses(VecEnv):
 
     def _wait_for_start(self) -> list[tuple[Any, ...]]:
         """Return what each worker says of its environment; raise what making it has raised."""
-        answers = self._answers(list(range(len(self._slots))))
+        answers = self._answers(list(range(len(self._slots))), max(self.timeout, START_SECONDS))
         for slot in self._slots:
             slot.state = "idle"
         return answers
@@ -82,16 +83,17 @@ class SynchronousProcesses(VecEnv):
             self._slots[worker].remote.send_command(name, *args)
         return self._answers(list(workers))
 
-    def _answers(self, workers: list[int]) -> list[Any]:
+    def _answers(self, workers: list[int], timeout: float | None = None) -> list[Any]:
         """Wait for one answer of each worker; take all in before raising the first error, so that no answer is left over."""
-        answers = [self._answer(self._slots[worker].remote, worker) for worker in workers]
+        timeout = self.timeout if timeout is None else timeout
+        answers = [self._answer(self._slots[worker].remote, worker, timeout) for worker in workers]
         for worker, (kind, content) in zip(workers, answers, strict=True):
             if kind == protocol.ERROR:
                 raise_remote(content, worker)
         return [content for _, content in answers]
 
-    def _answer(self, remote: RemoteWorker, worker: int) -> tuple[bytes, Any]:
-        until = time.monotonic() + self.timeout
+    def _answer(self, remote: RemoteWorker, worker: int, timeout: float) -> tuple[bytes, Any]:
+        until = time.monotonic() + timeout
         task_id = self.task_ids[worker]  # type: ignore[attr-defined]
         while True:
             left = until - time.monotonic()
@@ -107,7 +109,7 @@ class SynchronousProcesses(VecEnv):
             if left <= 0:
                 remote.kill(dump_stack=True)
                 self._slots[worker].state = "lost"
-                raise WorkerError(f"no answer within timeout={self.timeout:g} s; its stack is on stderr", worker, task_id)
+                raise WorkerError(f"no answer within {timeout:g} s; its stack is on stderr", worker, task_id)
 
     # Stable-Baselines3's API
 
