@@ -58,6 +58,23 @@ def near_ties(tau, until):
     return any(b - a < 1e-6 * b for a, b in pairwise(times))
 
 
+@pytest.mark.parametrize(
+    ("algorithm", "tau", "time"),
+    [
+        # M = 20; where the numbers come from is in test_aggregators.py
+        (RennalaNIGT, np.sqrt(np.arange(1, 11)), 5.0),
+        (MaleniaNIGT, np.sqrt(np.arange(1, 11)), 6.0),
+        (SyncNIGT, np.sqrt(np.arange(1, 11)), 2 * np.sqrt(10)),
+        (RennalaNIGT, np.arange(1, 101), 8.0),
+        (MaleniaNIGT, np.arange(1, 101), 100.0),
+        (SyncNIGT, np.arange(1, 101), 100.0),
+    ],
+)
+def test_round_times_of_the_closed_forms(algorithm, tau, time):
+    (report,) = train(algorithm, tau, 1, n_trajectories=20)
+    assert report.finished_at == pytest.approx(time, rel=EXACT)
+
+
 @both_schedules
 @quick
 @given(speeds, st.integers(1, 25))

@@ -175,6 +175,34 @@ def test_discarded_steps_of_an_episode_do_not_end_it():
     assert callback.n_dones == 6
 
 
+@pytest.mark.parametrize(
+    ("schedule", "step_times", "m", "executed"),
+    [
+        # Two steps an episode; the first four episodes are done at 4. Worker 2 would end its first step at 1000.
+        ("first_finished", [1, 1, 1000], 4, [4, 4, 0]),
+        ("planned", [1, 1, 1000], 4, [4, 4, 0]),
+        # Ends of episodes: 2, 4, 6 and 8 (w0), 4 and 8 (w1); the fifth is that of w1 at 8, since it started earlier. By then
+        # w0 has made two steps in vain and w2 one, until 5, where nothing is planned.
+        ("first_finished", [1, 2, 5], 5, [8, 4, 1]),
+        ("planned", [1, 2, 5], 5, [6, 4, 0]),
+    ],
+)
+def test_no_step_is_executed_that_the_clock_does_not_know(schedule, step_times, m, executed):
+    env = simulated([2, 2, 2], step_times)
+    model = RennalaNIGT("MlpPolicy", env, n_trajectories=m, n_steps=10, schedule=schedule, seed=0, device="cpu")
+    reports = run_rounds(model, 2)
+    assert [worker_env.n_steps_executed for worker_env in env.envs] == [2 * steps for steps in executed]
+    assert sum(r.used_steps + r.discarded_steps for r in reports) == env.steps_executed == 2 * sum(executed)
+
+
+@pytest.mark.parametrize("step_time", [0.1, 0.3, 0.7, 1 / 3])
+def test_steps_are_counted_right_where_seconds_are_rounded(step_time):
+    """Two equal workers, M = 1: when the first one has made its three steps, the other one has, too."""
+    env = simulated([3, 3], step_time)
+    model = RennalaNIGT("MlpPolicy", env, n_trajectories=1, n_steps=10, schedule="first_finished", seed=0, device="cpu")
+    assert [(r.used_steps, r.discarded_steps) for r in run_rounds(model, 20)] == [(3, 3)] * 20
+
+
 def test_false_stops_at_once():
     env = simulated([NeverEndingEnv] * 2)
     model, callback = RennalaNIGT("MlpPolicy", env, n_steps=10, seed=0, device="cpu"), StepCounter(stop_after=3)

@@ -97,31 +97,6 @@ def test_rennala_does_not_wait_for_a_worker_1000_times_slower(schedule):
         assert [d[0] for d in discarded(report)] == ([0, 2] if schedule == "first_finished" else [])
 
 
-@pytest.mark.parametrize(
-    ("schedule", "step_times", "m", "executed"),
-    [
-        # As above. Worker 2 would end its first step at 1000.
-        ("first_finished", [1, 1, 1000], 4, [4, 4, 0]),
-        ("planned", [1, 1, 1000], 4, [4, 4, 0]),
-        # The round of 8 s on three speeds: worker 2 has ended one step, at 5, and not its second.
-        ("first_finished", [1, 2, 5], 5, [8, 4, 1]),
-        ("planned", [1, 2, 5], 5, [6, 4, 0]),
-    ],
-)
-def test_no_step_is_executed_that_the_clock_does_not_know(schedule, step_times, m, executed):
-    env = simulated([2, 2, 2], step_times)
-    _, reports = train(RennalaNIGT, env, 2, n_trajectories=m, schedule=schedule)
-    assert [worker_env.n_steps_executed for worker_env in env.envs] == [2 * steps for steps in executed]
-    assert sum(r.used_steps + r.discarded_steps for r in reports) == env.steps_executed == 2 * sum(executed)
-
-
-@pytest.mark.parametrize("step_time", [0.1, 0.3, 0.7, 1 / 3])
-def test_steps_are_counted_right_where_seconds_are_rounded(step_time):
-    """Two equal workers, M = 1: when the first one has made its three steps, the other one has, too."""
-    _, reports = train(RennalaNIGT, simulated([3, 3], step_time), 20, n_trajectories=1, schedule="first_finished")
-    assert [(r.used_steps, r.discarded_steps) for r in reports] == [(3, 3)] * 20
-
-
 @both_schedules
 def test_rennala_with_workers_whose_trajectories_differ_in_length(schedule):
     """
@@ -371,20 +346,3 @@ def test_one_worker_is_sequential():
     """H = 3 and no end: M = 2 trajectories one after the other."""
     _, reports = train(RennalaNIGT, simulated([NeverEndingEnv], 2.0), 2, 3, n_trajectories=2)
     assert [ends(r) for r in reports] == [[6, 12], [18, 24]]
-
-
-@pytest.mark.parametrize(
-    ("algorithm", "tau", "time"),
-    [
-        # the values of the closed forms with M = 20, derived in test_aggregators.py
-        (RennalaNIGT, np.sqrt(np.arange(1, 11)), 5.0),
-        (MaleniaNIGT, np.sqrt(np.arange(1, 11)), 6.0),
-        (SyncNIGT, np.sqrt(np.arange(1, 11)), 2 * np.sqrt(10)),
-        (RennalaNIGT, np.arange(1, 101), 8.0),
-        (MaleniaNIGT, np.arange(1, 101), 100.0),
-        (SyncNIGT, np.arange(1, 101), 100.0),
-    ],
-)
-def test_round_times_of_the_closed_forms(algorithm, tau, time):
-    _, (report,) = train(algorithm, simulated([1] * len(tau), tau, per="trajectory"), 1, n_trajectories=20)
-    assert report.finished_at == pytest.approx(time, rel=1e-12)

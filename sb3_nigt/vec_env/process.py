@@ -106,7 +106,7 @@ class ProcessVecEnv(SynchronousProcesses, WorkerVecEnv):
             start_method or ("forkserver" if "forkserver" in mp.get_all_start_methods() else "spawn")
         )
         if self._context.get_start_method() == "forkserver":
-            self._context.set_forkserver_preload(["sb3_nigt.vec_env.worker"])
+            self._context.set_forkserver_preload(["sb3_nigt.vec_env.preload"])
         self._env_fns = [cloudpickle.dumps(env_fn) for env_fn in env_fns]
         self._control = SharedArrays(CONTROL, len(env_fns))
         self._block: SharedArrays | None = None
