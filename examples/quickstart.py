@@ -1,7 +1,8 @@
 """
 Ten workers of different speed, five ways to train on them, one clock.
 
-Worker i needs √i simulated seconds for a step. RennalaNIGT runs with both of its schedules, beside SyncNIGT, AFedPG and PPO.
+Worker i needs √i simulated seconds for a step. Each method gets the same real time, a share of --seconds; the picture compares
+them at equal simulated time. RennalaNIGT runs with both of its schedules, beside SyncNIGT, AFedPG and PPO.
 Prints a table and writes a picture. Try also:
 
     python examples/quickstart.py --env Hopper-v5
@@ -130,7 +131,12 @@ def main() -> None:
     """Train, print, draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--env", default="Humanoid-v5")
-    parser.add_argument("--seconds", type=float, default=120.0, help="real seconds for everything")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=120.0,
+        help="real seconds of training and evaluation; starting the processes comes on top",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", default="quickstart.png")
     args = parser.parse_args()

@@ -177,8 +177,8 @@ def rules_and_durations(draw):
     n_tasks = draw(st.integers(1, n_workers))
     tasks = draw(st.permutations([worker % n_tasks for worker in range(n_workers)]))
     rule = draw(st.sampled_from([Rennala(m), Synchronous(m), Malenia(m, tuple(tasks))]))
-    # small integers make many ties, quarters of a power of ten many scales
-    duration = st.integers(1, 12).map(float) | st.integers(1, 400).map(lambda k: k / 4) | st.floats(0.5, 50.0)
+    # small integers make many ties; multiples of 1/64 are exact, so that their multiples are equal or well apart
+    duration = st.integers(1, 12).map(float) | st.integers(32, 3200).map(lambda k: k / 64)
     return rule, draw(st.lists(duration, min_size=n_workers, max_size=n_workers))
 
 

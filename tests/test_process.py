@@ -16,9 +16,10 @@ from conformance import WorkerVecEnvTests
 from envs import DictEnv, FixedLengthEnv, LengthFromSeedEnv, PointEnv, job, prepared, run
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_nigt import MaleniaNIGT, ProcessVecEnv, RennalaNIGT, SimulatedVecEnv, WorkerError
+from sb3_nigt import AFedPG, MaleniaNIGT, ProcessVecEnv, RennalaNIGT, SimulatedVecEnv, WorkerError
 
 FAILED = "ignore:Worker .* failed:UserWarning"
 
@@ -246,6 +247,80 @@ class SlowEnv(PointEnv):
     def step(self, action):
         time.sleep(self.seconds)
         return super().step(action)
+
+
+def test_every_arrival_is_delivered_before_its_worker_goes_on(make):
+    """Several arrivals may come in at once; AFedPG gives a worker its next job when its gradient is in, not before."""
+    model = AFedPG("MlpPolicy", make(*[LengthFromSeedEnv] * 4), seed=0)
+    train_rounds(model, 60)
+    assert sum(report_counts(model)) == 1
+    assert np.isfinite(parameters_of(model)).all()
+
+
+def report_counts(model):
+    return model.last_round.counts.tolist()
+
+
+@pytest.mark.parametrize("schedule", ["planned", "first_finished"])
+def test_the_environment_may_be_asked_during_a_round(make, schedule):
+    class Ask(BaseCallback):
+        def _on_step(self):
+            assert self.training_env.get_attr("longest") == [6, 6, 6]
+            assert self.training_env.env_is_wrapped(Monitor) == [False] * 3
+            return True
+
+    model = RennalaNIGT("MlpPolicy", make(*[LengthFromSeedEnv] * 3), n_trajectories=6, schedule=schedule, seed=0)
+    model.learn(100, callback=Ask())
+    assert model.num_timesteps >= 100
+
+
+def test_every_executed_step_is_shown(make):
+    env = make(*[LengthFromSeedEnv] * 3)
+    model = RennalaNIGT("MlpPolicy", env, n_trajectories=6, schedule="first_finished", seed=0)
+    train_rounds(model, 15)
+    env.reset()  # cancelled workers have said by now what they did; it would be shown in the next round
+    late = env.steps_executed - model.num_timesteps
+    assert 0 <= late < 3 + 3 * 6
+
+
+def test_another_model_on_the_same_workers(make):
+    """The statistics of a model with VecNormalize do not stay with the workers."""
+    env = make(*[LengthFromSeedEnv] * 2)
+    kwargs = {"n_trajectories": 4, "seed": 1, "learning_rate": 0.1}
+    RennalaNIGT("MlpPolicy", VecNormalize(env), **kwargs).learn(100)
+    after = RennalaNIGT("MlpPolicy", env, **kwargs)
+    fresh = RennalaNIGT("MlpPolicy", SimulatedVecEnv([LengthFromSeedEnv] * 2), **kwargs)
+    for model in (after, fresh):
+        model.learn(1)
+    returns = [sorted(arrival.episode_return for arrival in model.last_round.arrivals) for model in (after, fresh)]
+    assert returns[0] == returns[1]
+
+
+def test_interrupted_command(make):
+    """The answers that nobody took are not taken for those of the next command."""
+    env = make(*[LengthFromSeedEnv] * 2)
+    env.reset()
+    for slot in env._slots:  # what a KeyboardInterrupt between sending and receiving leaves
+        slot.remote.send_command("step", np.zeros(1, dtype=np.float32))
+    assert env.get_attr("longest") == [6, 6]
+    assert env.reset().shape == (2, 2)
+
+
+@pytest.mark.filterwarnings(FAILED)
+def test_killed_between_two_calls(make):
+    env = make(*[LengthFromSeedEnv] * 2)
+    model = RennalaNIGT("MlpPolicy", env, n_trajectories=4, seed=0).learn(50)
+    os.kill(env._slots[1].remote.process.pid, signal.SIGKILL)
+    env._slots[1].remote.process.join(10)
+    model.learn(50)
+    assert env._slots[1].restarts == 1
+
+
+def test_closed_environment(make):
+    env = make(LengthFromSeedEnv)
+    env.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        env.reset()
 
 
 def test_workers_end_with_their_parent(tmp_path):

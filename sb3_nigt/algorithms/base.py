@@ -38,6 +38,7 @@ from sb3_nigt.vec_env.wrappers import WrapperStack
 
 SelfAsyncPolicyGradient = TypeVar("SelfAsyncPolicyGradient", bound="AsyncPolicyGradient")
 
+OBSERVATION_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary, spaces.Dict)
 SCHEDULES: dict[str, type[Schedule]] = {"planned": Planned, "first_finished": FirstFinished}
 
 
@@ -201,6 +202,11 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
 
     def _check_env(self, env: VecEnv) -> None:
         """Refuse what cannot work before any job starts, and say when the objective depends on the speeds."""
+        if not isinstance(self.observation_space, OBSERVATION_SPACES):
+            raise ValueError(
+                f"env: the observation space {self.observation_space} is not supported: give one of "
+                f"{', '.join(space.__name__ for space in OBSERVATION_SPACES)}."
+            )
         for kind, space in (("action", self.action_space), ("observation", self.observation_space)):
             if not _starts_at_zero(space):
                 raise ValueError(

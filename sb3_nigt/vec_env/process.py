@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import multiprocessing as mp
 import time
 import warnings
 import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import wait
 from typing import Any
 
@@ -22,7 +23,7 @@ from sb3_nigt.errors import WorkerError
 from sb3_nigt.messages import Arrival, Job, SamplingPoint, TrajectoryKey
 from sb3_nigt.replica import PolicyReplica
 from sb3_nigt.timing.clock import WallClock
-from sb3_nigt.timing.time_models import TimeModel, TimePer
+from sb3_nigt.timing.time_models import FixedTimes, TimeModel, TimePer
 from sb3_nigt.trajectory import Trajectory, map_observation
 from sb3_nigt.validation import check_integer, check_interval
 from sb3_nigt.vec_env import worker as protocol
@@ -35,6 +36,7 @@ SPEED_SMOOTHING = 0.1  # weight of a new trajectory in a worker's seconds per st
 CANCEL_SECONDS = 0.005  # how long a round's end waits for cancelled workers to say what they did
 POLL_SECONDS = 0.25  # how often hung workers and due restarts are looked for
 FIRST_BACKOFF, LONGEST_BACKOFF = 0.1, 10.0  # seconds before a restart, doubled while a worker keeps failing
+ACTIVE = ("starting", "preparing", "busy", "cancelling", "gradient")  # states in which something is waited for
 RETRIES = 2  # of a trajectory whose worker dies; then it counts as rejected, since its content may be what kills
 SLOW_FACTOR = 10.0  # a worker may be silent for so many of its own slowest steps
 
@@ -44,7 +46,7 @@ class _Slot:
     """What the parent knows of one worker, across restarts of its process."""
 
     remote: RemoteWorker
-    state: str = "starting"  # starting, preparing, idle, busy, cancelling, waiting (for its restart), lost
+    state: str = "starting"  # starting, preparing, idle, busy, cancelling, gradient, waiting (for its restart), lost
     job: Job | None = None  # wanted, and running or to be run as soon as possible
     job_number: int = 0  # of the job that the process runs
     point: SamplingPoint | None = None  # that the process holds
@@ -57,6 +59,7 @@ class _Slot:
     progress_at: float = 0.0
     slowest: float = 0.0  # seconds between two signs of life
     seconds_per_step: float | None = None
+    transforms: tuple[Any, Any] = (None, None)  # that the process has
 
 
 class ProcessVecEnv(SynchronousProcesses, WorkerVecEnv):
@@ -75,7 +78,7 @@ class ProcessVecEnv(SynchronousProcesses, WorkerVecEnv):
     :param timeout: seconds without any sign of life (a step, a reset) after which a worker counts as hung; workers whose
         steps are slow get more
     :param max_restarts: restarts of one worker before it counts as lost
-    :param time_model: unused speeds are guessed from it until they are measured
+    :param time_model: ratios of the speeds until they are measured
     :raises ValueError: if lengths differ from the number of workers, or spaces differ between workers
     """
 
@@ -91,6 +94,11 @@ class ProcessVecEnv(SynchronousProcesses, WorkerVecEnv):
         time_model: TimeModel | None = None,
     ) -> None:
         env_fns = list(env_fns)
+        if getattr(mp.current_process(), "_inheriting", False):
+            raise RuntimeError(
+                "ProcessVecEnv was made while a worker imports your script: put the code of the script that makes it behind "
+                'the line: if __name__ == "__main__":'
+            )
         if not env_fns:
             raise ValueError("env_fns=[] is not allowed: give one function for each worker, at least one.")
         if start_method not in (None, "forkserver", "spawn"):
@@ -99,8 +107,11 @@ class ProcessVecEnv(SynchronousProcesses, WorkerVecEnv):
         self.max_restarts = check_integer("max_restarts", max_restarts, 0)
         self.task_ids = checked_task_ids(task_ids, len(env_fns))
         self.tasks_differ = task_ids is not None and len(set(task_ids)) > 1
-        if time_model is not None:
-            time_model.bind(len(env_fns))
+        if time_model is not None and not isinstance(time_model, TimeModel):
+            raise ValueError(f"time_model={time_model!r} is not allowed: give a TimeModel, for example FixedTimes().")
+        guess = FixedTimes() if time_model is None else copy.copy(time_model)
+        guess.bind(len(env_fns))
+        self._guessed_times = guess.step_times(0.0)
         self.clock = WallClock()
         self._context = mp.get_context(
             start_method or ("forkserver" if "forkserver" in mp.get_all_start_methods() else "spawn")
@@ -110,6 +121,7 @@ class ProcessVecEnv(SynchronousProcesses, WorkerVecEnv):
         self._env_fns = [cloudpickle.dumps(env_fn) for env_fn in env_fns]
         self._control = SharedArrays(CONTROL, len(env_fns))
         self._block: SharedArrays | None = None
+        self._undelivered: set[int] = set()  # workers whose arrival nobody has taken yet
         self._arrived: deque[tuple[Arrival, Trajectory]] = deque()
         self._discarded: list[tuple[Job, float, Trajectory]] = []
         self._kept: dict[tuple[int, TrajectoryKey], Trajectory] = {}
@@ -117,10 +129,12 @@ class ProcessVecEnv(SynchronousProcesses, WorkerVecEnv):
         self._job_failures: Counter[TrajectoryKey] = Counter()
         self._ever_arrived = False
         self.closed = False
-        self._slots = [_Slot(self._start(index)) for index in range(len(env_fns))]
+        self._slots: list[_Slot] = []
+        self._blocks = [self._control]
         # also when __init__ raises, and at the interpreter's exit
-        self._finalizer = weakref.finalize(self, _end, self._slots, self._control)
+        self._finalizer = weakref.finalize(self, _end, self._slots, self._blocks)
         try:
+            self._slots.extend(_Slot(self._start(index)) for index in range(len(env_fns)))
             described = self._wait_for_start()
             check_same_spaces([(observation_space, action_space) for observation_space, action_space, *_ in described])
         except BaseException:
@@ -152,10 +166,11 @@ class ProcessVecEnv(SynchronousProcesses, WorkerVecEnv):
         return "step"
 
     def predicted_durations(self, n_steps: float) -> npt.NDArray[np.float64]:
-        """See ``TrajectoryWorkers``; who was never measured counts as quick, and so will be, who is lost takes for ever."""
+        """See ``TrajectoryWorkers``; who was not measured yet is guessed, who is lost takes for ever."""
         times = self.step_times
-        known = times[np.isfinite(times)]
-        times = np.where(np.isfinite(times), times, known.min() if len(known) else 1.0)
+        known = np.isfinite(times)
+        guess = self._guessed_times * (np.median(times[known] / self._guessed_times[known]) if known.any() else 1.0)
+        times = np.where(known, times, guess)
         return np.where([slot.state == "lost" for slot in self._slots], np.inf, times * n_steps)
 
     def aggregate_messages(self, workers: Sequence[int]) -> None:
@@ -167,36 +182,39 @@ class ProcessVecEnv(SynchronousProcesses, WorkerVecEnv):
         """See ``TrajectoryWorkers``."""
         self._settle()
         self.rollout_spec = spec
-        self._replica = PolicyReplica(spec.policy, spec.gamma)
+        self._worker_spec = replace(spec, policy=replace(spec.policy, device=th.device("cpu")))
+        self._replica = PolicyReplica(self._worker_spec.policy, spec.gamma)
         n_parameters = sum(p.numel() for p in self._replica.policy.parameters())
         n_state = n_parameters + sum(b.numel() for b in self._replica.policy.buffers() if b.is_floating_point())
         fields = rollout_fields(self.observation_space, self._replica.head, spec.n_steps, n_state, n_parameters)
         old, self._block = self._block, SharedArrays(fields, len(self._slots))
-        self._block_finalizer = weakref.finalize(self, self._block.close)
+        self._blocks.append(self._block)
         self._kept.clear()
+        self._job_failures.clear()
         for index, slot in enumerate(self._slots):
             if slot.state == "idle":
                 self._prepare_worker(index)
         self._settle()
         if old is not None:
+            self._blocks.remove(old)
             old.close()
 
     def _prepare_worker(self, index: int) -> None:
         slot = self._slots[index]
         assert self._block is not None
-        slot.state, slot.point = "preparing", None
+        slot.state, slot.point, slot.transforms = "preparing", None, (None, None)
         slot.held.clear()
         self._note_progress(slot)
-        slot.remote.send_command("prepare", index, self.rollout_spec, self._block.layout)
+        slot.remote.send_command("prepare", index, self._worker_spec, self._block.layout)
 
     def busy(self, worker: int) -> bool:
         """See ``TrajectoryWorkers``."""
-        return self._slots[worker].job is not None
+        return self._slots[worker].job is not None or worker in self._undelivered
 
     def submit(self, job: Job) -> None:
         """See ``TrajectoryWorkers``; a worker that is still stopping or restarting begins as soon as it can."""
         slot = self._slots[job.worker]
-        assert slot.job is None, f"worker {job.worker} is busy"
+        assert not self.busy(job.worker), f"worker {job.worker} is busy"
         slot.job = job
         self._needs_reset = True
         self._send_job(slot)
@@ -209,10 +227,12 @@ class ProcessVecEnv(SynchronousProcesses, WorkerVecEnv):
         if slot.point is not job.point:
             self._block.of(index)["parameters"][:] = job.point.parameters
             transforms = (job.point.transform_obs, job.point.transform_rewards)
-            if transforms != (None, None):
+            if any(new is not old for new, old in zip(transforms, slot.transforms, strict=True)):
+                slot.transforms = transforms
                 slot.remote.send(protocol.TRANSFORMS + cloudpickle.dumps(transforms))
             slot.point = job.point
             slot.point_number += 1
+            slot.held.clear()
         slot.job_number += 1
         slot.state = "busy"
         self._note_progress(slot)
@@ -221,8 +241,13 @@ class ProcessVecEnv(SynchronousProcesses, WorkerVecEnv):
     def next_arrival(self) -> tuple[Arrival, Trajectory]:
         """See ``TrajectoryWorkers``."""
         while not self._arrived:
+            if all(slot.job is None for slot in self._slots):
+                raise RuntimeError("There is nothing to wait for: no worker has a job.")
             self._pump(POLL_SECONDS)
-        return self._arrived.popleft()
+        arrival, trajectory = self._arrived.popleft()
+        self._undelivered.discard(arrival.worker)
+        self._kept[arrival.worker, arrival.key] = trajectory
+        return arrival, trajectory
 
     def cancel(self) -> list[tuple[Job, float, Trajectory]]:
         """
@@ -235,7 +260,10 @@ class ProcessVecEnv(SynchronousProcesses, WorkerVecEnv):
             if slot.state == "busy":
                 slot.state = "cancelling"
                 slot.remote.cancel(slot.job_number)
+        for arrival, trajectory in self._arrived:
+            self._discarded.append((Job(arrival.worker, arrival.key, trajectory.point), arrival.started_at, trajectory))
         self._arrived.clear()
+        self._undelivered.clear()
         until = time.monotonic() + CANCEL_SECONDS
         while any(slot.state == "cancelling" for slot in self._slots) and (left := until - time.monotonic()) > 0:
             self._pump(left)
@@ -252,11 +280,11 @@ class ProcessVecEnv(SynchronousProcesses, WorkerVecEnv):
         asked = [w for w, wanted in keys.items() if self._slots[w].state == "idle" and self._slots[w].held.issuperset(wanted)]
         for worker in asked:
             self._note_progress(self._slots[worker])
-            self._slots[worker].state = "busy"
+            self._slots[worker].state = "gradient"
             self._slots[worker].held.difference_update(keys[worker])
             body = b"".join(protocol.KEY_FORMAT.pack(*key) for key in keys[worker])
             self._slots[worker].remote.send(protocol.GRADIENT + body)
-        while any(self._slots[worker].state == "busy" and worker not in self._gradients for worker in asked):
+        while any(self._slots[worker].state == "gradient" for worker in asked):
             self._pump(POLL_SECONDS)
         total = th.zeros(len(self._block.of(0)["gradient"]))
         for worker, wanted in keys.items():
@@ -272,13 +300,12 @@ class ProcessVecEnv(SynchronousProcesses, WorkerVecEnv):
     def forget(self) -> None:
         """See ``TrajectoryWorkers``."""
         self._kept.clear()
-        self._job_failures.clear()
 
     # Messages
 
     def _pump(self, seconds: float) -> None:
         """Take in what the workers say within some seconds, look for hung ones, restart those that are due."""
-        active = [slot for slot in self._slots if slot.state in ("starting", "preparing", "busy", "cancelling")]
+        active = [slot for slot in self._slots if slot.state in ACTIVE]
         ready = set(wait([w for slot in active for w in slot.remote.waitables], timeout=seconds))
         for slot in active:
             if ready.intersection(slot.remote.waitables):
@@ -346,9 +373,10 @@ class ProcessVecEnv(SynchronousProcesses, WorkerVecEnv):
             rejected=trajectory.rejected,
         )
         self._ever_arrived = True
-        self._kept[index, job.key] = trajectory
         slot.held.add(job.key)
         slot.job = None
+        self._job_failures.pop(job.key, None)
+        self._undelivered.add(index)
         self._arrived.append((arrival, trajectory))
         self._become_idle(slot)
 
@@ -385,13 +413,13 @@ class ProcessVecEnv(SynchronousProcesses, WorkerVecEnv):
         slot.steps_seen, slot.progress_at = slot.remote.steps, time.monotonic()
 
     def _check_progress(self, slot: _Slot, now: float) -> None:
-        if slot.state not in ("starting", "preparing", "busy", "cancelling"):
+        if slot.state not in ACTIVE:
             return
         if slot.remote.steps != slot.steps_seen:
             slot.slowest = max(slot.slowest, now - slot.progress_at)
             self._note_progress(slot)
         silent, allowed = now - slot.progress_at, max(self.timeout, SLOW_FACTOR * slot.slowest)
-        if slot.state in ("starting", "preparing"):
+        if slot.state in ("starting", "preparing", "gradient"):
             allowed = max(allowed, START_SECONDS)
         if silent > allowed:
             slot.remote.kill(dump_stack=True)
@@ -408,7 +436,7 @@ class ProcessVecEnv(SynchronousProcesses, WorkerVecEnv):
         lost = slot.restarts > self.max_restarts
         slot.state = "lost" if lost else "waiting"
         slot.restart_at = time.monotonic() + min(LONGEST_BACKOFF, FIRST_BACKOFF * 2 ** (slot.failures_in_a_row - 1))
-        if not self._ever_arrived and all(other.restarts for other in self._slots):
+        if slot.job is not None and not self._ever_arrived and all(other.restarts for other in self._slots):
             message = f"every worker has failed before the first trajectory, this one: {reason}"
             raise WorkerError(message, index, self.task_ids[index])
         what_next = f"It is lost (max_restarts={self.max_restarts})." if lost else "It is restarted."
@@ -427,6 +455,8 @@ class ProcessVecEnv(SynchronousProcesses, WorkerVecEnv):
             slot.remote.index, job.key, job.point, protocol.RemoteArrival(0, 0, 0, 0, 0, 0, now, now, *[np.nan] * 4)
         )
         arrival = Arrival(job.worker, self.task_ids[job.worker], job.key, 0, 0.0, now, now, now, rejected=reason)
+        self._job_failures.pop(job.key, None)
+        self._undelivered.add(job.worker)
         self._arrived.append((arrival, empty))
 
     def lost(self) -> frozenset[int]:
@@ -434,8 +464,12 @@ class ProcessVecEnv(SynchronousProcesses, WorkerVecEnv):
         return frozenset(index for index, slot in enumerate(self._slots) if slot.state == "lost")
 
 
-def _end(slots: list[_Slot], control: SharedArrays) -> None:
-    """Kill what is left of the processes; for the garbage collector and the interpreter's exit."""
+def _end(slots: list[_Slot], blocks: list[SharedArrays]) -> None:
+    """Kill what is left of the processes; for ``close``, the garbage collector and the interpreter's exit."""
+    for slot in slots:
+        slot.remote.process.kill()
     for slot in slots:
         slot.remote.kill()
-    control.close()
+    for block in blocks:
+        block.close()
+    blocks.clear()

@@ -45,8 +45,13 @@ class SynchronousProcesses(VecEnv):
         self._actions: npt.NDArray[Any] | None = None
 
     def _settle(self) -> None:
-        """Void all jobs and wait until every worker is free for commands."""
+        """Void all jobs and wait until every worker is free for commands, also those that have died meanwhile."""
+        if self.closed:
+            raise RuntimeError("The environment is closed.")
         self.cancel()  # type: ignore[attr-defined]
+        for slot in self._slots:
+            if slot.state == "idle" and not slot.remote.process.is_alive():
+                self._fail(slot, f"its process ended with exit code {slot.remote.process.exitcode}")  # type: ignore[attr-defined]
         while any(slot.state not in ("idle", "lost") for slot in self._slots):
             self._pump(0.05)  # type: ignore[attr-defined]
         self._discarded.clear()  # type: ignore[attr-defined]
@@ -69,16 +74,32 @@ class SynchronousProcesses(VecEnv):
         for remote in free:
             remote.close(max(0.0, until - time.monotonic()))
         self._finalizer()  # type: ignore[attr-defined]
-        block = getattr(self, "_block", None)
-        if block is not None:
-            block.close()
 
     # Commands
 
-    def _call(self, name: str, per_worker: Sequence[tuple[Any, ...]], workers: Sequence[int] | None = None) -> list[Any]:
-        """Call a method of some workers with arguments of their own and return the answers in their order."""
+    def _await_idle(self, workers: Sequence[int]) -> None:
+        """Wait until some workers are free; their trajectories end first, since a round may be under way (in a callback)."""
+        if self.closed:
+            raise RuntimeError("The environment is closed.")
+        while any(self._slots[worker].state not in ("idle", "lost") for worker in workers):
+            self._pump(0.05)  # type: ignore[attr-defined]
+
+    def _call(
+        self, name: str, per_worker: Sequence[tuple[Any, ...]], workers: Sequence[int] | None = None, *, voids: bool = False
+    ) -> list[Any]:
+        """
+        Call a method of some workers with arguments of their own and return the answers in their order.
+
+        :param name: method of ``WorkerProcess``
+        :param per_worker: arguments, one tuple a worker
+        :param workers: None: all
+        :param voids: the call ends whatever is in flight, as a reset does
+        """
         workers = range(len(self._slots)) if workers is None else workers
-        self._settle()
+        if voids:
+            self._settle()
+        else:
+            self._await_idle(workers)
         for worker, args in zip(workers, per_worker, strict=True):
             self._slots[worker].remote.send_command(name, *args)
         return self._answers(list(workers))
@@ -86,7 +107,14 @@ class SynchronousProcesses(VecEnv):
     def _answers(self, workers: list[int], timeout: float | None = None) -> list[Any]:
         """Wait for one answer of each worker; take all in before raising the first error, so that no answer is left over."""
         timeout = self.timeout if timeout is None else timeout
-        answers = [self._answer(self._slots[worker].remote, worker, timeout) for worker in workers]
+        answers, errors = [], []
+        for worker in workers:
+            try:
+                answers.append(self._answer(self._slots[worker].remote, worker, timeout))
+            except WorkerError as error:
+                errors.append(error)
+        if errors:
+            raise errors[0]
         for worker, (kind, content) in zip(workers, answers, strict=True):
             if kind == protocol.ERROR:
                 raise_remote(content, worker)
@@ -102,21 +130,23 @@ class SynchronousProcesses(VecEnv):
                 message = remote.receive()
             except (EOFError, OSError):
                 remote.process.join(1.0)
-                self._slots[worker].state = "lost"
-                raise WorkerError(f"its process ended with exit code {remote.process.exitcode}", worker, task_id) from None
+                reason = f"its process ended with exit code {remote.process.exitcode}"
+                self._fail(self._slots[worker], reason)  # type: ignore[attr-defined]
+                raise WorkerError(reason, worker, task_id) from None
             if message is not None:
                 return message
             if left <= 0:
                 remote.kill(dump_stack=True)
-                self._slots[worker].state = "lost"
-                raise WorkerError(f"no answer within {timeout:g} s; its stack is on stderr", worker, task_id)
+                reason = f"no answer within {timeout:g} s; its stack is on stderr"
+                self._fail(self._slots[worker], reason)  # type: ignore[attr-defined]
+                raise WorkerError(reason, worker, task_id)
 
     # Stable-Baselines3's API
 
     def reset(self) -> VecEnvObs:
         """Reset all environments; trajectories in flight are void."""
         self._needs_reset = False
-        results = self._call("reset", list(zip(self._seeds, self._options, strict=True)))
+        results = self._call("reset", list(zip(self._seeds, self._options, strict=True)), voids=True)
         self.reset_infos = [info for _, info in results]
         self._reset_seeds()
         self._reset_options()
@@ -135,7 +165,7 @@ class SynchronousProcesses(VecEnv):
     def step_wait(self) -> VecEnvStepReturn:
         """Step all environments, waiting for the slowest."""
         assert self._actions is not None
-        results = self._call("step", [(action,) for action in self._actions])
+        results = self._call("step", [(action,) for action in self._actions], voids=True)
         observations, rewards, dones, infos, reset_infos = zip(*results, strict=True)
         for worker, reset_info in enumerate(reset_infos):
             if reset_info is not None:

@@ -31,6 +31,7 @@ class RemoteWorker:
 
     def __init__(self, context: BaseContext, index: int, env_fn: bytes, control: SharedArrays) -> None:
         self.index = index
+        self._command_number = protocol.FIRST_COMMAND
         self._counters = control.of(index)
         self.connection, child = context.Pipe()
         child_lifeline, self._lifeline = context.Pipe(duplex=False)
@@ -69,7 +70,9 @@ class RemoteWorker:
 
         :param name: the method
         """
-        self.send(protocol.COMMAND + cloudpickle.dumps((name, args, kwargs)))
+        self._command_number += 1
+        number = protocol.NUMBER_FORMAT.pack(self._command_number)
+        self.send(protocol.COMMAND + number + cloudpickle.dumps((name, args, kwargs)))
 
     def cancel(self, job_number: int) -> None:
         """
@@ -101,7 +104,12 @@ class RemoteWorker:
         kind, body = message[:1], message[1:]
         if kind == protocol.ARRIVAL:
             return kind, protocol.RemoteArrival(*protocol.ARRIVAL_FORMAT.unpack(body))
-        return kind, cloudpickle.loads(body) if body else None
+        if kind == protocol.GRADIENT:
+            return kind, None
+        (number,) = protocol.NUMBER_FORMAT.unpack_from(body)
+        if number not in (self._command_number, protocol.NO_COMMAND):
+            return None  # the answer to a command whose caller was interrupted
+        return kind, cloudpickle.loads(body[protocol.NUMBER_FORMAT.size :])
 
     def kill(self, dump_stack: bool = False) -> None:
         """

@@ -82,6 +82,8 @@ class SimulatedVecEnv(DummyVecEnv, WorkerVecEnv):
         env_fns = list(env_fns)
         if not env_fns:
             raise ValueError("env_fns=[] is not allowed: give one function for each worker, at least one.")
+        if not all(callable(env_fn) for env_fn in env_fns):
+            raise ValueError("env_fns: give functions that make the environments, not environments: [lambda: env].")
         self.task_ids = checked_task_ids(task_ids, len(env_fns))
         self.tasks_differ = task_ids is not None and len(set(task_ids)) > 1
         if time_model is not None and not isinstance(time_model, TimeModel):

@@ -37,6 +37,8 @@ ARRIVAL, REPLY, ERROR = b"A", b"R", b"E"
 
 JOB_FORMAT = struct.Struct("<5q")  # job number, point number, key
 KEY_FORMAT = struct.Struct("<3q")
+NUMBER_FORMAT = struct.Struct("<q")  # of a command, echoed in its answer, so that an answer nobody took is recognised
+FIRST_COMMAND, NO_COMMAND = 0, -1  # the first answer comes unasked; errors of jobs belong to no command
 ARRIVAL_FORMAT = struct.Struct("<2q4B2d4d")
 REJECTIONS = (None, "reward", "observation")
 
@@ -85,10 +87,11 @@ class WorkerProcess:
         }
         while True:
             message = self.connection.recv_bytes()
+            self._command_number = NO_COMMAND
             try:
                 handlers[message[:1]](message[1:])
             except Exception as error:
-                self.connection.send_bytes(ERROR + encode_error(error))
+                self.connection.send_bytes(ERROR + NUMBER_FORMAT.pack(self._command_number) + encode_error(error))
 
     def prepare(self, index: int, spec: RolloutSpec, layout: SharedLayout) -> None:
         """
@@ -106,7 +109,7 @@ class WorkerProcess:
         self._replica = PolicyReplica(spec.policy, spec.gamma)
         self._sampler = Sampler(self.env, self._replica.head, spec.n_steps, self._after_step)
         self._kept.clear()
-        self._point = None
+        self._point, self._transforms = None, (None, None)
 
     def _set_transforms(self, body: bytes) -> None:
         self._transforms = pickle.loads(body)
@@ -115,6 +118,7 @@ class WorkerProcess:
         self._job_number, point_number, *key_parts = JOB_FORMAT.unpack(body)
         key, started_at = TrajectoryKey(*key_parts), time.monotonic()
         if self._point is None or self._point.round != point_number:
+            self._kept.clear()  # what a round has left over
             self._point = SamplingPoint(point_number, self._arrays["parameters"].copy(), *self._transforms)
             self._network = self._replica.network(self._point)
         sampler = self._sampler
@@ -172,11 +176,12 @@ class WorkerProcess:
     # Stable-Baselines3's synchronous API
 
     def _command(self, body: bytes) -> None:
-        name, args, kwargs = cloudpickle.loads(body)
+        (self._command_number,) = NUMBER_FORMAT.unpack_from(body)
+        name, args, kwargs = cloudpickle.loads(body[NUMBER_FORMAT.size :])
         self._steps[0] += 1
         result = getattr(self, name)(*args, **kwargs)
         self._steps[0] += 1
-        self.connection.send_bytes(REPLY + cloudpickle.dumps(result))
+        self.connection.send_bytes(REPLY + NUMBER_FORMAT.pack(self._command_number) + cloudpickle.dumps(result))
 
     def describe(self) -> tuple[Any, ...]:
         """Return both spaces, the render mode and the metadata."""
@@ -265,9 +270,9 @@ def main(connection: Connection, lifeline: Connection, env_fn: bytes, index: int
     block = SharedArrays.attach(control)
     try:
         worker = WorkerProcess(connection, _patch_env(cloudpickle.loads(env_fn)()), block.of(index))
-        connection.send_bytes(REPLY + cloudpickle.dumps(worker.describe()))
+        connection.send_bytes(REPLY + NUMBER_FORMAT.pack(FIRST_COMMAND) + cloudpickle.dumps(worker.describe()))
     except Exception as error:
-        connection.send_bytes(ERROR + encode_error(error))
+        connection.send_bytes(ERROR + NUMBER_FORMAT.pack(FIRST_COMMAND) + encode_error(error))
         return
     with contextlib.suppress(EOFError, OSError):
         worker.serve()
