@@ -78,7 +78,11 @@ class TrajectoryWorkers(ABC):
 
     @abstractmethod
     def cancel(self) -> list[tuple[Job, float, Trajectory]]:
-        """Stop all workers now; return each job in flight, when it started and the steps it made."""
+        """
+        Stop all workers now; return each job that was in flight, when it started and the steps it made.
+
+        What a worker has not said at once is returned by a later call.
+        """
 
     @abstractmethod
     def gradient(self, arrivals: Sequence[Arrival], weights: npt.NDArray[np.float64]) -> th.Tensor:
