@@ -138,8 +138,10 @@ def _stop_if_hopeless(rejected: Arrival, failures: Counter[int]) -> None:
     """Raise if a worker has delivered nothing but non-finite numbers for a while."""
     failures[rejected.worker] += 1
     if failures[rejected.worker] >= MAX_REJECTED_IN_A_ROW:
+        non_finite = rejected.rejected in ("reward", "observation")
+        ended = f"a non-finite {rejected.rejected}" if non_finite else f"its failure ({rejected.rejected})"
         raise WorkerError(
-            f"{failures[rejected.worker]} trajectories in a row were rejected ({rejected.rejected}), the last one "
+            f"{failures[rejected.worker]} trajectories in a row ended with {ended}, the last one "
             f"after {rejected.n_steps} steps. Check the environment with stable_baselines3.common.env_checker.check_env.",
             rejected.worker,
             rejected.task_id,
