@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch as th
 
 from sb3_nigt.actors import Network, TorchNetwork, has_numpy_network, make_head, numpy_mlp
 from sb3_nigt.gradients import policy_gradient
-from sb3_nigt.messages import SamplingPoint
+from sb3_nigt.messages import Arrival, SamplingPoint, TrajectoryKey
 from sb3_nigt.parameters import PolicySpec, load_flat
 from sb3_nigt.trajectory import Trajectory
 
@@ -77,6 +77,24 @@ class PolicyReplica:
         """
         with one_thread() if self._in_numpy else nullcontext():
             return self._gradient(trajectories, weights)
+
+    def aggregate(
+        self,
+        kept: Mapping[tuple[int, TrajectoryKey], Trajectory],
+        arrivals: Sequence[Arrival],
+        weights: npt.NDArray[np.float64],
+    ) -> th.Tensor:
+        """
+        Σ_i w_i S_i where all workers are in this process: one backward pass, in worker order.
+
+        :param kept: trajectories by worker and key
+        :param arrivals: which of them count, in any order
+        :param weights: w_i, one a worker
+        :return: flat float32 vector over the parameters, direction of ascent
+        """
+        ordered = sorted(arrivals, key=lambda arrival: (arrival.worker, arrival.key))
+        trajectories = [kept[arrival.worker, arrival.key] for arrival in ordered]
+        return self.gradient(trajectories, [float(weights[arrival.worker]) for arrival in ordered])
 
     def _gradient(self, trajectories: Sequence[Trajectory], weights: Sequence[float]) -> th.Tensor:
         points = {id(trajectory.point): trajectory.point for trajectory in trajectories}

@@ -104,9 +104,7 @@ class LockstepWorkers(TrajectoryWorkers):
 
     def gradient(self, arrivals: Sequence[Arrival], weights: npt.NDArray[np.float64]) -> th.Tensor:
         """See ``TrajectoryWorkers``."""
-        ordered = sorted(arrivals, key=lambda arrival: (arrival.worker, arrival.key))
-        trajectories = [self._kept[arrival.worker, arrival.key] for arrival in ordered]
-        return self._replica.gradient(trajectories, [float(weights[arrival.worker]) for arrival in ordered])
+        return self._replica.aggregate(self._kept, arrivals, weights)
 
     def forget(self) -> None:
         """See ``TrajectoryWorkers``."""
