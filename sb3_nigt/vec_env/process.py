@@ -9,7 +9,7 @@ import warnings
 import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from multiprocessing.connection import wait
 from typing import Any
 
@@ -31,35 +31,14 @@ from sb3_nigt.vec_env.base import RolloutSpec, WorkerVecEnv, check_same_spaces, 
 from sb3_nigt.vec_env.process_sync import START_SECONDS, SynchronousProcesses
 from sb3_nigt.vec_env.remote import RemoteWorker
 from sb3_nigt.vec_env.shared import CONTROL, SharedArrays, rollout_fields
+from sb3_nigt.vec_env.slot import Slot, State
 
 SPEED_SMOOTHING = 0.1  # weight of a new trajectory in a worker's seconds per step
 CANCEL_SECONDS = 0.005  # how long a round's end waits for cancelled workers to say what they did
 POLL_SECONDS = 0.25  # how often hung workers and due restarts are looked for
 FIRST_BACKOFF, LONGEST_BACKOFF = 0.1, 10.0  # seconds before a restart, doubled while a worker keeps failing
-ACTIVE = ("starting", "preparing", "busy", "cancelling", "gradient")  # states in which something is waited for
 RETRIES = 2  # of a trajectory whose worker dies; then it counts as rejected, since its content may be what kills
 SLOW_FACTOR = 10.0  # a worker may be silent for so many of its own slowest steps
-
-
-@dataclass(eq=False)
-class _Slot:
-    """What the parent knows of one worker, across restarts of its process."""
-
-    remote: RemoteWorker
-    state: str = "starting"  # starting, preparing, idle, busy, cancelling, gradient, waiting (for its restart), lost
-    job: Job | None = None  # wanted, and running or to be run as soon as possible
-    job_number: int = 0  # of the job that the process runs
-    point: SamplingPoint | None = None  # that the process holds
-    point_number: int = 0
-    held: set[TrajectoryKey] = field(default_factory=set)  # finished trajectories whose steps the process still has
-    restarts: int = 0
-    failures_in_a_row: int = 0
-    restart_at: float = 0.0
-    steps_seen: int = 0
-    progress_at: float = 0.0
-    slowest: float = 0.0  # seconds between two signs of life
-    seconds_per_step: float | None = None
-    transforms: tuple[Any, Any] = (None, None)  # that the process has
 
 
 class ProcessVecEnv(SynchronousProcesses, WorkerVecEnv):
@@ -129,12 +108,12 @@ class ProcessVecEnv(SynchronousProcesses, WorkerVecEnv):
         self._job_failures: Counter[TrajectoryKey] = Counter()
         self._ever_arrived = False
         self.closed = False
-        self._slots: list[_Slot] = []
+        self._slots: list[Slot] = []
         self._blocks = [self._control]
         # also when __init__ raises, and at the interpreter's exit
         self._finalizer = weakref.finalize(self, _end, self._slots, self._blocks)
         try:
-            self._slots.extend(_Slot(self._start(index)) for index in range(len(env_fns)))
+            self._slots.extend(Slot(self._start(index)) for index in range(len(env_fns)))
             described = self._wait_for_start()
             check_same_spaces([(observation_space, action_space) for observation_space, action_space, *_ in described])
         except BaseException:
@@ -171,7 +150,7 @@ class ProcessVecEnv(SynchronousProcesses, WorkerVecEnv):
         known = np.isfinite(times)
         guess = self._guessed_times * (np.median(times[known] / self._guessed_times[known]) if known.any() else 1.0)
         times = np.where(known, times, guess)
-        return np.where([slot.state == "lost" for slot in self._slots], np.inf, times * n_steps)
+        return np.where([slot.state == State.LOST for slot in self._slots], np.inf, times * n_steps)
 
     def aggregate_messages(self, workers: Sequence[int]) -> None:
         """Real messages take their time by themselves."""
@@ -192,7 +171,7 @@ class ProcessVecEnv(SynchronousProcesses, WorkerVecEnv):
         self._kept.clear()
         self._job_failures.clear()
         for index, slot in enumerate(self._slots):
-            if slot.state == "idle":
+            if slot.state == State.IDLE:
                 self._prepare_worker(index)
         self._settle()
         if old is not None:
@@ -202,7 +181,7 @@ class ProcessVecEnv(SynchronousProcesses, WorkerVecEnv):
     def _prepare_worker(self, index: int) -> None:
         slot = self._slots[index]
         assert self._block is not None
-        slot.state, slot.point, slot.transforms = "preparing", None, (None, None)
+        slot.state, slot.point, slot.transforms = State.PREPARING, None, (None, None)
         slot.held.clear()
         self._note_progress(slot)
         slot.remote.send_command("prepare", index, self._worker_spec, self._block.layout)
@@ -219,8 +198,8 @@ class ProcessVecEnv(SynchronousProcesses, WorkerVecEnv):
         self._needs_reset = True
         self._send_job(slot)
 
-    def _send_job(self, slot: _Slot) -> None:
-        if slot.job is None or slot.state != "idle":
+    def _send_job(self, slot: Slot) -> None:
+        if slot.job is None or slot.state != State.IDLE:
             return
         job, index = slot.job, slot.remote.index
         assert self._block is not None
@@ -234,7 +213,7 @@ class ProcessVecEnv(SynchronousProcesses, WorkerVecEnv):
             slot.point_number += 1
             slot.held.clear()
         slot.job_number += 1
-        slot.state = "busy"
+        slot.state = State.BUSY
         self._note_progress(slot)
         slot.remote.send(protocol.JOB + protocol.JOB_FORMAT.pack(slot.job_number, slot.point_number, *job.key))
 
@@ -257,15 +236,15 @@ class ProcessVecEnv(SynchronousProcesses, WorkerVecEnv):
         """
         for slot in self._slots:
             slot.job = None
-            if slot.state == "busy":
-                slot.state = "cancelling"
+            if slot.state == State.BUSY:
+                slot.state = State.CANCELLING
                 slot.remote.cancel(slot.job_number)
         for arrival, trajectory in self._arrived:
             self._discarded.append((Job(arrival.worker, arrival.key, trajectory.point), arrival.started_at, trajectory))
         self._arrived.clear()
         self._undelivered.clear()
         until = time.monotonic() + CANCEL_SECONDS
-        while any(slot.state == "cancelling" for slot in self._slots) and (left := until - time.monotonic()) > 0:
+        while any(slot.state == State.CANCELLING for slot in self._slots) and (left := until - time.monotonic()) > 0:
             self._pump(left)
         discarded, self._discarded = self._discarded, []
         return discarded
@@ -277,14 +256,15 @@ class ProcessVecEnv(SynchronousProcesses, WorkerVecEnv):
         for arrival in sorted(arrivals, key=lambda arrival: (arrival.worker, arrival.key)):
             keys.setdefault(arrival.worker, []).append(arrival.key)
         self._gradients.clear()
-        asked = [w for w, wanted in keys.items() if self._slots[w].state == "idle" and self._slots[w].held.issuperset(wanted)]
+        slots = self._slots
+        asked = [w for w, wanted in keys.items() if slots[w].state == State.IDLE and slots[w].held.issuperset(wanted)]
         for worker in asked:
             self._note_progress(self._slots[worker])
-            self._slots[worker].state = "gradient"
+            self._slots[worker].state = State.GRADIENT
             self._slots[worker].held.difference_update(keys[worker])
             body = b"".join(protocol.KEY_FORMAT.pack(*key) for key in keys[worker])
             self._slots[worker].remote.send(protocol.GRADIENT + body)
-        while any(self._slots[worker].state == "gradient" for worker in asked):
+        while any(self._slots[worker].state == State.GRADIENT for worker in asked):
             self._pump(POLL_SECONDS)
         total = th.zeros(len(self._block.of(0)["gradient"]))
         for worker, wanted in keys.items():
@@ -305,7 +285,7 @@ class ProcessVecEnv(SynchronousProcesses, WorkerVecEnv):
 
     def _pump(self, seconds: float) -> None:
         """Take in what the workers say within some seconds, look for hung ones, restart those that are due."""
-        active = [slot for slot in self._slots if slot.state in ACTIVE]
+        active = [slot for slot in self._slots if slot.state.owes_an_answer]
         ready = set(wait([w for slot in active for w in slot.remote.waitables], timeout=seconds))
         for slot in active:
             if ready.intersection(slot.remote.waitables):
@@ -314,11 +294,11 @@ class ProcessVecEnv(SynchronousProcesses, WorkerVecEnv):
         for slot in active:
             self._check_progress(slot, now)
         for index, slot in enumerate(self._slots):
-            if slot.state == "waiting" and now >= slot.restart_at:
-                slot.remote, slot.state, slot.job_number = self._start(index), "starting", 0
+            if slot.state == State.WAITING and now >= slot.restart_at:
+                slot.remote, slot.state, slot.job_number = self._start(index), State.STARTING, 0
                 self._note_progress(slot)
 
-    def _receive(self, slot: _Slot) -> None:
+    def _receive(self, slot: Slot) -> None:
         try:
             message = slot.remote.receive()
         except (EOFError, OSError):
@@ -336,19 +316,19 @@ class ProcessVecEnv(SynchronousProcesses, WorkerVecEnv):
         elif kind == protocol.GRADIENT:
             self._gradients.add(slot.remote.index)
             self._become_idle(slot)
-        elif slot.state == "starting" and self.rollout_spec is not None:
+        elif slot.state == State.STARTING and self.rollout_spec is not None:
             self._prepare_worker(slot.remote.index)
         else:
             self._become_idle(slot)
 
-    def _become_idle(self, slot: _Slot) -> None:
-        slot.state = "idle"
+    def _become_idle(self, slot: Slot) -> None:
+        slot.state = State.IDLE
         self._send_job(slot)
 
-    def _take_arrival(self, slot: _Slot, said: protocol.RemoteArrival) -> None:
+    def _take_arrival(self, slot: Slot, said: protocol.RemoteArrival) -> None:
         index, job, point = slot.remote.index, slot.job, slot.point
         assert point is not None
-        wanted = slot.state == "busy" and job is not None and not said.cancelled
+        wanted = slot.state == State.BUSY and job is not None and not said.cancelled
         key = job.key if wanted and job is not None else TrajectoryKey(point.round, index, 0)
         trajectory = self._read(index, key, point, said)
         self.steps_executed += trajectory.n_steps
@@ -409,23 +389,23 @@ class ProcessVecEnv(SynchronousProcesses, WorkerVecEnv):
 
     # Failures
 
-    def _note_progress(self, slot: _Slot) -> None:
+    def _note_progress(self, slot: Slot) -> None:
         slot.steps_seen, slot.progress_at = slot.remote.steps, time.monotonic()
 
-    def _check_progress(self, slot: _Slot, now: float) -> None:
-        if slot.state not in ACTIVE:
+    def _check_progress(self, slot: Slot, now: float) -> None:
+        if not slot.state.owes_an_answer:
             return
         if slot.remote.steps != slot.steps_seen:
             slot.slowest = max(slot.slowest, now - slot.progress_at)
             self._note_progress(slot)
         silent, allowed = now - slot.progress_at, max(self.timeout, SLOW_FACTOR * slot.slowest)
-        if slot.state in ("starting", "preparing", "gradient"):
+        if slot.state in (State.STARTING, State.PREPARING, State.GRADIENT):
             allowed = max(allowed, START_SECONDS)
         if silent > allowed:
             slot.remote.kill(dump_stack=True)
             self._fail(slot, f"no sign of life for {silent:.1f} s (timeout={self.timeout:g}); its stack is on stderr")
 
-    def _fail(self, slot: _Slot, reason: str) -> None:
+    def _fail(self, slot: Slot, reason: str) -> None:
         """Restart a worker after a while; its job stays its own, with the same random numbers, so nothing is lost."""
         index = slot.remote.index
         slot.remote.kill()
@@ -434,7 +414,7 @@ class ProcessVecEnv(SynchronousProcesses, WorkerVecEnv):
         slot.held.clear()
         slot.point = None
         lost = slot.restarts > self.max_restarts
-        slot.state = "lost" if lost else "waiting"
+        slot.state = State.LOST if lost else State.WAITING
         slot.restart_at = time.monotonic() + min(LONGEST_BACKOFF, FIRST_BACKOFF * 2 ** (slot.failures_in_a_row - 1))
         if slot.job is not None and not self._ever_arrived and all(other.restarts for other in self._slots):
             message = f"every worker has failed before the first trajectory, this one: {reason}"
@@ -446,7 +426,7 @@ class ProcessVecEnv(SynchronousProcesses, WorkerVecEnv):
             if lost or self._job_failures[slot.job.key] > RETRIES:
                 self._reject(slot, "lost" if lost else "crash")
 
-    def _reject(self, slot: _Slot, reason: str) -> None:
+    def _reject(self, slot: Slot, reason: str) -> None:
         """Give a job up: whoever planned it must plan another one."""
         job, now = slot.job, time.monotonic()
         assert job is not None
@@ -461,10 +441,10 @@ class ProcessVecEnv(SynchronousProcesses, WorkerVecEnv):
 
     def lost(self) -> frozenset[int]:
         """See ``TrajectoryWorkers``."""
-        return frozenset(index for index, slot in enumerate(self._slots) if slot.state == "lost")
+        return frozenset(index for index, slot in enumerate(self._slots) if slot.state == State.LOST)
 
 
-def _end(slots: list[_Slot], blocks: list[SharedArrays]) -> None:
+def _end(slots: list[Slot], blocks: list[SharedArrays]) -> None:
     """Kill what is left of the processes; for ``close``, the garbage collector and the interpreter's exit."""
     for slot in slots:
         slot.remote.process.kill()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from abc import abstractmethod
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +17,7 @@ from sb3_nigt.rollout import empty_observations
 from sb3_nigt.trajectory import map_observation
 from sb3_nigt.vec_env import worker as protocol
 from sb3_nigt.vec_env.remote import RemoteWorker, raise_remote
-
-if TYPE_CHECKING:
-    from sb3_nigt.vec_env.process import _Slot
+from sb3_nigt.vec_env.slot import Slot, State
 
 START_SECONDS = 120.0  # granted for imports and for making the environment, which give no sign of life
 CLOSE_SECONDS = 1.0  # that idle workers get to close their environments
@@ -27,9 +26,24 @@ CLOSE_SECONDS = 1.0  # that idle workers get to close their environments
 class SynchronousProcesses(VecEnv):
     """The part of ``ProcessVecEnv`` that other algorithms use: one command, one answer from each worker."""
 
-    _slots: list[_Slot]
+    _slots: list[Slot]
+    _discarded: list[Any]
+    _finalizer: Callable[[], Any]
+    task_ids: tuple[Hashable, ...]
     timeout: float
     closed: bool
+
+    @abstractmethod
+    def cancel(self) -> list[Any]:
+        """Stop all jobs."""
+
+    @abstractmethod
+    def _pump(self, seconds: float) -> None:
+        """Take in what the workers say within some seconds."""
+
+    @abstractmethod
+    def _fail(self, slot: Slot, reason: str) -> None:
+        """Restart a worker, or give it up."""
 
     # Life
 
@@ -37,7 +51,7 @@ class SynchronousProcesses(VecEnv):
         """Return what each worker says of its environment; raise what making it has raised."""
         answers = self._answers(list(range(len(self._slots))), max(self.timeout, START_SECONDS))
         for slot in self._slots:
-            slot.state = "idle"
+            slot.state = State.IDLE
         return answers
 
     def _prepare_observations(self) -> None:
@@ -48,32 +62,32 @@ class SynchronousProcesses(VecEnv):
         """Void all jobs and wait until every worker is free for commands, also those that have died meanwhile."""
         if self.closed:
             raise RuntimeError("The environment is closed.")
-        self.cancel()  # type: ignore[attr-defined]
+        self.cancel()
         for slot in self._slots:
-            if slot.state == "idle" and not slot.remote.process.is_alive():
-                self._fail(slot, f"its process ended with exit code {slot.remote.process.exitcode}")  # type: ignore[attr-defined]
-        while any(slot.state not in ("idle", "lost") for slot in self._slots):
-            self._pump(0.05)  # type: ignore[attr-defined]
-        self._discarded.clear()  # type: ignore[attr-defined]
-        lost = next((slot.remote.index for slot in self._slots if slot.state == "lost"), None)
+            if slot.state == State.IDLE and not slot.remote.process.is_alive():
+                self._fail(slot, f"its process ended with exit code {slot.remote.process.exitcode}")
+        while any(slot.state not in (State.IDLE, State.LOST) for slot in self._slots):
+            self._pump(0.05)
+        self._discarded.clear()
+        lost = next((slot.remote.index for slot in self._slots if slot.state == State.LOST), None)
         if lost is not None:
-            raise WorkerError("it was lost after too many restarts", lost, self.task_ids[lost])  # type: ignore[attr-defined]
+            raise WorkerError("it was lost after too many restarts", lost, self.task_ids[lost])
 
     def close(self) -> None:
         """End all workers within seconds, also hung ones; may be called again."""
         if self.closed:
             return
         self.closed = True
-        free = [slot.remote for slot in self._slots if slot.state == "idle"]
+        free = [slot.remote for slot in self._slots if slot.state == State.IDLE]
         for slot in self._slots:
-            if slot.state != "idle":
+            if slot.state != State.IDLE:
                 slot.remote.kill()
         until = time.monotonic() + CLOSE_SECONDS
         for remote in free:
             remote.hang_up()
         for remote in free:
             remote.close(max(0.0, until - time.monotonic()))
-        self._finalizer()  # type: ignore[attr-defined]
+        self._finalizer()
 
     # Commands
 
@@ -81,8 +95,8 @@ class SynchronousProcesses(VecEnv):
         """Wait until some workers are free; their trajectories end first, since a round may be under way (in a callback)."""
         if self.closed:
             raise RuntimeError("The environment is closed.")
-        while any(self._slots[worker].state not in ("idle", "lost") for worker in workers):
-            self._pump(0.05)  # type: ignore[attr-defined]
+        while any(self._slots[worker].state not in (State.IDLE, State.LOST) for worker in workers):
+            self._pump(0.05)
 
     def _call(
         self, name: str, per_worker: Sequence[tuple[Any, ...]], workers: Sequence[int] | None = None, *, voids: bool = False
@@ -122,7 +136,7 @@ class SynchronousProcesses(VecEnv):
 
     def _answer(self, remote: RemoteWorker, worker: int, timeout: float) -> tuple[bytes, Any]:
         until = time.monotonic() + timeout
-        task_id = self.task_ids[worker]  # type: ignore[attr-defined]
+        task_id = self.task_ids[worker]
         while True:
             left = until - time.monotonic()
             try:
@@ -131,14 +145,14 @@ class SynchronousProcesses(VecEnv):
             except (EOFError, OSError):
                 remote.process.join(1.0)
                 reason = f"its process ended with exit code {remote.process.exitcode}"
-                self._fail(self._slots[worker], reason)  # type: ignore[attr-defined]
+                self._fail(self._slots[worker], reason)
                 raise WorkerError(reason, worker, task_id) from None
             if message is not None:
                 return message
             if left <= 0:
                 remote.kill(dump_stack=True)
                 reason = f"no answer within {timeout:g} s; its stack is on stderr"
-                self._fail(self._slots[worker], reason)  # type: ignore[attr-defined]
+                self._fail(self._slots[worker], reason)
                 raise WorkerError(reason, worker, task_id)
 
     # Stable-Baselines3's API

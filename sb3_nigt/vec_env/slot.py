@@ -1,0 +1,49 @@
+"""What the parent knows of one worker, across restarts of its process."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from typing import Any
+
+from sb3_nigt.messages import Job, SamplingPoint, TrajectoryKey
+from sb3_nigt.vec_env.remote import RemoteWorker
+
+
+class State(enum.Enum):
+    """What the process of a worker is doing, as far as the parent knows."""
+
+    STARTING = "importing and making its environment"
+    PREPARING = "building the policy"
+    IDLE = "waiting for a message"
+    BUSY = "running the job"
+    CANCELLING = "told to stop a job that nobody wants any more"
+    GRADIENT = "summing gradients"
+    WAITING = "there is none; it will be started again"
+    LOST = "there is none and never will be"
+
+    @property
+    def owes_an_answer(self) -> bool:
+        """Whether the parent waits for a message."""
+        return self not in (State.IDLE, State.WAITING, State.LOST)
+
+
+@dataclass(eq=False)
+class Slot:
+    """What the parent knows of one worker, across restarts of its process."""
+
+    remote: RemoteWorker
+    state: State = State.STARTING
+    job: Job | None = None  # wanted, and running or to be run as soon as possible
+    job_number: int = 0  # of the job that the process runs
+    point: SamplingPoint | None = None  # that the process holds
+    point_number: int = 0
+    held: set[TrajectoryKey] = field(default_factory=set)  # finished trajectories whose steps the process still has
+    restarts: int = 0
+    failures_in_a_row: int = 0
+    restart_at: float = 0.0
+    steps_seen: int = 0
+    progress_at: float = 0.0
+    slowest: float = 0.0  # seconds between two signs of life
+    seconds_per_step: float | None = None
+    transforms: tuple[Any, Any] = (None, None)  # that the process has
