@@ -356,7 +356,8 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
                 group["eta"] = self._round_eta
             theta_tilde = optimizer.extrapolated()
         parameters = flatten(self.policy, theta_tilde)
-        self._extrapolation_norm = float(np.linalg.norm((parameters - flatten(self.policy)).astype(np.float64)))
+        # no BLAS: its threads would compete with the workers for a few thousand numbers
+        self._extrapolation_norm = float(np.sqrt(np.square(parameters - flatten(self.policy), dtype=np.float64).sum()))
         transforms = self._stack.freeze() if self._stack is not None else (None, None)
         return SamplingPoint(self._n_updates, parameters, *transforms)
 
