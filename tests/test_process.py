@@ -316,6 +316,15 @@ def test_killed_between_two_calls(make):
     assert env._slots[1].restarts == 1
 
 
+def test_shared_memory_that_does_not_fit(make):
+    """A block larger than what is there would kill the process at the first write beyond it."""
+    room = os.statvfs("/dev/shm")
+    # a step of LengthFromSeedEnv takes at least 8 bytes, its reward
+    n_steps = room.f_bavail * room.f_frsize // 8 + 1
+    with pytest.raises(ValueError, match=r"MB of shared memory, /dev/shm has \d+ MB free: give a smaller n_steps"):
+        RennalaNIGT("MlpPolicy", make(LengthFromSeedEnv), n_steps=n_steps, seed=0).learn(1)
+
+
 def test_closed_environment(make):
     env = make(LengthFromSeedEnv)
     env.close()

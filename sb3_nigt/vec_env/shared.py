@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from multiprocessing.shared_memory import SharedMemory
@@ -67,6 +68,7 @@ class SharedArrays:
     :param fields: the arrays of each worker
     :param n_workers: number of workers
     :param name: of an existing block to attach to; None creates one
+    :raises ValueError: if there is not enough shared memory
     """
 
     def __init__(self, fields: Fields, n_workers: int, name: str | None = None) -> None:
@@ -75,6 +77,8 @@ class SharedArrays:
             offsets[field] = size
             nbytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
             size += -(-nbytes // 64) * 64  # a cache line at least, so that neighbours do not disturb each other
+        if name is None:
+            _check_room(size * n_workers)
         self._block = SharedMemory(name, create=name is None, size=max(1, size * n_workers))
         self._created = name is None
         self.layout = SharedLayout(self._block.name, dict(fields), n_workers)
@@ -111,3 +115,17 @@ class SharedArrays:
         if self._created:
             self._created = False
             self._block.unlink()
+
+
+def _check_room(n_bytes: int) -> None:
+    """Refuse a block that does not fit: creating it succeeds, but the first write beyond the end kills the process."""
+    try:
+        room = os.statvfs("/dev/shm")
+    except (OSError, AttributeError):  # no such file system here
+        return
+    free = room.f_bavail * room.f_frsize
+    if n_bytes > free:
+        raise ValueError(
+            f"n_steps and the number of workers ask for {n_bytes / 2**20:.0f} MB of shared memory, /dev/shm has "
+            f"{free / 2**20:.0f} MB free: give a smaller n_steps, or more shared memory (docker run --shm-size=...)."
+        )
