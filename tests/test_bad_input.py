@@ -83,15 +83,6 @@ class TwoStepEnv(gym.Env):
 
 
 @pytest.fixture(autouse=True)
-def one_thread():
-    """Batches of one gain nothing from torch's threads, and lose much where the cores are busy."""
-    before = th.get_num_threads()
-    th.set_num_threads(1)
-    yield
-    th.set_num_threads(before)
-
-
-@pytest.fixture(autouse=True)
 def count_steps():
     TwoStepEnv.steps = 0
 

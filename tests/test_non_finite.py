@@ -97,15 +97,6 @@ def make_env(kind, fault=None, is_faulty=never, env_class=LinearEnv, **kwargs):
     return SimulatedVecEnv([partial(env_class, **kwargs), partial(env_class, fault, is_faulty, spare_resets=1, **kwargs)])
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Batches of one gain nothing from torch's threads, and lose much where the cores are busy."""
-    before = th.get_num_threads()
-    th.set_num_threads(1)
-    yield
-    th.set_num_threads(before)
-
-
 class Rounds(BaseCallback):
     """Keeps the report of every round, and what was logged of it."""
 

@@ -14,7 +14,6 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-import torch as th
 from gymnasium import spaces
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -351,15 +350,6 @@ COMMON = {
     "phases": [Phase.generate],  # a seed cannot be shrunk
     "suppress_health_check": list(HealthCheck),
 }
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Batches of one gain nothing from torch's threads, and lose much where the cores are busy."""
-    before = th.get_num_threads()
-    th.set_num_threads(1)
-    yield
-    th.set_num_threads(before)
 
 
 @pytest.mark.parametrize("env", ENVS)

@@ -160,13 +160,13 @@ class ProcessVecEnv(SynchronousProcesses, WorkerVecEnv):
     def prepare(self, spec: RolloutSpec) -> None:
         """See ``TrajectoryWorkers``."""
         self._settle()
-        self.rollout_spec = spec
-        self._worker_spec = replace(spec, policy=replace(spec.policy, device=th.device("cpu")))
-        self._replica = PolicyReplica(self._worker_spec.policy, spec.gamma)
-        n_parameters = sum(p.numel() for p in self._replica.policy.parameters())
-        n_state = n_parameters + sum(b.numel() for b in self._replica.policy.buffers() if b.is_floating_point())
-        fields = rollout_fields(self.observation_space, self._replica.head, spec.n_steps, n_state, n_parameters)
-        old, self._block = self._block, SharedArrays(fields, len(self._slots))
+        worker_spec = replace(spec, policy=replace(spec.policy, device=th.device("cpu")))
+        replica = PolicyReplica(worker_spec.policy, spec.gamma)
+        n_parameters = sum(p.numel() for p in replica.policy.parameters())
+        n_state = n_parameters + sum(b.numel() for b in replica.policy.buffers() if b.is_floating_point())
+        fields = rollout_fields(self.observation_space, replica.head, spec.n_steps, n_state, n_parameters)
+        old, self._block = self._block, SharedArrays(fields, len(self._slots))  # may not fit; then nothing has changed
+        self.rollout_spec, self._worker_spec, self._replica = spec, worker_spec, replica
         self._blocks.append(self._block)
         self._kept.clear()
         self._job_failures.clear()
