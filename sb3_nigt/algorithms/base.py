@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections import Counter
 from functools import partial
 from typing import Any, ClassVar, TypeVar
 
@@ -23,12 +22,12 @@ from sb3_nigt.actors import make_head
 from sb3_nigt.aggregators import Aggregator
 from sb3_nigt.algorithms.buffer import TrajectoryBuffer
 from sb3_nigt.algorithms.reporting import RoundLogger
-from sb3_nigt.algorithms.round import MAX_REJECTED_IN_A_ROW, LengthEstimate, run_round
+from sb3_nigt.algorithms.round import MAX_REJECTED_IN_A_ROW, BetweenRounds, LengthEstimate, run_round
 from sb3_nigt.messages import RoundReport, SamplingPoint
 from sb3_nigt.optimizers.nigt import NIGT
 from sb3_nigt.parameters import PolicySpec, flatten, has_batch_norm
 from sb3_nigt.policies import ActorCnnPolicy, ActorPolicy, MultiInputActorPolicy
-from sb3_nigt.schedules import FirstFinished, Planned, Schedule
+from sb3_nigt.schedules import FirstFinished, Pipelined, Planned, Schedule
 from sb3_nigt.ticks import Tick, TickAssembler
 from sb3_nigt.trajectory import Trajectory, map_observation
 from sb3_nigt.validation import check_integer, check_interval
@@ -39,7 +38,7 @@ from sb3_nigt.vec_env.wrappers import WrapperStack
 SelfAsyncPolicyGradient = TypeVar("SelfAsyncPolicyGradient", bound="AsyncPolicyGradient")
 
 OBSERVATION_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary, spaces.Dict)
-SCHEDULES: dict[str, type[Schedule]] = {"planned": Planned, "first_finished": FirstFinished}
+SCHEDULES: dict[str, type[Schedule]] = {"planned": Planned, "pipelined": Pipelined, "first_finished": FirstFinished}
 
 
 class AsyncPolicyGradient(OnPolicyAlgorithm):
@@ -61,7 +60,8 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
     :param eta: η in (0, 1], weight of the new gradient; 1 - η is what torch calls momentum. A number or a function of the
         progress remaining
     :param schedule: which trajectories of a round count. "planned": decided before they start, unbiased;
-        "first_finished": the first to finish, the paper's rule
+        "pipelined": the same, and who is idle begins with the next round; "first_finished": the first to finish, the
+        paper's rule
     :param use_sde: gSDE is not supported, must be False
     :param stats_window_size: episodes over which the logged means are taken
     :param tensorboard_log: folder for TensorBoard (None: no log)
@@ -168,11 +168,12 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
             self.policy.optimizer = self.optimizer_class(self.policy.parameters(), lr=self.lr_schedule(1), **kwargs)  # type: ignore[call-arg]
         self.eta_schedule = FloatSchedule(self.eta)
         self._schedule = self._make_schedule()
+        self._announced: Aggregator | None = None  # the rule of the next round, as the schedule knows it
         self._workers: TrajectoryWorkers | None = None
         self._rollout_spec: RolloutSpec | None = None
         self._accepted: list[Trajectory] = []
-        self._lengths = LengthEstimate(self._mean_length or float(self.n_steps), seen=self._mean_length is not None)
-        self._failures: Counter[int] = Counter()
+        lengths = LengthEstimate(self._mean_length or float(self.n_steps), seen=self._mean_length is not None)
+        self._memory = BetweenRounds(lengths)
         self._bad_gradients = 0
         make_head(self.policy)  # refuses distributions without a score
         if self.env is not None:
@@ -237,8 +238,8 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
             "_schedule",
             "_round_logger",
             "_rollout_spec",
-            "_failures",
-            "_lengths",
+            "_memory",
+            "_announced",
             "eta_schedule",
             "last_round",
         ]
@@ -271,8 +272,7 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
                 total_timesteps, callback, log_interval, tb_log_name or type(self).__name__, reset_num_timesteps, progress_bar
             )
         except BaseException:
-            if self._workers is not None:
-                self._workers.cancel()
+            self._abandon()
             raise
 
     def collect_rollouts(
@@ -295,21 +295,23 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
         workers = self._connect(env, callback)
         self.policy.set_training_mode(False)
         rollout_buffer.reset()
-        workers.forget()
-        point, aggregator = self._sampling_point(), self._round_aggregator()
+        workers.forget(self._n_updates)
+        point, aggregator = self._sampling_point(), self._round_aggregator(self._n_updates)
+        if self._announced not in (None, aggregator):
+            self._abandon()  # what has begun early was meant for a round of another rule
+        self._announced = self._round_aggregator(self._n_updates + 1)
+        show = partial(self._replay, callback)
         callback.on_rollout_start()
         try:
-            result = run_round(
-                workers, self._schedule, aggregator, point, partial(self._replay, callback), self._lengths, self._failures
-            )
+            result = run_round(workers, self._schedule, aggregator, self._announced, point, show, self._memory)
         finally:
             if isinstance(workers, LockstepWorkers):
                 self._last_obs, self._last_episode_starts = workers.observation, workers.at_start
         if result is None:
-            workers.cancel()
+            self._abandon()
             return False
         self.last_round, self._accepted = result
-        self._mean_length = self._lengths.mean
+        self._mean_length = self._memory.lengths.mean
         for arrival in self.last_round.arrivals:
             rollout_buffer.add(arrival)
         if self._stack is not None:
@@ -336,6 +338,7 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
             policy_class: Any = type(getattr(self.policy, "_orig_mod", self.policy))  # the class behind torch.compile
             policy_spec = PolicySpec(policy_class, self.observation_space, self.action_space, self.policy_kwargs, self.device)
             self._rollout_spec = RolloutSpec(policy_spec, *settings)
+            self._abandon()
             self._workers.prepare(self._rollout_spec)
         if isinstance(self._workers, LockstepWorkers):
             assert self._last_episode_starts is not None
@@ -361,8 +364,16 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
         transforms = self._stack.freeze() if self._stack is not None else (None, None)
         return SamplingPoint(self._n_updates, parameters, *transforms)
 
-    def _round_aggregator(self) -> Aggregator:
-        initial = self._n_updates == 0 and self.n_initial_trajectories is not None
+    def _abandon(self) -> None:
+        """Void everything that is in flight or has arrived early."""
+        if self._workers is not None:
+            self._workers.cancel()
+        self._memory.early.clear()
+        self._schedule.reset()
+        self._announced = None
+
+    def _round_aggregator(self, round_: int) -> Aggregator:
+        initial = round_ == 0 and self.n_initial_trajectories is not None
         return self._make_aggregator(self.n_initial_trajectories if initial else self.n_trajectories)  # type: ignore[arg-type]
 
     def _replay(self, callback: BaseCallback, trajectory: Trajectory) -> bool:

@@ -8,7 +8,7 @@ import time
 import warnings
 import weakref
 from collections import Counter, deque
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from multiprocessing.connection import wait
 from typing import Any
@@ -34,6 +34,7 @@ from sb3_nigt.vec_env.shared import CONTROL, SharedArrays, rollout_fields
 from sb3_nigt.vec_env.slot import Slot, State
 
 SPEED_SMOOTHING = 0.1  # weight of a new trajectory in a worker's seconds per step
+GRADIENT_SECONDS = 0.05  # how long a gradient waits for a busy worker to notice; then it is computed here
 CANCEL_SECONDS = 0.005  # how long a round's end waits for cancelled workers to say what they did
 POLL_SECONDS = 0.25  # how often hung workers and due restarts are looked for
 FIRST_BACKOFF, LONGEST_BACKOFF = 0.1, 10.0  # seconds before a restart, doubled while a worker keeps failing
@@ -124,7 +125,6 @@ class ProcessVecEnv(SynchronousProcesses, WorkerVecEnv):
         self._prepare_observations()
 
     def _start(self, index: int) -> RemoteWorker:
-        self._control.of(index)["cancelled"][0] = 0
         return RemoteWorker(self._context, index, self._env_fns[index], self._control)
 
     # Speeds
@@ -211,11 +211,13 @@ class ProcessVecEnv(SynchronousProcesses, WorkerVecEnv):
                 slot.remote.send(protocol.TRANSFORMS + cloudpickle.dumps(transforms))
             slot.point = job.point
             slot.point_number += 1
-            slot.held.clear()
+            slot.held = {key for key in slot.held if key.round >= job.point.round}
         slot.job_number += 1
         slot.state = State.BUSY
         self._note_progress(slot)
-        slot.remote.send(protocol.JOB + protocol.JOB_FORMAT.pack(slot.job_number, slot.point_number, *job.key))
+        slot.remote.send(
+            protocol.JOB + protocol.JOB_FORMAT.pack(slot.job_number, slot.point_number, job.point.round, *job.key)
+        )
 
     def next_arrival(self) -> tuple[Arrival, Trajectory]:
         """See ``TrajectoryWorkers``."""
@@ -236,6 +238,7 @@ class ProcessVecEnv(SynchronousProcesses, WorkerVecEnv):
         """
         for slot in self._slots:
             slot.job = None
+            slot.remote.drop_gradient()
             if slot.state == State.BUSY:
                 slot.state = State.CANCELLING
                 slot.remote.cancel(slot.job_number)
@@ -250,22 +253,27 @@ class ProcessVecEnv(SynchronousProcesses, WorkerVecEnv):
         return discarded
 
     def gradient(self, arrivals: Sequence[Arrival], weights: npt.NDArray[np.float64]) -> th.Tensor:
-        """See ``TrajectoryWorkers``; a worker that has died or is not free is stood in for here, by the same computation."""
+        """
+        See ``TrajectoryWorkers``.
+
+        A worker that has died, or is in the middle of a long step, is stood in for here, by the same computation.
+        """
         assert self._block is not None
         keys: dict[int, list[TrajectoryKey]] = {}
         for arrival in sorted(arrivals, key=lambda arrival: (arrival.worker, arrival.key)):
             keys.setdefault(arrival.worker, []).append(arrival.key)
         self._gradients.clear()
-        slots = self._slots
-        asked = [w for w, wanted in keys.items() if slots[w].state == State.IDLE and slots[w].held.issuperset(wanted)]
-        for worker in asked:
-            self._note_progress(self._slots[worker])
-            self._slots[worker].state = State.GRADIENT
-            self._slots[worker].held.difference_update(keys[worker])
-            body = b"".join(protocol.KEY_FORMAT.pack(*key) for key in keys[worker])
-            self._slots[worker].remote.send(protocol.GRADIENT + body)
-        while any(self._slots[worker].state == State.GRADIENT for worker in asked):
-            self._pump(POLL_SECONDS)
+        self._ask_for_gradients(keys)
+        patient_until = time.monotonic() + GRADIENT_SECONDS
+        while pending := [slot for slot in self._slots if slot.remote.owes_gradient]:
+            left = patient_until - time.monotonic()
+            if left > 0:
+                self._pump(left)
+            elif hesitating := [s for s in pending if s.state != State.IDLE and not s.remote.has_begun_gradient]:
+                for slot in hesitating:
+                    slot.remote.drop_gradient()
+            else:
+                self._pump(POLL_SECONDS)
         total = th.zeros(len(self._block.of(0)["gradient"]))
         for worker, wanted in keys.items():
             if worker in self._gradients:
@@ -277,15 +285,23 @@ class ProcessVecEnv(SynchronousProcesses, WorkerVecEnv):
         self._gradients.clear()
         return total.to(self._replica.policy.device)
 
-    def forget(self) -> None:
+    def _ask_for_gradients(self, keys: Mapping[int, list[TrajectoryKey]]) -> None:
+        for worker, wanted in keys.items():
+            slot = self._slots[worker]
+            if slot.state in (State.IDLE, State.BUSY, State.CANCELLING) and slot.held.issuperset(wanted):
+                slot.held.difference_update(wanted)
+                self._note_progress(slot)
+                slot.remote.request_gradient(wanted)
+
+    def forget(self, before_round: int) -> None:
         """See ``TrajectoryWorkers``."""
-        self._kept.clear()
+        self._kept = {name: kept for name, kept in self._kept.items() if name[1].round >= before_round}
 
     # Messages
 
     def _pump(self, seconds: float) -> None:
         """Take in what the workers say within some seconds, look for hung ones, restart those that are due."""
-        active = [slot for slot in self._slots if slot.state.owes_an_answer]
+        active = [slot for slot in self._slots if slot.owes_an_answer]
         ready = set(wait([w for slot in active for w in slot.remote.waitables], timeout=seconds))
         for slot in active:
             if ready.intersection(slot.remote.waitables):
@@ -315,7 +331,6 @@ class ProcessVecEnv(SynchronousProcesses, WorkerVecEnv):
             self._take_arrival(slot, content)
         elif kind == protocol.GRADIENT:
             self._gradients.add(slot.remote.index)
-            self._become_idle(slot)
         elif slot.state == State.STARTING and self.rollout_spec is not None:
             self._prepare_worker(slot.remote.index)
         else:
@@ -393,13 +408,13 @@ class ProcessVecEnv(SynchronousProcesses, WorkerVecEnv):
         slot.steps_seen, slot.progress_at = slot.remote.steps, time.monotonic()
 
     def _check_progress(self, slot: Slot, now: float) -> None:
-        if not slot.state.owes_an_answer:
+        if not slot.owes_an_answer:
             return
         if slot.remote.steps != slot.steps_seen:
             slot.slowest = max(slot.slowest, now - slot.progress_at)
             self._note_progress(slot)
         silent, allowed = now - slot.progress_at, max(self.timeout, SLOW_FACTOR * slot.slowest)
-        if slot.state in (State.STARTING, State.PREPARING, State.GRADIENT):
+        if slot.state in (State.STARTING, State.PREPARING) or slot.remote.owes_gradient:
             allowed = max(allowed, START_SECONDS)
         if silent > allowed:
             slot.remote.kill(dump_stack=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+from collections.abc import Iterable
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import BaseContext
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import cloudpickle
 
 from sb3_nigt.errors import RemoteError
+from sb3_nigt.messages import TrajectoryKey
 from sb3_nigt.vec_env import worker as protocol
 from sb3_nigt.vec_env.shared import SharedArrays
 
@@ -32,7 +34,10 @@ class RemoteWorker:
     def __init__(self, context: BaseContext, index: int, env_fn: bytes, control: SharedArrays) -> None:
         self.index = index
         self._command_number = protocol.FIRST_COMMAND
+        self._gradient_number: int | None = None  # of the one that is waited for
         self._counters = control.of(index)
+        self._counters["cancelled"][0] = 0
+        self._counters["answering"][0] = self._counters["requested"][0]  # what a predecessor has left undone
         self.connection, child = context.Pipe()
         child_lifeline, self._lifeline = context.Pipe(duplex=False)
         self.process = context.Process(  # type: ignore[attr-defined]
@@ -82,6 +87,32 @@ class RemoteWorker:
         """
         self._counters["cancelled"][0] = job_number
 
+    def request_gradient(self, keys: Iterable[TrajectoryKey]) -> None:
+        """
+        Ask for the sum of gradients of trajectories that the worker holds; seen after its current step.
+
+        :param keys: their names
+        """
+        number = int(self._counters["requested"][0]) + 1
+        body = b"".join(protocol.KEY_FORMAT.pack(*key) for key in keys)
+        self.send(protocol.GRADIENT + protocol.NUMBER_FORMAT.pack(number) + body)
+        self._counters["requested"][0] = number  # after the message: who sees it reads the message at once
+        self._gradient_number = number
+
+    @property
+    def owes_gradient(self) -> bool:
+        """Whether the gradient that was asked for has not come yet."""
+        return self._gradient_number is not None
+
+    @property
+    def has_begun_gradient(self) -> bool:
+        """Whether the worker has begun with the gradient that it owes."""
+        return bool(self._counters["answering"][0] == self._gradient_number)
+
+    def drop_gradient(self) -> None:
+        """Do not wait for a gradient any more; if it comes all the same it is ignored."""
+        self._gradient_number = None
+
     def wait(self, seconds: float) -> None:
         """
         Wait for a message or the end of the process.
@@ -104,9 +135,12 @@ class RemoteWorker:
         kind, body = message[:1], message[1:]
         if kind == protocol.ARRIVAL:
             return kind, protocol.RemoteArrival(*protocol.ARRIVAL_FORMAT.unpack(body))
-        if kind == protocol.GRADIENT:
-            return kind, None
         (number,) = protocol.NUMBER_FORMAT.unpack_from(body)
+        if kind == protocol.GRADIENT:
+            if number != self._gradient_number:
+                return None
+            self._gradient_number = None
+            return kind, None
         if number not in (self._command_number, protocol.NO_COMMAND):
             return None  # the answer to a command whose caller was interrupted
         return kind, cloudpickle.loads(body[protocol.NUMBER_FORMAT.size :])
@@ -121,6 +155,7 @@ class RemoteWorker:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.process.pid, signal.SIGUSR1)
             self.process.join(STACK_DUMP_SECONDS)
+        self.drop_gradient()
         self.process.kill()
         self.process.join(JOIN_SECONDS)
         self.hang_up()

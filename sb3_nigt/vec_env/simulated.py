@@ -232,9 +232,9 @@ class SimulatedVecEnv(DummyVecEnv, WorkerVecEnv):
         """See ``TrajectoryWorkers``."""
         return self._replica.aggregate(self._kept, arrivals, weights)
 
-    def forget(self) -> None:
+    def forget(self, before_round: int) -> None:
         """See ``TrajectoryWorkers``."""
-        self._kept.clear()
+        self._kept = {name: kept for name, kept in self._kept.items() if name[1].round >= before_round}
 
     # Events
 

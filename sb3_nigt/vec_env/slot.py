@@ -18,7 +18,6 @@ class State(enum.Enum):
     IDLE = "waiting for a message"
     BUSY = "running the job"
     CANCELLING = "told to stop a job that nobody wants any more"
-    GRADIENT = "summing gradients"
     WAITING = "there is none; it will be started again"
     LOST = "there is none and never will be"
 
@@ -47,3 +46,8 @@ class Slot:
     slowest: float = 0.0  # seconds between two signs of life
     seconds_per_step: float | None = None
     transforms: tuple[Any, Any] = (None, None)  # that the process has
+
+    @property
+    def owes_an_answer(self) -> bool:
+        """Whether the parent waits for a message."""
+        return self.state.owes_an_answer or self.remote.owes_gradient

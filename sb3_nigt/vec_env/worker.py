@@ -32,10 +32,10 @@ from sb3_nigt.vec_env.shared import SharedArrays, SharedLayout
 
 # First byte of a message. Parent to worker:
 JOB, TRANSFORMS, GRADIENT, COMMAND = b"J", b"T", b"G", b"C"
-# Worker to parent (a gradient that is ready answers with GRADIENT):
+# Worker to parent (GRADIENT too, when it is ready):
 ARRIVAL, REPLY, ERROR = b"A", b"R", b"E"
 
-JOB_FORMAT = struct.Struct("<5q")  # job number, point number, key
+JOB_FORMAT = struct.Struct("<6q")  # job number, point number, round of the point, key
 KEY_FORMAT = struct.Struct("<3q")
 NUMBER_FORMAT = struct.Struct("<q")  # of a command, echoed in its answer, so that an answer nobody took is recognised
 FIRST_COMMAND, NO_COMMAND = 0, -1  # the first answer comes unasked; errors of jobs belong to no command
@@ -72,9 +72,11 @@ class WorkerProcess:
     def __init__(self, connection: Connection, env: gym.Env[Any, Any], control: dict[str, Any]) -> None:
         self.connection, self.env = connection, env
         self._steps, self._cancelled = memoryview(control["steps"]), memoryview(control["cancelled"])
+        self._requested, self._answering = memoryview(control["requested"]), memoryview(control["answering"])
         self._kept: dict[TrajectoryKey, Trajectory] = {}
         self._transforms: tuple[Any, Any] = (None, None)
         self._point: SamplingPoint | None = None
+        self._point_number = 0
         self._block: SharedArrays | None = None
 
     def serve(self) -> None:
@@ -115,11 +117,12 @@ class WorkerProcess:
         self._transforms = pickle.loads(body)
 
     def _run(self, body: bytes) -> None:
-        self._job_number, point_number, *key_parts = JOB_FORMAT.unpack(body)
+        self._job_number, point_number, round_, *key_parts = JOB_FORMAT.unpack(body)
         key, started_at = TrajectoryKey(*key_parts), time.monotonic()
-        if self._point is None or self._point.round != point_number:
-            self._kept.clear()  # what a round has left over
-            self._point = SamplingPoint(point_number, self._arrays["parameters"].copy(), *self._transforms)
+        if self._point is None or self._point_number != point_number:
+            self._kept = {kept: trajectory for kept, trajectory in self._kept.items() if kept.round >= round_}
+            self._point_number = point_number
+            self._point = SamplingPoint(round_, self._arrays["parameters"].copy(), *self._transforms)
             self._network = self._replica.network(self._point)
         sampler = self._sampler
         self._steps[0] += 1  # a reset has begun
@@ -134,6 +137,8 @@ class WorkerProcess:
 
     def _after_step(self) -> bool:
         self._steps[0] += 1
+        if self._requested[0] != self._answering[0]:  # nobody shall wait for the end of this trajectory
+            self._gradient(self.connection.recv_bytes()[1:])
         return bool(self._cancelled[0] < self._job_number)
 
     def _write(self, trajectory: Trajectory) -> None:
@@ -168,10 +173,12 @@ class WorkerProcess:
         )
 
     def _gradient(self, body: bytes) -> None:
-        keys = [TrajectoryKey(*parts) for parts in KEY_FORMAT.iter_unpack(body)]
+        (number,) = NUMBER_FORMAT.unpack_from(body)
+        self._answering[0] = number
+        keys = [TrajectoryKey(*parts) for parts in KEY_FORMAT.iter_unpack(body[NUMBER_FORMAT.size :])]
         total = self._replica.gradient([self._kept.pop(key) for key in keys], [1.0] * len(keys))
         self._arrays["gradient"][:] = total.cpu().numpy()
-        self.connection.send_bytes(GRADIENT)
+        self.connection.send_bytes(GRADIENT + NUMBER_FORMAT.pack(number))
 
     # Stable-Baselines3's synchronous API
 
