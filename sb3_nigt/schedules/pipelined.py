@@ -17,8 +17,8 @@ class Pipelined(Planned):
     ``Planned``, and a worker for which this round has no ticket takes one of the next round, at the current point.
 
     It does so if it is predicted to finish before the next round could end without it. The result waits for its round. So
-    hardly anybody idles and nothing is discarded, inclusion is still decided before content is known, and a trajectory is at most
-    one round stale; its gradient is taken at the point that sampled it.
+    hardly anybody idles and nothing is discarded, inclusion is still decided before content is known, and a trajectory
+    is at most one round stale; its gradient is taken at the point that sampled it.
     """
 
     def reset(self) -> None:
@@ -67,6 +67,12 @@ class Pipelined(Planned):
         current = ((w, ticket) for w, ticket in self._running.items() if ticket.round == self.round)
         latest = now + SLACK * abs(now)
         return all(predicted_end(ticket, float(durations[w]), now) <= latest for w, ticket in current)
+
+    def _n_to_do(self, tickets: RoundTickets, pool: int) -> int:
+        """See ``Planned``; what is left of this round is begun before the next one."""
+        of_this_round = self._tickets.pool_of.get(tickets.pools[pool].workers[0])
+        ahead = 0 if tickets is self._tickets or of_this_round is None else self._tickets.left(of_this_round)
+        return tickets.left(pool) + ahead
 
     def _offer_early(self, workers: Collection[int], now: float, durations: FloatArray) -> list[Start]:
         """Offer tickets of the next round to the pools of some workers."""

@@ -68,6 +68,10 @@ class Planned(Schedule):
             starts.append(Start(worker, tickets.key(ticket)))
         return starts
 
+    def _n_to_do(self, tickets: RoundTickets, pool: int) -> int:
+        """Trajectories that the workers of a pool have to begin until all its tickets are given out."""
+        return tickets.left(pool)
+
     def _finish_without(self, worker: int, tickets: RoundTickets, pool: int, now: float, durations: FloatArray) -> float:
         """
         Predict when a pool is done if ``worker`` takes none of its tickets any more.
@@ -89,7 +93,7 @@ class Planned(Schedule):
         if not finishes:
             return math.inf
         heapq.heapify(finishes)
-        for _ in range(tickets.left(pool) - 1):
+        for _ in range(self._n_to_do(tickets, pool) - 1):
             finish, duration = finishes[0]
             heapq.heapreplace(finishes, (finish + duration, duration))
         return max(latest, finishes[0][0])
@@ -97,8 +101,9 @@ class Planned(Schedule):
 
 def predicted_end(ticket: Ticket, duration: float, now: float) -> float:
     """
-    Predict when a trajectory in flight ends; one that is overdue counts as "as late again", so that a hung worker does not
-    keep tickets to itself.
+    Predict when a trajectory in flight ends.
+
+    One that is overdue counts as "as late again", so that a hung worker does not keep tickets to itself.
 
     :param ticket: that is being run
     :param duration: predicted seconds from its start to its end
