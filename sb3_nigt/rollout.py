@@ -13,6 +13,7 @@ from gymnasium import spaces
 
 from sb3_nigt.actors import Head, Network
 from sb3_nigt.messages import SamplingPoint, TrajectoryKey
+from sb3_nigt.observations import conform, reward_error
 from sb3_nigt.seeding import TrajectorySeeds
 from sb3_nigt.trajectory import Trajectory, map_observation
 
@@ -31,6 +32,9 @@ class Sampler:
 
     def __init__(self, env: gym.Env[Any, Any], head: Head, n_steps: int, after_step: Callable[[], bool] | None = None) -> None:
         self.env, self.head, self.n_steps, self._after_step = env, head, n_steps, after_step
+        space = env.observation_space
+        # of an observation that needs no second look; none does where the space is a Dict
+        self._usual = (None, None) if isinstance(space, spaces.Dict) else (space.shape or (), np.dtype(space.dtype))
         self.n_done = 0
         self.finished = True
 
@@ -49,7 +53,8 @@ class Sampler:
         self._rejected: str | None = None
         self._infos: list[dict[str, Any]] = []
         self._allocate()
-        self._observation, _ = self.env.reset(seed=seeds.env)
+        observation, _ = self.env.reset(seed=seeds.env)
+        self._observation = conform(observation, self.env.observation_space)
         if not _is_finite(self._observation):
             self.finished, self._rejected = True, "observation"
 
@@ -62,7 +67,7 @@ class Sampler:
         if self.finished:
             return
         env_step, network, draw, transform = self.env.step, self._network, self.head.draw, self.point.transform_obs
-        after_step, observation, t = self._after_step, self._observation, self.n_done
+        after_step, observation, t, (shape, dtype) = self._after_step, self._observation, self.n_done, self._usual
         stop = min(t + n_steps, self.n_steps)
         while t < stop:
             if t == len(self._rewards):
@@ -74,11 +79,17 @@ class Sampler:
             self._samples[t] = sample
             self._actions[t] = action
             observation, reward, terminated, truncated, info = env_step(action)
-            self._rewards[t] = reward
+            try:
+                self._rewards[t] = reward
+                finite = math.isfinite(reward)
+            except (TypeError, ValueError, OverflowError):
+                raise reward_error(reward) from None
+            if observation.__class__ is not np.ndarray or observation.dtype is not dtype or observation.shape != shape:
+                observation = conform(observation, self.env.observation_space)
             self._infos.append(info)
             t += 1
-            if not (math.isfinite(reward) and _is_finite(observation)):
-                self._rejected = "observation" if math.isfinite(reward) else "reward"
+            if not (finite and _is_finite(observation)):
+                self._rejected = "observation" if finite else "reward"
                 self.finished = True
                 break
             if terminated or truncated:

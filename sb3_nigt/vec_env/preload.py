@@ -7,7 +7,11 @@ No gradient may be taken here, since autograd's threads do not survive a fork.
 
 import contextlib
 
+import torch as th
+
 import sb3_nigt.vec_env.worker  # noqa: F401
+
+th.optim.SGD([th.zeros(1)])  # the first optimizer of a process imports torch's compiler, and every policy has one
 
 with contextlib.suppress(ImportError):
     import gymnasium.envs.mujoco.mujoco_env  # noqa: F401

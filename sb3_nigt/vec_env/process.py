@@ -5,9 +5,8 @@ from __future__ import annotations
 import copy
 import multiprocessing as mp
 import time
-import warnings
 import weakref
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from multiprocessing.connection import wait
@@ -19,17 +18,18 @@ import numpy as np
 import numpy.typing as npt
 import torch as th
 
-from sb3_nigt.errors import WorkerError
 from sb3_nigt.messages import Arrival, Job, SamplingPoint, TrajectoryKey
 from sb3_nigt.replica import PolicyReplica
 from sb3_nigt.timing.clock import WallClock
 from sb3_nigt.timing.time_models import FixedTimes, TimeModel, TimePer
 from sb3_nigt.trajectory import Trajectory, map_observation
-from sb3_nigt.validation import check_integer, check_interval
+from sb3_nigt.validation import check_interval
 from sb3_nigt.vec_env import worker as protocol
 from sb3_nigt.vec_env.base import RolloutSpec, WorkerVecEnv, check_same_spaces, checked_task_ids
-from sb3_nigt.vec_env.process_sync import START_SECONDS, SynchronousProcesses
+from sb3_nigt.vec_env.failures import WorkerFailures
+from sb3_nigt.vec_env.process_sync import SynchronousProcesses
 from sb3_nigt.vec_env.remote import RemoteWorker
+from sb3_nigt.vec_env.restarts import RestartLimits
 from sb3_nigt.vec_env.shared import CONTROL, SharedArrays, rollout_fields
 from sb3_nigt.vec_env.slot import Slot, State
 
@@ -37,12 +37,9 @@ SPEED_SMOOTHING = 0.1  # weight of a new trajectory in a worker's seconds per st
 GRADIENT_SECONDS = 0.05  # how long a gradient waits for a busy worker to notice; then it is computed here
 CANCEL_SECONDS = 0.005  # how long a round's end waits for cancelled workers to say what they did
 POLL_SECONDS = 0.25  # how often hung workers and due restarts are looked for
-FIRST_BACKOFF, LONGEST_BACKOFF = 0.1, 10.0  # seconds before a restart, doubled while a worker keeps failing
-RETRIES = 2  # of a trajectory whose worker dies; then it counts as rejected, since its content may be what kills
-SLOW_FACTOR = 10.0  # a worker may be silent for so many of its own slowest steps
 
 
-class ProcessVecEnv(SynchronousProcesses, WorkerVecEnv):
+class ProcessVecEnv(WorkerFailures, SynchronousProcesses, WorkerVecEnv):
     """
     One operating-system process a worker, on the wall clock.
 
@@ -58,6 +55,7 @@ class ProcessVecEnv(SynchronousProcesses, WorkerVecEnv):
     :param timeout: seconds without any sign of life (a step, a reset) after which a worker counts as hung; workers whose
         steps are slow get more
     :param max_restarts: restarts of one worker before it counts as lost
+    :param max_restarts_per_minute: restarts of one worker within 60 seconds before it counts as lost; None: no limit
     :param time_model: ratios of the speeds until they are measured
     :raises ValueError: if lengths differ from the number of workers, or spaces differ between workers
     """
@@ -71,6 +69,7 @@ class ProcessVecEnv(SynchronousProcesses, WorkerVecEnv):
         start_method: str | None = None,
         timeout: float = 60.0,
         max_restarts: int = 10,
+        max_restarts_per_minute: int | None = 10,
         time_model: TimeModel | None = None,
     ) -> None:
         env_fns = list(env_fns)
@@ -84,7 +83,7 @@ class ProcessVecEnv(SynchronousProcesses, WorkerVecEnv):
         if start_method not in (None, "forkserver", "spawn"):
             raise ValueError(f'start_method={start_method!r} is not allowed: give "forkserver", "spawn" or None.')
         self.timeout = check_interval("timeout", timeout, 0.0, float("inf"), open_low=True)
-        self.max_restarts = check_integer("max_restarts", max_restarts, 0)
+        self._restart_limits = RestartLimits(max_restarts, max_restarts_per_minute)
         self.task_ids = checked_task_ids(task_ids, len(env_fns))
         self.tasks_differ = task_ids is not None and len(set(task_ids)) > 1
         if time_model is not None and not isinstance(time_model, TimeModel):
@@ -106,17 +105,17 @@ class ProcessVecEnv(SynchronousProcesses, WorkerVecEnv):
         self._discarded: list[tuple[Job, float, Trajectory]] = []
         self._kept: dict[tuple[int, TrajectoryKey], Trajectory] = {}
         self._gradients: set[int] = set()  # workers whose gradient is ready
-        self._job_failures: Counter[TrajectoryKey] = Counter()
-        self._ever_arrived = False
+        self._prepare_failures()
         self.closed = False
         self._slots: list[Slot] = []
         self._blocks = [self._control]
         # also when __init__ raises, and at the interpreter's exit
         self._finalizer = weakref.finalize(self, _end, self._slots, self._blocks)
         try:
-            self._slots.extend(Slot(self._start(index)) for index in range(len(env_fns)))
+            self._slots.extend(Slot(self._start(index), self._restart_limits) for index in range(len(env_fns)))
             described = self._wait_for_start()
             check_same_spaces([(observation_space, action_space) for observation_space, action_space, *_ in described])
+            self._ever_ready = True
         except BaseException:
             self.close()
             raise
@@ -145,12 +144,11 @@ class ProcessVecEnv(SynchronousProcesses, WorkerVecEnv):
         return "step"
 
     def predicted_durations(self, n_steps: float) -> npt.NDArray[np.float64]:
-        """See ``TrajectoryWorkers``; who was not measured yet is guessed, who is lost takes for ever."""
+        """See ``TrajectoryWorkers``; who was not measured yet is guessed, who is down begins later, who is lost never."""
         times = self.step_times
         known = np.isfinite(times)
         guess = self._guessed_times * (np.median(times[known] / self._guessed_times[known]) if known.any() else 1.0)
-        times = np.where(known, times, guess)
-        return np.where([slot.state == State.LOST for slot in self._slots], np.inf, times * n_steps)
+        return np.where(known, times, guess) * n_steps + self._time_until_restart()
 
     def aggregate_messages(self, workers: Sequence[int]) -> None:
         """Real messages take their time by themselves."""
@@ -309,10 +307,7 @@ class ProcessVecEnv(SynchronousProcesses, WorkerVecEnv):
         now = time.monotonic()
         for slot in active:
             self._check_progress(slot, now)
-        for index, slot in enumerate(self._slots):
-            if slot.state == State.WAITING and now >= slot.restart_at:
-                slot.remote, slot.state, slot.job_number = self._start(index), State.STARTING, 0
-                self._note_progress(slot)
+        self._restart_due(now)
 
     def _receive(self, slot: Slot) -> None:
         try:
@@ -347,7 +342,7 @@ class ProcessVecEnv(SynchronousProcesses, WorkerVecEnv):
         key = job.key if wanted and job is not None else TrajectoryKey(point.round, index, 0)
         trajectory = self._read(index, key, point, said)
         self.steps_executed += trajectory.n_steps
-        slot.failures_in_a_row = 0
+        slot.history.succeeded()
         if said.n_steps:
             measured = (said.finished_at - said.started_at) / said.n_steps
             old = slot.seconds_per_step
@@ -401,62 +396,6 @@ class ProcessVecEnv(SynchronousProcesses, WorkerVecEnv):
             infos=infos,
             rejected=protocol.REJECTIONS[said.rejection],
         )
-
-    # Failures
-
-    def _note_progress(self, slot: Slot) -> None:
-        slot.steps_seen, slot.progress_at = slot.remote.steps, time.monotonic()
-
-    def _check_progress(self, slot: Slot, now: float) -> None:
-        if not slot.owes_an_answer:
-            return
-        if slot.remote.steps != slot.steps_seen:
-            slot.slowest = max(slot.slowest, now - slot.progress_at)
-            self._note_progress(slot)
-        silent, allowed = now - slot.progress_at, max(self.timeout, SLOW_FACTOR * slot.slowest)
-        if slot.state in (State.STARTING, State.PREPARING) or slot.remote.owes_gradient:
-            allowed = max(allowed, START_SECONDS)
-        if silent > allowed:
-            slot.remote.kill(dump_stack=True)
-            self._fail(slot, f"no sign of life for {silent:.1f} s (timeout={self.timeout:g}); its stack is on stderr")
-
-    def _fail(self, slot: Slot, reason: str) -> None:
-        """Restart a worker after a while; its job stays its own, with the same random numbers, so nothing is lost."""
-        index = slot.remote.index
-        slot.remote.kill()
-        slot.restarts += 1
-        slot.failures_in_a_row += 1
-        slot.held.clear()
-        slot.point = None
-        lost = slot.restarts > self.max_restarts
-        slot.state = State.LOST if lost else State.WAITING
-        slot.restart_at = time.monotonic() + min(LONGEST_BACKOFF, FIRST_BACKOFF * 2 ** (slot.failures_in_a_row - 1))
-        if slot.job is not None and not self._ever_arrived and all(other.restarts for other in self._slots):
-            message = f"every worker has failed before the first trajectory, this one: {reason}"
-            raise WorkerError(message, index, self.task_ids[index])
-        what_next = f"It is lost (max_restarts={self.max_restarts})." if lost else "It is restarted."
-        warnings.warn(f"Worker {index} (task {self.task_ids[index]!r}) failed: {reason}. {what_next}", stacklevel=2)
-        if slot.job is not None:
-            self._job_failures[slot.job.key] += 1
-            if lost or self._job_failures[slot.job.key] > RETRIES:
-                self._reject(slot, "lost" if lost else "crash")
-
-    def _reject(self, slot: Slot, reason: str) -> None:
-        """Give a job up: whoever planned it must plan another one."""
-        job, now = slot.job, time.monotonic()
-        assert job is not None
-        slot.job = None
-        empty = self._read(
-            slot.remote.index, job.key, job.point, protocol.RemoteArrival(0, 0, 0, 0, 0, 0, now, now, *[np.nan] * 4)
-        )
-        arrival = Arrival(job.worker, self.task_ids[job.worker], job.key, 0, 0.0, now, now, now, rejected=reason)
-        self._job_failures.pop(job.key, None)
-        self._undelivered.add(job.worker)
-        self._arrived.append((arrival, empty))
-
-    def lost(self) -> frozenset[int]:
-        """See ``TrajectoryWorkers``."""
-        return frozenset(index for index, slot in enumerate(self._slots) if slot.state == State.LOST)
 
 
 def _end(slots: list[Slot], blocks: list[SharedArrays]) -> None:

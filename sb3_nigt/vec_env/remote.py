@@ -159,6 +159,7 @@ class RemoteWorker:
         self.process.kill()
         self.process.join(JOIN_SECONDS)
         self.hang_up()
+        self._lifeline.close()
 
     def close(self, seconds: float) -> None:
         """
@@ -168,25 +169,22 @@ class RemoteWorker:
         """
         self.hang_up()
         self.process.join(seconds)
-        if self.process.is_alive():
-            self.process.kill()
-            self.process.join(JOIN_SECONDS)
+        self.kill()
 
     def hang_up(self) -> None:
-        """Close the connection, at which an idle worker ends by itself."""
+        """Close the connection, at which an idle worker closes its environment and ends; the lifeline would end it at once."""
         self.connection.close()
-        self._lifeline.close()
 
 
-def raise_remote(content: tuple[BaseException | None, str, str], worker: int) -> None:
+def raise_remote(content: tuple[bytes | None, str, str], worker: int) -> None:
     """
     Raise what a worker has raised, as the same type, with the worker's traceback as its cause.
 
-    :param content: exception (None if it could not travel), name of its type, traceback text
+    :param content: pickled exception (None if it could not travel), name of its type, traceback text
     :param worker: index of the worker
     """
-    error, type_name, text = content
-    remote = RemoteError(f"in worker {worker}:\n{text}")
-    if error is None:
-        raise RuntimeError(f"{type_name} in worker {worker}") from remote
-    raise error from remote
+    pickled, type_name, text = content
+    error: BaseException = RuntimeError(f"{type_name} in worker {worker}")
+    with contextlib.suppress(Exception):  # see encode_error: not everything that can be pickled can be made again
+        error = cloudpickle.loads(pickled)
+    raise error from RemoteError(f"in worker {worker}:\n{text}")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from typing import Any
 
 from sb3_nigt.messages import Job, SamplingPoint, TrajectoryKey
+from sb3_nigt.vec_env.heartbeat import Heartbeat
 from sb3_nigt.vec_env.remote import RemoteWorker
+from sb3_nigt.vec_env.restarts import RestartHistory, RestartLimits
 
 
 class State(enum.Enum):
@@ -32,18 +34,15 @@ class Slot:
     """What the parent knows of one worker, across restarts of its process."""
 
     remote: RemoteWorker
+    limits: InitVar[RestartLimits]
     state: State = State.STARTING
     job: Job | None = None  # wanted, and running or to be run as soon as possible
     job_number: int = 0  # of the job that the process runs
     point: SamplingPoint | None = None  # that the process holds
     point_number: int = 0
     held: set[TrajectoryKey] = field(default_factory=set)  # finished trajectories whose steps the process still has
-    restarts: int = 0
-    failures_in_a_row: int = 0
     restart_at: float = 0.0
-    steps_seen: int = 0
-    progress_at: float = 0.0
-    slowest: float = 0.0  # seconds between two signs of life
+    heartbeat: Heartbeat = field(default_factory=Heartbeat)
     seconds_per_step: float | None = None
     transforms: tuple[Any, Any] = (None, None)  # that the process has
 
@@ -51,3 +50,11 @@ class Slot:
     def owes_an_answer(self) -> bool:
         """Whether the parent waits for a message."""
         return self.state.owes_an_answer or self.remote.owes_gradient
+
+    def __post_init__(self, limits: RestartLimits) -> None:
+        self.history = RestartHistory(limits)
+
+    @property
+    def restarts(self) -> int:
+        """Failures so far, each of which was followed by a restart unless the worker is lost."""
+        return self.history.failures

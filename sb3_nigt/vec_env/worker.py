@@ -250,13 +250,14 @@ def encode_error(error: BaseException) -> bytes:
     """
     Pack an exception for the parent, with its traceback as text.
 
-    :param error: any exception; if it cannot be pickled only its name and text travel
+    :param error: any exception; it is pickled apart, since many can be pickled and then not be made again (those whose
+        ``__init__`` wants other arguments than the message), and then only its name and text are left
     """
-    text = traceback.format_exc()
     try:
-        encoded: bytes = cloudpickle.dumps((error, type(error).__name__, text))
+        pickled = cloudpickle.dumps(error)
     except Exception:
-        encoded = cloudpickle.dumps((None, type(error).__name__, text))
+        pickled = None
+    encoded: bytes = cloudpickle.dumps((pickled, type(error).__name__, traceback.format_exc()))
     return encoded
 
 

@@ -1,0 +1,54 @@
+"""How long a worker has been silent, and how long it may be. No I/O and no clock: the time is an argument."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+SLOW_FACTOR = 10.0  # a worker may be silent for so many of its own slowest steps
+
+
+@dataclass
+class Heartbeat:
+    """
+    Signs of life of one worker: a counter of its steps that the parent looks at now and then.
+
+    :ivar slowest: seconds of the longest silence that ended
+    """
+
+    slowest: float = 0.0
+    _count: int = 0
+    _changed: float = 0.0
+    _looked: float = 0.0
+
+    def begin(self, count: int, now: float) -> None:
+        """
+        Count silence from here.
+
+        :param count: of the worker's steps
+        :param now: seconds
+        """
+        self._count, self._changed, self._looked = count, now, now
+
+    def look(self, count: int, now: float) -> float:
+        """
+        Look at the counter.
+
+        :param count: of the worker's steps
+        :param now: seconds
+        :return: seconds of silence up to now
+        """
+        if count != self._count:
+            # It was silent up to the last look. How long after that is not known: a parent that was away, in a callback
+            # that evaluates, must not take its own absence for a slow step.
+            self.slowest = max(self.slowest, self._looked - self._changed)
+            self.begin(count, now)
+        self._looked = now
+        return now - self._changed
+
+    def allowed(self, timeout: float) -> float:
+        """
+        Return how many seconds of silence are no reason for worry.
+
+        :param timeout: at least this
+        """
+        return max(timeout, SLOW_FACTOR * self.slowest)
