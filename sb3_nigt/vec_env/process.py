@@ -121,7 +121,6 @@ class ProcessVecEnv(WorkerFailures, SynchronousProcesses, WorkerVecEnv):
             raise
         observation_space, action_space, _, self.metadata = described[0]
         super().__init__(len(env_fns), observation_space, action_space)
-        self._prepare_observations()
 
     def _start(self, index: int) -> RemoteWorker:
         return RemoteWorker(self._context, index, self._env_fns[index], self._control)

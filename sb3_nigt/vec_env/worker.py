@@ -28,6 +28,7 @@ from sb3_nigt.rollout import Sampler
 from sb3_nigt.seeding import trajectory_seeds
 from sb3_nigt.trajectory import Trajectory
 from sb3_nigt.vec_env.base import RolloutSpec
+from sb3_nigt.vec_env.packing import pack, unpack
 from sb3_nigt.vec_env.shared import SharedArrays, SharedLayout
 
 # First byte of a message. Parent to worker:
@@ -71,6 +72,7 @@ class WorkerProcess:
 
     def __init__(self, connection: Connection, env: gym.Env[Any, Any], control: dict[str, Any]) -> None:
         self.connection, self.env = connection, env
+        self._observation_space, self._action_space = env.observation_space, env.action_space
         self._steps, self._cancelled = memoryview(control["steps"]), memoryview(control["cancelled"])
         self._requested, self._answering = memoryview(control["requested"]), memoryview(control["answering"])
         self._kept: dict[TrajectoryKey, Trajectory] = {}
@@ -184,29 +186,31 @@ class WorkerProcess:
 
     def _command(self, body: bytes) -> None:
         (self._command_number,) = NUMBER_FORMAT.unpack_from(body)
-        name, args, kwargs = cloudpickle.loads(body[NUMBER_FORMAT.size :])
+        name, args = pickle.loads(body[NUMBER_FORMAT.size :])
         self._steps[0] += 1
-        result = getattr(self, name)(*args, **kwargs)
+        result = getattr(self, name)(*args)
         self._steps[0] += 1
-        self.connection.send_bytes(REPLY + NUMBER_FORMAT.pack(self._command_number) + cloudpickle.dumps(result))
+        self.connection.send_bytes(REPLY + NUMBER_FORMAT.pack(self._command_number) + encode_result(result))
 
     def describe(self) -> tuple[Any, ...]:
         """Return both spaces, the render mode and the metadata."""
-        return self.env.observation_space, self.env.action_space, self.env.render_mode, self.env.metadata
+        return self._observation_space, self._action_space, self.env.render_mode, self.env.metadata
 
     def step(self, action: Any) -> tuple[Any, ...]:
         """
         Step, and reset where an episode ends.
 
-        :param action: for the environment
+        :param action: for the environment, packed
         """
+        action = unpack(self._action_space, action)
         observation, reward, terminated, truncated, info = self.env.step(action)
         reset_info: dict[str, Any] | None = None
         info["TimeLimit.truncated"] = truncated and not terminated
         if terminated or truncated:
             info["terminal_observation"] = observation
             observation, reset_info = self.env.reset()
-        return observation, reward, bool(terminated or truncated), info, reset_info
+        packed = pack(self._observation_space, observation)
+        return packed, float(reward), bool(terminated or truncated), info, reset_info
 
     def reset(self, seed: int | None, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """
@@ -215,7 +219,8 @@ class WorkerProcess:
         :param seed: for the environment
         :param options: for the environment
         """
-        return self.env.reset(seed=seed, **({"options": options} if options else {}))
+        observation, info = self.env.reset(seed=seed, **({"options": options} if options else {}))
+        return pack(self._observation_space, observation), info
 
     def get_attr(self, name: str) -> Any:
         """Return an attribute of the environment or of a wrapper."""
@@ -244,6 +249,19 @@ class WorkerProcess:
     def render(self) -> Any:
         """Return a picture."""
         return self.env.render()
+
+
+def encode_result(result: Any) -> bytes:
+    """
+    Pack what a command returns.
+
+    :param result: anything
+    """
+    try:
+        return pickle.dumps(result)  # several times faster
+    except Exception:  # a function or a class that exists here only; there is no common type of these errors
+        encoded: bytes = cloudpickle.dumps(result)
+        return encoded
 
 
 def encode_error(error: BaseException) -> bytes:
