@@ -175,6 +175,7 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
         lengths = LengthEstimate(self._mean_length or float(self.n_steps), seen=self._mean_length is not None)
         self._memory = BetweenRounds(lengths)
         self._bad_gradients = 0
+        self._has_batch_norm = has_batch_norm(self.policy)
         make_head(self.policy)  # refuses distributions without a score
         if self.env is not None:
             self._check_env(self.env)
@@ -217,7 +218,7 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
         if not isinstance(env.unwrapped, WorkerVecEnv):
             return
         WrapperStack(env)
-        if has_batch_norm(self.policy):
+        if self._has_batch_norm:
             raise ValueError(
                 f"policy={type(self.policy).__name__} has BatchNorm layers, whose statistics do not come back from workers: "
                 "use LayerNorm, or a DummyVecEnv."
@@ -239,6 +240,7 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
             "_round_logger",
             "_rollout_spec",
             "_memory",
+            "_has_batch_norm",
             "_announced",
             "eta_schedule",
             "last_round",
@@ -416,7 +418,7 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
             self.policy.optimizer.step()
             self.policy.optimizer.zero_grad()
         self._n_updates += 1
-        if has_batch_norm(self.policy):
+        if self._has_batch_norm:
             self._move_batch_norm()
         self._log_update(float(th.linalg.vector_norm(gradient.double())))
 

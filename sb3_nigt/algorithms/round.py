@@ -136,7 +136,8 @@ def run_round(
 
 
 def _now_due(point: SamplingPoint, arrival: Arrival, trajectory: Trajectory) -> tuple[Arrival, Trajectory]:
-    return dataclasses.replace(arrival, staleness=point.round - trajectory.point.round), trajectory
+    staleness = point.round - trajectory.point.round
+    return dataclasses.replace(arrival, staleness=staleness) if staleness else arrival, trajectory
 
 
 def _submit(workers: TrajectoryWorkers, schedule: Schedule, point: SamplingPoint, starts: list[Start]) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import copy
 import multiprocessing as mp
+import select
 import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
-from multiprocessing.connection import wait
 from typing import Any
 
 import cloudpickle
@@ -33,7 +33,6 @@ from sb3_nigt.vec_env.restarts import RestartLimits
 from sb3_nigt.vec_env.shared import CONTROL, SharedArrays, rollout_fields
 from sb3_nigt.vec_env.slot import Slot, State
 
-SPEED_SMOOTHING = 0.1  # weight of a new trajectory in a worker's seconds per step
 GRADIENT_SECONDS = 0.05  # how long a gradient waits for a busy worker to notice; then it is computed here
 CANCEL_SECONDS = 0.005  # how long a round's end waits for cancelled workers to say what they did
 POLL_SECONDS = 0.25  # how often hung workers and due restarts are looked for
@@ -100,6 +99,7 @@ class ProcessVecEnv(WorkerFailures, SynchronousProcesses, WorkerVecEnv):
         self._env_fns = [cloudpickle.dumps(env_fn) for env_fn in env_fns]
         self._control = SharedArrays(CONTROL, len(env_fns))
         self._block: SharedArrays | None = None
+        self._next_check = 0.0  # when hung workers are looked for again
         self._undelivered: set[int] = set()  # workers whose arrival nobody has taken yet
         self._arrived: deque[tuple[Arrival, Trajectory]] = deque()
         self._discarded: list[tuple[Job, float, Trajectory]] = []
@@ -130,7 +130,7 @@ class ProcessVecEnv(WorkerFailures, SynchronousProcesses, WorkerVecEnv):
     @property
     def step_times(self) -> npt.NDArray[np.float64]:
         """Measured seconds per step, a running mean; NaN before the first trajectory."""
-        return np.array([np.nan if slot.seconds_per_step is None else slot.seconds_per_step for slot in self._slots])
+        return np.array([slot.seconds_per_step for slot in self._slots])
 
     @property
     def message_times(self) -> npt.NDArray[np.float64]:
@@ -146,8 +146,10 @@ class ProcessVecEnv(WorkerFailures, SynchronousProcesses, WorkerVecEnv):
         """See ``TrajectoryWorkers``; who was not measured yet is guessed, who is down begins later, who is lost never."""
         times = self.step_times
         known = np.isfinite(times)
-        guess = self._guessed_times * (np.median(times[known] / self._guessed_times[known]) if known.any() else 1.0)
-        return np.where(known, times, guess) * n_steps + self._time_until_restart()
+        if not known.all():
+            scale = np.median(times[known] / self._guessed_times[known]) if known.any() else 1.0
+            times = np.where(known, times, scale * self._guessed_times)
+        return times * n_steps + self._time_until_restart()
 
     def aggregate_messages(self, workers: Sequence[int]) -> None:
         """Real messages take their time by themselves."""
@@ -298,14 +300,17 @@ class ProcessVecEnv(WorkerFailures, SynchronousProcesses, WorkerVecEnv):
 
     def _pump(self, seconds: float) -> None:
         """Take in what the workers say within some seconds, look for hung ones, restart those that are due."""
-        active = [slot for slot in self._slots if slot.owes_an_answer]
-        ready = set(wait([w for slot in active for w in slot.remote.waitables], timeout=seconds))
-        for slot in active:
-            if ready.intersection(slot.remote.waitables):
-                self._receive(slot)
+        active = {slot.remote.connection.fileno(): slot for slot in self._slots if slot.owes_an_answer}
+        poll = select.poll()
+        for descriptor in active:
+            poll.register(descriptor, select.POLLIN)
+        for descriptor, _ in poll.poll(1000 * seconds):
+            self._receive(active[descriptor])
         now = time.monotonic()
-        for slot in active:
-            self._check_progress(slot, now)
+        if now >= self._next_check:
+            self._next_check = now + POLL_SECONDS
+            for slot in active.values():
+                self._check_progress(slot, now)
         self._restart_due(now)
 
     def _receive(self, slot: Slot) -> None:
@@ -343,9 +348,7 @@ class ProcessVecEnv(WorkerFailures, SynchronousProcesses, WorkerVecEnv):
         self.steps_executed += trajectory.n_steps
         slot.history.succeeded()
         if said.n_steps:
-            measured = (said.finished_at - said.started_at) / said.n_steps
-            old = slot.seconds_per_step
-            slot.seconds_per_step = measured if old is None else (1 - SPEED_SMOOTHING) * old + SPEED_SMOOTHING * measured
+            slot.note_speed((said.finished_at - said.started_at) / said.n_steps)
         if not wanted or job is None:
             self._discarded.append((Job(index, key, point), said.started_at, trajectory))
             self._become_idle(slot)

@@ -8,7 +8,6 @@ import pickle
 import select
 import signal
 from collections.abc import Iterable
-from multiprocessing.connection import Connection, wait
 from multiprocessing.context import BaseContext
 from typing import Any
 
@@ -53,11 +52,6 @@ class RemoteWorker:
         self.process.start()
         child.close()
         child_lifeline.close()
-
-    @property
-    def waitables(self) -> list[Connection | int]:
-        """What becomes ready when there is a message or the process has ended."""
-        return [self.connection, self.process.sentinel]
 
     @property
     def steps(self) -> int:
@@ -124,14 +118,6 @@ class RemoteWorker:
     def drop_gradient(self) -> None:
         """Do not wait for a gradient any more; if it comes all the same it is ignored."""
         self._gradient_number = None
-
-    def wait(self, seconds: float) -> None:
-        """
-        Wait for a message or the end of the process.
-
-        :param seconds: no longer than this
-        """
-        wait(self.waitables, timeout=seconds)
 
     def receive(self, seconds: float = 0.0) -> tuple[bytes, Any] | None:
         """
