@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import torch as th
 
+from sb3_nigt.gradients import weighted_sum
 from sb3_nigt.messages import Arrival, Job, SamplingPoint, TrajectoryKey
 from sb3_nigt.replica import PolicyReplica
 from sb3_nigt.timing.clock import WallClock
@@ -273,16 +274,14 @@ class ProcessVecEnv(WorkerFailures, SynchronousProcesses, WorkerVecEnv):
                     slot.remote.drop_gradient()
             else:
                 self._pump(POLL_SECONDS)
-        total = th.zeros(len(self._block.of(0)["gradient"]))
+        local_sums = {}
         for worker, wanted in keys.items():
             if worker in self._gradients:
-                local_sum = th.from_numpy(self._block.of(worker)["gradient"])
+                local_sums[worker] = th.from_numpy(self._block.of(worker)["gradient"])
             else:
-                trajectories = [self._kept[worker, key] for key in wanted]
-                local_sum = self._replica.gradient(trajectories, [1.0] * len(trajectories)).cpu()
-            total += float(weights[worker]) * local_sum
+                local_sums[worker] = self._replica.gradient([self._kept[worker, key] for key in wanted], [1.0] * len(wanted))
         self._gradients.clear()
-        return total.to(self._replica.policy.device)
+        return weighted_sum(local_sums, weights)
 
     def _ask_for_gradients(self, keys: Mapping[int, list[TrajectoryKey]]) -> None:
         for worker, wanted in keys.items():
