@@ -261,14 +261,19 @@ def encode_error(error: BaseException) -> bytes:
     """
     Pack an exception for the parent, with its traceback as text.
 
-    :param error: any exception; if it cannot be pickled only its name and text travel
+    :param error: any exception; if it cannot be pickled its type and text travel, or at least their names
     """
     text = traceback.format_exc()
     try:
-        encoded: bytes = cloudpickle.dumps((error, type(error).__name__, text))
+        encoded = cloudpickle.dumps(error)
+        pickle.loads(encoded)  # fails if __init__ takes other arguments than it hands on, which is common
     except Exception:
-        encoded = cloudpickle.dumps((None, type(error).__name__, text))
-    return encoded
+        try:
+            encoded = cloudpickle.dumps((type(error), str(error)))
+        except Exception:
+            encoded = None
+    packed: bytes = cloudpickle.dumps((encoded, type(error).__name__, text))
+    return packed
 
 
 def main(connection: Connection, lifeline: Connection, env_fn: bytes, index: int, control: SharedLayout) -> None:
