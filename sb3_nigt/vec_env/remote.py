@@ -139,6 +139,7 @@ class RemoteWorker:
         self.process.kill()
         self.process.join(JOIN_SECONDS)
         self.hang_up()
+        self._lifeline.close()
 
     def close(self, seconds: float) -> None:
         """
@@ -151,11 +152,11 @@ class RemoteWorker:
         if self.process.is_alive():
             self.process.kill()
             self.process.join(JOIN_SECONDS)
+        self._lifeline.close()  # not before, since it ends a worker at once, without closing its environment
 
     def hang_up(self) -> None:
         """Close the connection, at which an idle worker ends by itself."""
         self.connection.close()
-        self._lifeline.close()
 
 
 def encode_call(name: str, *args: Any) -> bytes:
