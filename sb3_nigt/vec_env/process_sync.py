@@ -122,7 +122,7 @@ class SynchronousProcesses(VecEnv):
         return self._contents(self._answers(workers, self.timeout), workers)
 
     def _send(self, name: str, per_worker: Sequence[tuple[Any, ...]], workers: Sequence[int]) -> None:
-        # first all calls, since one that cannot be pickled must not leave the others under way
+        # All calls first, since one that cannot be pickled must not leave the others under way
         calls = [
             (self._slots[worker].remote, encode_call(name, *args)) for worker, args in zip(workers, per_worker, strict=True)
         ]

@@ -7,7 +7,7 @@ import os
 import pickle
 import select
 import signal
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from typing import Any
 
@@ -93,14 +93,6 @@ class RemoteWorker:
         :param job_number: of the job
         """
         self._counters["cancelled"][0] = job_number
-
-    def wait(self, seconds: float) -> None:
-        """
-        Wait for a message or the end of the process.
-
-        :param seconds: no longer than this
-        """
-        wait(self.waitables, timeout=seconds)
 
     def receive(self, seconds: float = 0.0) -> tuple[bytes, Any] | None:
         """
