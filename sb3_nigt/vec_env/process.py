@@ -81,7 +81,7 @@ class ProcessVecEnv(WorkerFailures, SynchronousProcesses, WorkerVecEnv):
         if not env_fns:
             raise ValueError("env_fns=[] is not allowed: give one function for each worker, at least one.")
         if start_method not in (None, "forkserver", "spawn"):
-            raise ValueError(f'start_method={start_method!r} is not allowed: give "forkserver", "spawn" or None.')
+            raise ValueError(f'start_method: cannot find context for {start_method!r}, give "forkserver", "spawn" or None.')
         self.timeout = check_interval("timeout", timeout, 0.0, float("inf"), open_low=True)
         self._restart_limits = RestartLimits(max_restarts, max_restarts_per_minute)
         self.task_ids = checked_task_ids(task_ids, len(env_fns))
