@@ -13,7 +13,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from conformance import WorkerVecEnvTests
-from envs import DictEnv, FixedLengthEnv, LengthFromSeedEnv, PointEnv, job, prepared, run
+from envs import DictEnv, FixedLengthEnv, LengthFromSeedEnv, PointEnv, job, prepared, run, run_rounds
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.monitor import Monitor
@@ -329,3 +329,13 @@ def test_run_of_one_job_by_hand(make):
     assert run(env, job(point, 0)).n_steps == 3
     assert np.isfinite(env.step_times).all()
     assert isinstance(env.observation_space, gym.spaces.Box)
+
+
+@pytest.mark.parametrize("schedule", ["planned", "pipelined"])
+def test_nothing_is_discarded_where_all_is_planned(make, schedule):
+    """Also steps that come in while a gradient is waited for belong to some round."""
+    model = RennalaNIGT("MlpPolicy", make(*[LengthFromSeedEnv] * 3), n_trajectories=7, schedule=schedule, seed=0)
+    reports = run_rounds(model, 40)
+    assert [report.discarded_steps for report in reports] == [0] * 40
+    assert [report.counts.sum() for report in reports] == [7] * 40
+    assert {a.staleness for report in reports for a in report.arrivals} == ({0, 1} if schedule == "pipelined" else {0})

@@ -46,7 +46,7 @@ class TrajectoryWorkers(ABC):
 
     clock: Clock
     rollout_spec: RolloutSpec | None = None  # of the last prepare
-    steps_executed: int = 0  # environment steps of all trajectories that arrived or were cancelled
+    steps_executed: int = 0  # environment steps of all trajectories that were handed out, cancelled ones included
 
     @abstractmethod
     def prepare(self, spec: RolloutSpec) -> None:

@@ -227,6 +227,7 @@ class ProcessVecEnv(WorkerFailures, SynchronousProcesses, WorkerVecEnv):
             self._pump(POLL_SECONDS)
         arrival, trajectory = self._arrived.popleft()
         self._undelivered.discard(arrival.worker)
+        self.steps_executed += trajectory.n_steps
         self._kept[arrival.worker, arrival.key] = trajectory
         return arrival, trajectory
 
@@ -250,6 +251,7 @@ class ProcessVecEnv(WorkerFailures, SynchronousProcesses, WorkerVecEnv):
         while any(slot.state == State.CANCELLING for slot in self._slots) and (left := until - time.monotonic()) > 0:
             self._pump(left)
         discarded, self._discarded = self._discarded, []
+        self.steps_executed += sum(trajectory.n_steps for _, _, trajectory in discarded)
         return discarded
 
     def gradient(self, arrivals: Sequence[Arrival], weights: npt.NDArray[np.float64]) -> th.Tensor:
@@ -344,7 +346,6 @@ class ProcessVecEnv(WorkerFailures, SynchronousProcesses, WorkerVecEnv):
         wanted = slot.state == State.BUSY and job is not None and not said.cancelled
         key = job.key if wanted and job is not None else TrajectoryKey(point.round, index, 0)
         trajectory = self._read(index, key, point, said)
-        self.steps_executed += trajectory.n_steps
         slot.history.succeeded()
         if said.n_steps:
             slot.note_speed((said.finished_at - said.started_at) / said.n_steps)
