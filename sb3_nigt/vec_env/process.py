@@ -126,6 +126,11 @@ class ProcessVecEnv(WorkerFailures, SynchronousProcesses, WorkerVecEnv):
     def _start(self, index: int) -> RemoteWorker:
         return RemoteWorker(self._context, index, self._env_fns[index], self._control)
 
+    @property
+    def worker_pids(self) -> list[int | None]:
+        """Process ids of the workers, of the last process where one has died."""
+        return [slot.remote.process.pid for slot in self._slots]
+
     # Speeds
 
     @property

@@ -1,0 +1,58 @@
+"""The ``benchmark`` command: every measurement in one table."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+
+from sb3_nigt.experiments.benchmark import processes, simulated, startup, stragglers
+from sb3_nigt.experiments.benchmark.table import HEADER, Row
+
+PARTS = ("simulated", "startup", "stragglers", "processes")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """
+    Describe the command line.
+
+    :param parser: of the subcommand
+    """
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to measure; everything by default")
+    parser.add_argument("--env", nargs="+", default=["Humanoid-v5", "Hopper-v5"], help="environments to measure")
+    parser.add_argument("--n-workers", type=int, default=10)
+    parser.add_argument("--n-trajectories", nargs="+", type=int, default=[20, 50], help="M of the rounds on processes")
+    parser.add_argument("--schedule", default="pipelined", help="of RennalaNIGT on processes")
+    parser.add_argument("--timesteps", type=int, default=20_000, help="environment steps of a simulated measurement")
+    parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement on processes")
+    parser.add_argument("--rounds", type=int, default=20, help="rounds with and without a straggler")
+    parser.add_argument("--start", nargs="+", default=["CartPole-v1:100", "Humanoid-v5:10"], help="environment:processes")
+    parser.add_argument("--repeats", type=int, default=5)
+
+
+def run(args: argparse.Namespace) -> None:
+    """
+    Measure and print one table, row by row.
+
+    :param args: parsed command line
+    """
+    print(HEADER)
+    for row in _measure(args):
+        print(row, flush=True)
+    print(f"Medians of {args.repeats} repetitions, each beside its reference; [min, max] of the ratios.")
+
+
+def _measure(args: argparse.Namespace) -> Iterator[Row]:
+    if "simulated" in args.parts:
+        for env_id in args.env:
+            yield simulated.measure(env_id, args.n_workers, args.timesteps, args.repeats)
+    if "startup" in args.parts:
+        for what in args.start:
+            env_id, n_workers = what.split(":")
+            yield from startup.measure(env_id, int(n_workers))
+    if "stragglers" in args.parts:
+        yield from stragglers.measure(args.n_workers, args.rounds)
+    if "processes" in args.parts:
+        for env_id in args.env:
+            yield from processes.measure(
+                env_id, args.n_workers, args.n_trajectories, args.schedule, args.seconds, args.repeats
+            )
