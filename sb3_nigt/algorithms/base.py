@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar, TypeVar
 
@@ -24,6 +25,7 @@ from sb3_nigt.aggregators import Aggregator
 from sb3_nigt.algorithms.buffer import TrajectoryBuffer
 from sb3_nigt.algorithms.reporting import RoundLogger
 from sb3_nigt.algorithms.round import MAX_REJECTED_IN_A_ROW, LengthEstimate, run_round
+from sb3_nigt.errors import LostWorkerError
 from sb3_nigt.messages import RoundReport, SamplingPoint
 from sb3_nigt.optimizers.nigt import NIGT
 from sb3_nigt.parameters import PolicySpec, flatten, has_batch_norm
@@ -296,12 +298,10 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
         self.policy.set_training_mode(False)
         rollout_buffer.reset()
         workers.forget()
-        point, aggregator = self._sampling_point(), self._round_aggregator()
+        point = self._sampling_point()
         callback.on_rollout_start()
         try:
-            result = run_round(
-                workers, self._schedule, aggregator, point, partial(self._replay, callback), self._lengths, self._failures
-            )
+            result = self._run_round(workers, point, callback)
         finally:
             if isinstance(workers, LockstepWorkers):
                 self._last_obs, self._last_episode_starts = workers.observation, workers.at_start
@@ -320,6 +320,28 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
         )
         callback.on_rollout_end()
         return True
+
+    def _run_round(
+        self, workers: TrajectoryWorkers, point: SamplingPoint, callback: BaseCallback
+    ) -> tuple[RoundReport, list[Trajectory]] | None:
+        """Run the round; if a loss ends it and the rule for those who are left allows it, once more from its beginning."""
+        aggregator, steps_before = self._round_aggregator(), workers.steps_executed
+        while True:
+            try:
+                result = run_round(
+                    workers, self._schedule, aggregator, point, partial(self._replay, callback), self._lengths, self._failures
+                )
+            except LostWorkerError:
+                aggregator = self._round_aggregator()
+                if not aggregator.can_do_without(workers.lost(), self.n_envs):
+                    raise
+                workers.cancel()
+                workers.forget()
+                continue
+            if result is None:
+                return None
+            report, accepted = result
+            return replace(report, discarded_steps=workers.steps_executed - steps_before - report.used_steps), accepted
 
     def _connect(self, env: VecEnv, callback: BaseCallback) -> TrajectoryWorkers:
         """Return the workers behind ``env``, ready for jobs of this model."""

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from sb3_nigt.aggregators import Aggregator
-from sb3_nigt.errors import WorkerError
+from sb3_nigt.errors import LostWorkerError, WorkerError
 from sb3_nigt.messages import Arrival, Discarded, Job, RoundReport, SamplingPoint
 from sb3_nigt.schedules import Schedule, Start
 from sb3_nigt.trajectory import Trajectory
@@ -60,6 +60,7 @@ def run_round(
     :param lengths: running mean of lengths, updated here
     :param failures: rejected trajectories in a row of each worker, updated here
     :return: the report and the accepted trajectories by worker and key; None if a callback said stop
+    :raises LostWorkerError: if the round needs a worker that is lost
     :raises WorkerError: if one worker delivers non-finite numbers several times in a row
     """
     clock, started_at, steps_before = workers.clock, workers.clock.now(), workers.steps_executed
@@ -129,7 +130,7 @@ def _check_lost(workers: TrajectoryWorkers, aggregator: Aggregator, n_workers: i
         worker = max(lost)
         task_id = getattr(workers, "task_ids", range(n_workers))[worker]
         name = type(aggregator).__name__
-        raise WorkerError(
+        raise LostWorkerError(
             f"it is lost after too many restarts, and {name} cannot complete a round without it", worker, task_id
         )
 
