@@ -388,7 +388,7 @@ def _end(slots: list[Slot], blocks: list[SharedArrays]) -> None:
     for slot in slots:
         slot.remote.process.kill()
     for slot in slots:
-        slot.remote.kill()
+        slot.remote.release()
     for block in blocks:
         block.close()
     blocks.clear()

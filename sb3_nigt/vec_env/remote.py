@@ -42,6 +42,7 @@ class RemoteWorker:
             daemon=True,
         )
         self.process.start()
+        self.pid = self.process.pid
         child.close()
         child_lifeline.close()
 
@@ -117,9 +118,9 @@ class RemoteWorker:
 
         :param dump_stack: let it write to stderr where it hangs, first
         """
-        if dump_stack and self.process.pid is not None and self.process.is_alive():
+        if dump_stack and self.pid is not None and self.process.is_alive():
             with contextlib.suppress(ProcessLookupError):
-                os.kill(self.process.pid, signal.SIGUSR1)
+                os.kill(self.pid, signal.SIGUSR1)
             self.process.join(STACK_DUMP_SECONDS)
         self.process.kill()
         self.process.join(JOIN_SECONDS)
@@ -135,6 +136,12 @@ class RemoteWorker:
         self.hang_up()
         self.process.join(seconds)
         self.kill()
+
+    def release(self) -> None:
+        """End the process for good: after this nothing can be asked of it, and it holds no open file."""
+        self.kill()
+        with contextlib.suppress(ValueError):  # it has not ended even now, and will not be waited for any longer
+            self.process.close()
 
     def hang_up(self) -> None:
         """Close the connection, at which an idle worker closes its environment and ends; the lifeline would end it at once."""
