@@ -57,8 +57,8 @@ class WorkerFailures:
         if slot.state in (State.STARTING, State.PREPARING, State.GRADIENT):
             allowed = max(allowed, START_SECONDS)
         if silent > allowed:
-            slot.remote.kill(dump_stack=True)
-            self._fail(slot, f"no sign of life for {silent:.1f} s (timeout={self.timeout:g}); its stack is on stderr")
+            stack = slot.remote.stack()
+            self._fail(slot, f"no sign of life for {silent:.1f} s (timeout={self.timeout:g}), it was here:\n{stack}")
 
     # What follows
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
+import time
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import BaseContext
 from typing import Any
@@ -15,7 +17,8 @@ from sb3_nigt.errors import RemoteError
 from sb3_nigt.vec_env import worker as protocol
 from sb3_nigt.vec_env.shared import SharedArrays
 
-STACK_DUMP_SECONDS = 0.5  # granted to a hung worker for saying where it is
+STACK_SECONDS = 1.0  # granted to a hung worker for saying where it is
+STACK_PAUSE_SECONDS = 0.1  # after which it has said everything
 JOIN_SECONDS = 1.0
 
 
@@ -35,16 +38,18 @@ class RemoteWorker:
         self._counters = control.of(index)
         self.connection, child = context.Pipe()
         child_lifeline, self._lifeline = context.Pipe(duplex=False)
+        self._stack, child_stack = context.Pipe(duplex=False)
         self.process = context.Process(  # type: ignore[attr-defined]
             target=protocol.main,
-            args=(child, child_lifeline, env_fn, index, control.layout),
+            args=(child, child_lifeline, child_stack, env_fn, index, control.layout),
             name=f"worker-{index}",
             daemon=True,
         )
         self.process.start()
-        self.pid = self.process.pid
-        child.close()
-        child_lifeline.close()
+        assert self.process.pid is not None
+        self.pid: int = self.process.pid
+        for connection in (child, child_lifeline, child_stack):
+            connection.close()
 
     @property
     def waitables(self) -> list[Connection | int]:
@@ -112,20 +117,28 @@ class RemoteWorker:
             return None  # the answer to a command whose caller was interrupted
         return kind, cloudpickle.loads(body[protocol.NUMBER_FORMAT.size :])
 
+    def stack(self) -> str:
+        """Ask the process, which may hang, where it is: the stacks of its threads."""
+        text, until = b"", time.monotonic() + STACK_SECONDS
+        with contextlib.suppress(OSError, EOFError):
+            os.kill(self.pid, signal.SIGUSR1)
+            while self._stack.poll(max(0.0, until - time.monotonic())) and (piece := os.read(self._stack.fileno(), 2**16)):
+                text += piece
+                until = min(until, time.monotonic() + STACK_PAUSE_SECONDS)  # it comes in pieces
+        return text.decode(errors="replace") or f"(It has not said within {STACK_SECONDS:g} s where it is.)"
+
     def kill(self, dump_stack: bool = False) -> None:
         """
         End the process, whatever it does.
 
-        :param dump_stack: let it write to stderr where it hangs, first
+        :param dump_stack: write to stderr where it hangs, first
         """
-        if dump_stack and self.pid is not None and self.process.is_alive():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.pid, signal.SIGUSR1)
-            self.process.join(STACK_DUMP_SECONDS)
+        if dump_stack and self.process.is_alive():
+            sys.stderr.write(self.stack())
         self.process.kill()
         self.process.join(JOIN_SECONDS)
-        self.hang_up()
-        self._lifeline.close()
+        for connection in (self.connection, self._lifeline, self._stack):
+            connection.close()
 
     def close(self, seconds: float) -> None:
         """
