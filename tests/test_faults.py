@@ -231,7 +231,9 @@ def test_who_fails_again_and_again_is_lost_and_the_others_go_on(make, limits, sa
     assert env.lost() == {2}
     assert env._slots[2].restarts == 3
     assert [str(warning.message).split(". ")[-1] for warning in caught][-1] == said_last
-    assert_equal_training(model, 3)
+    assert model.last_round.counts.sum() == 12
+    assert model.last_round.counts[2] == 0
+    assert np.isfinite(parameters(model)).all()
 
 
 # Start-up
@@ -259,9 +261,9 @@ ERRORS = [
 
 @pytest.mark.parametrize(("does", "error", "says"), ERRORS)
 def test_a_constructor_that_fails_at_start_up_is_an_error_at_once(monkeypatch, does, error, says):
-    monkeypatch.setattr(process_sync, "START_SECONDS", 5.0)
+    monkeypatch.setattr(process_sync, "START_SECONDS", 3.0)
     with pytest.raises(error, match=says) as caught:
-        ProcessVecEnv([PointEnv, partial(BadFromTheStart, "constructor", does)], task_ids=["a", "b"], timeout=5.0)
+        ProcessVecEnv([PointEnv, partial(BadFromTheStart, "constructor", does)], task_ids=["a", "b"], timeout=3.0)
     if error is LookupError:
         assert re.search(r"in worker 1:\n(?s:.*)in explode", str(caught.value.__cause__))
 
