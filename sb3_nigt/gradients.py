@@ -48,7 +48,7 @@ def policy_gradient(
     parameters = list(policy.parameters())
     gradient = th.zeros(sum(p.numel() for p in parameters), device=policy.device)
     wanted = [p for p in parameters if p.requires_grad]
-    for observations, actions, coefficients in _pieces(trajectories, weights, gamma):
+    for observations, actions, coefficients in batches(trajectories, weights, gamma):
         obs_tensor = obs_as_tensor(observations, policy.device)
         log_prob = sample_log_prob(policy, obs_tensor, th.as_tensor(actions, device=policy.device))
         surrogate = (th.as_tensor(coefficients, device=policy.device) * log_prob).sum()
@@ -75,10 +75,17 @@ def sample_log_prob(policy: ActorCriticPolicy, obs: Any, samples: th.Tensor) -> 
     return distribution.log_prob(samples)
 
 
-def _pieces(
+def batches(
     trajectories: Sequence[Trajectory], weights: Sequence[float], gamma: float
 ) -> Iterator[tuple[Any, npt.NDArray[Any], npt.NDArray[np.float32]]]:
-    """Concatenate trajectories to batches of at most MAX_ELEMENTS numbers of observation."""
+    """
+    Concatenate trajectories to batches of at most MAX_ELEMENTS numbers of observation.
+
+    :param trajectories: complete trajectories
+    :param weights: w_j, one a trajectory
+    :param gamma: γ in [0, 1]
+    :return: observations as the policy saw them, samples, and the coefficients w_j C_t of their scores
+    """
     batch: list[tuple[Any, npt.NDArray[Any], npt.NDArray[np.float32]]] = []
     room = MAX_ELEMENTS
     for trajectory, weight in zip(trajectories, weights, strict=True):

@@ -116,11 +116,11 @@ class RoundReport:
     :param round: number of the round, from 0
     :param counts: accepted trajectories a worker, shape (n,)
     :param weights: weight of each worker's local sum in the aggregated gradient, shape (n,)
-    :param arrivals: accepted trajectories in order of arrival
+    :param arrivals: accepted trajectories in order of arrival, also those that arrived before the round began
     :param discarded: trajectories in flight when the round was complete
     :param rejected: trajectories that ended with a non-finite reward or observation
     :param used_steps: environment steps inside ``arrivals``
-    :param discarded_steps: all other environment steps of the round
+    :param discarded_steps: environment steps executed in the round that no round uses
     :param started_at: seconds on the workers' clock
     :param finished_at: seconds on the workers' clock, the aggregation's message included
     """

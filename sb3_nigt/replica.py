@@ -10,9 +10,10 @@ import numpy.typing as npt
 import torch as th
 
 from sb3_nigt.actors import Network, TorchNetwork, has_numpy_network, make_head, numpy_mlp
-from sb3_nigt.gradients import policy_gradient
+from sb3_nigt.gradients import batches, policy_gradient
 from sb3_nigt.messages import Arrival, SamplingPoint, TrajectoryKey
 from sb3_nigt.parameters import PolicySpec, load_flat
+from sb3_nigt.scores import MlpGradient
 from sb3_nigt.trajectory import Trajectory
 
 
@@ -40,6 +41,10 @@ class PolicyReplica:
         self.gamma = gamma
         self.head = make_head(self.policy)
         self._in_numpy = has_numpy_network(self.policy)
+        by_hand = (
+            self._in_numpy and self.policy.device.type == "cpu" and all(p.requires_grad for p in self.policy.parameters())
+        )
+        self._mlp_gradient = MlpGradient(self.policy) if by_hand else None
         self._loaded: SamplingPoint | None = None
 
     def network(self, point: SamplingPoint) -> Network:
@@ -101,9 +106,15 @@ class PolicyReplica:
         total = th.zeros(sum(p.numel() for p in self.policy.parameters()), device=self.policy.device)
         for point in points.values():
             chosen = [(t, w) for t, w in zip(trajectories, weights, strict=True) if t.point is point]
-            self._load(point)
-            total += policy_gradient(self.policy, [t for t, _ in chosen], [w for _, w in chosen], self.gamma)
+            total += self._gradient_at(point, [t for t, _ in chosen], [w for _, w in chosen])
         return total
+
+    def _gradient_at(self, point: SamplingPoint, trajectories: Sequence[Trajectory], weights: Sequence[float]) -> th.Tensor:
+        if self._mlp_gradient is None:
+            self._load(point)
+            return policy_gradient(self.policy, trajectories, weights, self.gamma)
+        pieces = [self._mlp_gradient(point.parameters, *batch) for batch in batches(trajectories, weights, self.gamma)]
+        return pieces[0] if len(pieces) == 1 else th.stack(pieces).sum(0)
 
     def _load(self, point: SamplingPoint) -> None:
         if self._loaded is not point:

@@ -311,7 +311,7 @@ class WorkerVecEnvTests:
         apart = env.gradient([first], weights), env.gradient([second], weights)
         th.testing.assert_close(both, apart[0] + apart[1])
         for point, is_same in ((there, True), (here, False)):
-            env.forget()
+            env.forget(before_round=1)
             ((again, _),) = collect(env, [job(point, 1)])
             assert th.equal(env.gradient([again], weights), apart[1]) == is_same
 
@@ -320,7 +320,7 @@ class WorkerVecEnvTests:
         env.submit(job(point, 0))
         env.submit(job(point, 1))
         env.next_arrival()
-        env.forget()
+        env.forget(before_round=1)
         arrival, _ = env.next_arrival()
         assert float(env.gradient([arrival], np.ones(2)).norm()) > 0
 

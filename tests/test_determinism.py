@@ -28,6 +28,8 @@ from sb3_nigt import AFedPG, MaleniaNIGT, RandomTimes, RennalaNIGT, RennalaPG, S
 POLICY = {"net_arch": [4]}
 ALGORITHMS = {
     "rennala planned": partial(RennalaNIGT, n_trajectories=7),
+    "rennala pipelined": partial(RennalaNIGT, n_trajectories=7, schedule="pipelined"),
+    "malenia pipelined": partial(MaleniaNIGT, n_trajectories=7, schedule="pipelined"),
     "rennala first_finished": partial(RennalaNIGT, n_trajectories=7, schedule="first_finished"),
     "malenia planned": partial(MaleniaNIGT, n_trajectories=7),
     "malenia first_finished": partial(MaleniaNIGT, n_trajectories=7, schedule="first_finished"),

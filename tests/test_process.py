@@ -233,7 +233,7 @@ def test_every_arrival_is_delivered_before_its_worker_goes_on(make):
     assert np.isfinite(parameters_of(model)).all()
 
 
-@pytest.mark.parametrize("schedule", ["planned", "first_finished"])
+@pytest.mark.parametrize("schedule", ["planned", "pipelined", "first_finished"])
 def test_the_environment_may_be_asked_during_a_round(make, schedule):
     class Ask(BaseCallback):
         def _on_step(self):

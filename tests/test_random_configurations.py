@@ -220,7 +220,7 @@ def valid_config(rng, algorithm, env):
         kwargs["eta"] = rng.choice([1, 1.0, 0.5, 0.01, falling_eta])
         kwargs["n_initial_trajectories"] = rng.choice([None, 1, 3, 8])
     if algorithm in WITH_SCHEDULE:
-        kwargs["schedule"] = rng.choice(["planned", "first_finished"])
+        kwargs["schedule"] = rng.choice(["planned", "pipelined", "first_finished"])
     simulated = env == "simulated"
     return Config(
         algorithm=algorithm,

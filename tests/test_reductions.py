@@ -12,7 +12,7 @@ from sb3_nigt import AFedPG, MaleniaNIGT, RennalaNIGT, RennalaPG, SyncNIGT, Sync
 
 N_ROUNDS = 5
 
-both_schedules = pytest.mark.parametrize("schedule", ["first_finished", "planned"])
+both_schedules = pytest.mark.parametrize("schedule", ["first_finished", "planned", "pipelined"])
 random_lengths = (LengthFromSeedEnv,) * 3
 action_lengths = (LengthFromActionEnv,) * 3
 fixed_lengths = (4,) * 3

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from sb3_nigt.aggregators import Malenia, Rennala, Synchronous
 from sb3_nigt.messages import TrajectoryKey
-from sb3_nigt.schedules import FirstFinished, Immediate, Planned
+from sb3_nigt.schedules import FirstFinished, Immediate, Pipelined, Planned
 
 
 class Round:
@@ -281,3 +281,93 @@ def test_immediate_makes_up_for_a_rejected_trajectory_and_gathers_the_first_roun
     assert [start.key for start in starts] == keys
     assert schedule.accepted(1, 3.0, durations) == []
     assert schedule.complete
+
+
+# Pipelined
+
+
+class Rounds(Round):
+    """
+    Several rounds in a row with one schedule; what runs on at the end of a round is still there in the next.
+
+    :param fails: arrivals, counted from 0 over all rounds, that are rejected
+    """
+
+    def __init__(self, schedule, rule, predicted, n_rounds, real=None, fails=()):
+        self.schedule, self.predicted = schedule, np.array(predicted, dtype=float)
+        self.real = real or (lambda worker, k: float(self.predicted[worker]))
+        self.order, self.in_flight = itertools.count(), []
+        self.n_run, self.now = [0] * len(predicted), 0.0
+        self.keys, self.accepted, self.rejected, self.runners = [], [], [], {}
+        self.began_in, self.counts_of_rounds, self.ends = {}, [], []
+        for self.round in range(n_rounds):
+            busy = [worker for _, _, worker, _ in self.in_flight]
+            self._start(schedule.begin(rule, self.round, self.now, self.predicted, busy))
+            while not schedule.complete:
+                assert self.in_flight, "deadlock: the round is not complete and nobody works"
+                self.now, _, worker, key = heapq.heappop(self.in_flight)
+                failed = len(self.accepted) + len(self.rejected) in fails
+                (self.rejected if failed else self.accepted).append(key)
+                self._start((schedule.rejected if failed else schedule.accepted)(worker, self.now, self.predicted))
+            self.counts_of_rounds.append(self.counts)
+            self.ends.append(self.now)
+
+    def _start(self, starts):
+        super()._start(starts)
+        self.began_in.update({start.key: self.round for start in starts})
+
+
+@settings(deadline=None)
+@given(rounds(), surprises, some_fail)
+def test_pipelined_rounds_are_exactly_their_tickets_whatever_really_happens(case, factors, fails):
+    """No deadlock, no ticket lost or doubled, nothing discarded, and nothing begins more than one round early."""
+    rule, predicted = case
+    n_tickets = sum(pool.n_tickets for pool in rule.tickets(np.array(predicted)))
+    run = Rounds(Pipelined(), rule, predicted, 4, lambda w, k: predicted[w] * factors[(w + 3 * k) % len(factors)], fails)
+    for number, counts in enumerate(run.counts_of_rounds):
+        of_this_round = [key for key in run.accepted if key.round == number]
+        assert len(of_this_round) == n_tickets == sum(counts)
+        assert rule.is_complete(np.array(counts))
+        assert counts == [sum(run.runners[key] == worker for key in of_this_round) for worker in range(len(predicted))]
+    assert len(set(run.keys)) == len(run.keys)
+    assert all(key.round - run.began_in[key] in (0, 1) for key in run.keys)
+
+
+@settings(deadline=None)
+@given(rounds(), surprises)
+def test_pipelined_has_the_keys_of_planned(case, factors):
+    """The random numbers of a round are the same; only the parameters that some trajectories are sampled with differ."""
+    rule, predicted = case
+
+    def real(worker, k):
+        return predicted[worker] * factors[(worker + 3 * k) % len(factors)]
+
+    runs = [Rounds(schedule(), rule, predicted, 3, real) for schedule in (Planned, Pipelined)]
+    planned, pipelined = [sorted(key for key in run.accepted if key.round < 3) for run in runs]
+    assert planned == pipelined
+
+
+def test_pipelined_goes_on_after_a_reset():
+    """Whatever was in flight is void: its tickets are given out again, with the same random numbers."""
+    schedule, durations = Pipelined(), np.array([1.0, 1.0])
+    first = schedule.begin(Rennala(1), 0, 0.0, durations, [])
+    assert [start.key for start in first] == [TrajectoryKey(0, 0, 0), TrajectoryKey(1, 0, 0)]
+    assert schedule.accepted(0, 1.0, durations) == []  # complete, worker 1 is at work for round 1
+    assert schedule.complete
+    again = schedule.begin(Rennala(1), 1, 1.0, durations, busy=[])
+    assert again[0].key == TrajectoryKey(1, 0, 0)
+    assert not schedule.complete
+
+
+def test_pipelined_round_may_be_over_before_it_begins():
+    """Worker 1 has delivered all of round 1 while round 0 waits for worker 0."""
+    schedule, durations = Pipelined(), np.array([1.0, 1.0])
+    schedule.begin(Rennala(1), 0, 0.0, durations, [])
+    assert schedule.accepted(1, 1.5, durations) == []  # round 0 is not over, and round 2 is too far ahead
+    assert not schedule.complete
+    schedule.accepted(0, 3.0, durations)
+    assert schedule.complete
+    starts = schedule.begin(Rennala(1), 1, 3.0, durations, busy=[])
+    assert schedule.complete
+    assert schedule.counts.tolist() == [0, 1]
+    assert all(start.key.round == 2 for start in starts)

@@ -346,3 +346,81 @@ def test_one_worker_is_sequential():
     """H = 3 and no end: M = 2 trajectories one after the other."""
     _, reports = train(RennalaNIGT, simulated([NeverEndingEnv], 2.0), 2, 3, n_trajectories=2)
     assert [ends(r) for r in reports] == [[6, 12], [18, 24]]
+
+
+# Pipelined
+
+
+def test_rennala_pipelined_on_three_speeds():
+    """
+    h = 1, 2, 5 s a step, 2 steps an episode: τ = 2, 4, 10. M = 5.
+
+    Round 0: w0 and w1 start at 0. w2 would be back at 10, too late for this round, whose three other tickets w0 and w1 begin
+    at 2, 4 and 4. But without it they would be busy with this and the next round until 14 (w0 at 4, 6, 8, 10, 12, 14; w1 at
+    8, 12), so at 0 it begins with round 1. At 6 w0 has nothing left either: it begins with round 1, too. w1 ends it at 8.
+    Round 1: w1 (until 12) and, after its early trajectory at 8, w0 (until 10). At 10 w2 is back; w0 and w1 could do what is
+    left of rounds 1 and 2 until 20, and so could it: round 2 for it, the last ticket of round 1 for w0. At 12 w1 is back, and
+    waits, since w0 is expected at that very moment.
+    Round 2: w0 until 14 and 16, w1 until 16 and 20 (just as late as w2). At 16 and 18 w0 begins with round 3.
+    """
+    model, reports = train(RennalaNIGT, simulated([2, 2, 2], [1, 2, 5]), 3, n_trajectories=5, schedule="pipelined")
+    assert [span(report) for report in reports] == [(0, 8), (8, 12), (12, 20)]
+    assert [order(report) for report in reports] == [[0, 1, 0, 0, 1], [0, 2, 0, 1, 0], [0, 1, 0, 2, 1]]
+    assert [ends(report) for report in reports] == [[2, 4, 4, 6, 8], [8, 10, 10, 12, 12], [14, 16, 16, 20, 20]]
+    assert [[a.started_at for a in report.arrivals] for report in reports] == [
+        [0, 0, 2, 4, 4],
+        [6, 0, 8, 8, 10],
+        [12, 12, 14, 10, 16],
+    ]
+    assert [[a.staleness for a in report.arrivals] for report in reports] == [[0] * 5, [1, 1, 0, 0, 0], [0, 0, 0, 1, 0]]
+    assert [report.counts.tolist() for report in reports] == [[3, 2, 0], [3, 1, 1], [2, 2, 1]]
+    # the five tickets of a round are streams 0, 1, 2, 0, 1, in the order in which they are taken: w2 first in round 1
+    assert reports[1].arrivals[1].key == TrajectoryKey(1, 0, 0)
+    assert sorted(a.key for a in reports[1].arrivals) == [
+        TrajectoryKey(1, *rest) for rest in ((0, 0), (0, 1), (1, 0), (1, 1), (2, 0))
+    ]
+    assert [(report.used_steps, report.discarded_steps) for report in reports] == [(10, 0)] * 3
+    # 32 steps have arrived, the two of w0 at 18 are for round 3; timesteps come in threes
+    assert model.num_timesteps == 30
+
+
+def test_malenia_pipelined_on_two_tasks():
+    """
+    h = 1, 3 s a step, 1 step an episode, M = 4, K = 2: complete when 2 / (1/M_0 + 1/M_1) ≥ 2.
+
+    By the speeds w0 is back at 1, 2, 3, … and w1 at 3, 6, …: at 3 the counts are (3, 1), 2 / (1/3 + 1) = 1.5; at 4 (4, 1),
+    1.6; at 6 w1, which started earlier, is first: (5, 2), 2 / (1/5 + 1/2) = 2.86. So a round is 5 and 2 tickets. w0 has done
+    its own at 5 and begins with the next round; at 6 w1 ends the round, before w0, which started later.
+    Round 1 from 6: w0 begins its other 4 tickets at 6, 7, 8, 9, w1 its 2 at 6 and 9. From 10 on w0 is in round 2.
+    """
+    _, reports = train(MaleniaNIGT, simulated([1, 1], [1, 3]), 3, n_trajectories=4, schedule="pipelined")
+    assert [span(report) for report in reports] == [(0, 6), (6, 12), (12, 18)]
+    assert [report.counts.tolist() for report in reports] == [[5, 2]] * 3
+    assert ends(reports[0]) == [1, 2, 3, 3, 4, 5, 6]
+    assert order(reports[0]) == [0, 0, 1, 0, 0, 0, 1]
+    assert [a.staleness for a in reports[1].arrivals if a.worker == 0] == [1, 0, 0, 0, 0]
+    assert [a.staleness for a in reports[2].arrivals if a.worker == 0] == [1, 1, 0, 0, 0]
+    assert all(a.staleness == 0 for report in reports for a in report.arrivals if a.worker == 1)
+    assert all(report.discarded_steps == 0 for report in reports)
+
+
+@pytest.mark.parametrize("algorithm", [RennalaNIGT, MaleniaNIGT])
+def test_pipelined_is_planned_where_nobody_would_idle(algorithm):
+    """Equal speeds and lengths, M a multiple of n: all are done at the same moment, so nothing begins early."""
+    runs = [train(algorithm, simulated([2, 2, 2]), 4, n_trajectories=6, schedule=s) for s in ("planned", "pipelined")]
+    (planned, first), (pipelined, second) = runs
+    for a, b in zip(first, second, strict=True):
+        assert a.arrivals == b.arrivals
+        assert span(a) == span(b)
+    assert all(map(np.array_equal, planned.get_parameters()["policy"].values(), pipelined.get_parameters()["policy"].values()))
+
+
+@pytest.mark.parametrize("algorithm", [RennalaNIGT, MaleniaNIGT])
+def test_pipelined_in_lock_step(algorithm):
+    """A plain VecEnv: lengths 2 and 6, M = 2, so each round waits for the second environment while the first goes on."""
+    env_fns = [partial(FixedLengthEnv, 2), partial(FixedLengthEnv, 6)]
+    _, reports = train(algorithm, DummyVecEnv(env_fns), 4, n_trajectories=2, schedule="pipelined")
+    for report in reports:
+        assert report.counts.sum() == 2
+        assert {a.staleness for a in report.arrivals} <= {0, 1}
+    assert any(a.staleness == 1 for report in reports for a in report.arrivals)

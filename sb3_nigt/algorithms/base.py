@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar, TypeVar
@@ -24,13 +24,13 @@ from sb3_nigt.actors import make_head
 from sb3_nigt.aggregators import Aggregator
 from sb3_nigt.algorithms.buffer import TrajectoryBuffer
 from sb3_nigt.algorithms.reporting import RoundLogger
-from sb3_nigt.algorithms.round import MAX_REJECTED_IN_A_ROW, LengthEstimate, run_round
+from sb3_nigt.algorithms.round import MAX_REJECTED_IN_A_ROW, BetweenRounds, LengthEstimate, run_round
 from sb3_nigt.errors import LostWorkerError
 from sb3_nigt.messages import RoundReport, SamplingPoint
 from sb3_nigt.optimizers.nigt import NIGT
 from sb3_nigt.parameters import PolicySpec, flatten, has_batch_norm
 from sb3_nigt.policies import ActorCnnPolicy, ActorPolicy, MultiInputActorPolicy
-from sb3_nigt.schedules import FirstFinished, Planned, Schedule
+from sb3_nigt.schedules import FirstFinished, Pipelined, Planned, Schedule
 from sb3_nigt.ticks import Tick, TickAssembler
 from sb3_nigt.trajectory import Trajectory, map_observation
 from sb3_nigt.validation import check_integer, check_interval
@@ -41,7 +41,7 @@ from sb3_nigt.vec_env.wrappers import WrapperStack
 SelfAsyncPolicyGradient = TypeVar("SelfAsyncPolicyGradient", bound="AsyncPolicyGradient")
 
 OBSERVATION_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary, spaces.Dict)
-SCHEDULES: dict[str, type[Schedule]] = {"planned": Planned, "first_finished": FirstFinished}
+SCHEDULES: dict[str, type[Schedule]] = {"planned": Planned, "pipelined": Pipelined, "first_finished": FirstFinished}
 
 
 class AsyncPolicyGradient(OnPolicyAlgorithm):
@@ -63,7 +63,8 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
     :param eta: η in (0, 1], weight of the new gradient; 1 - η is what torch calls momentum. A number or a function of the
         progress remaining
     :param schedule: which trajectories of a round count. "planned": decided before they start, unbiased;
-        "first_finished": the first to finish, the paper's rule
+        "pipelined": the same, and who is idle begins with the next round; "first_finished": the first to finish, the
+        paper's rule
     :param use_sde: gSDE is not supported, must be False
     :param stats_window_size: episodes over which the logged means are taken
     :param tensorboard_log: folder for TensorBoard (None: no log)
@@ -170,12 +171,14 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
             self.policy.optimizer = self.optimizer_class(self.policy.parameters(), lr=self.lr_schedule(1), **kwargs)  # type: ignore[call-arg]
         self.eta_schedule = FloatSchedule(self.eta)
         self._schedule = self._make_schedule()
+        self._announced: Aggregator | None = None  # the rule of the next round, as the schedule knows it
         self._workers: TrajectoryWorkers | None = None
         self._rollout_spec: RolloutSpec | None = None
         self._accepted: list[Trajectory] = []
-        self._lengths = LengthEstimate(self._mean_length or float(self.n_steps), seen=self._mean_length is not None)
-        self._failures: Counter[int] = Counter()
+        lengths = LengthEstimate(self._mean_length or float(self.n_steps), seen=self._mean_length is not None)
+        self._memory = BetweenRounds(lengths)
         self._bad_gradients = 0
+        self._has_batch_norm = has_batch_norm(self.policy)
         make_head(self.policy)  # refuses distributions without a score
         if self.env is not None:
             self._check_env(self.env)
@@ -218,7 +221,7 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
         if not isinstance(env.unwrapped, WorkerVecEnv):
             return
         WrapperStack(env)
-        if has_batch_norm(self.policy):
+        if self._has_batch_norm:
             raise ValueError(
                 f"policy={type(self.policy).__name__} has BatchNorm layers, whose statistics do not come back from workers: "
                 "use LayerNorm, or a DummyVecEnv."
@@ -239,8 +242,9 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
             "_schedule",
             "_round_logger",
             "_rollout_spec",
-            "_failures",
-            "_lengths",
+            "_memory",
+            "_has_batch_norm",
+            "_announced",
             "eta_schedule",
             "last_round",
         ]
@@ -273,8 +277,7 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
                 total_timesteps, callback, log_interval, tb_log_name or type(self).__name__, reset_num_timesteps, progress_bar
             )
         except BaseException:
-            if self._workers is not None:
-                self._workers.cancel()
+            self._abandon()
             raise
 
     def collect_rollouts(
@@ -297,19 +300,19 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
         workers = self._connect(env, callback)
         self.policy.set_training_mode(False)
         rollout_buffer.reset()
-        workers.forget()
+        workers.forget(self._n_updates)
         point = self._sampling_point()
         callback.on_rollout_start()
         try:
-            result = self._run_round(workers, point, callback)
+            result = self._run_round(workers, point, partial(self._replay, callback))
         finally:
             if isinstance(workers, LockstepWorkers):
                 self._last_obs, self._last_episode_starts = workers.observation, workers.at_start
         if result is None:
-            workers.cancel()
+            self._abandon()
             return False
         self.last_round, self._accepted = result
-        self._mean_length = self._lengths.mean
+        self._mean_length = self._memory.lengths.mean
         for arrival in self.last_round.arrivals:
             rollout_buffer.add(arrival)
         if self._stack is not None:
@@ -322,26 +325,27 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
         return True
 
     def _run_round(
-        self, workers: TrajectoryWorkers, point: SamplingPoint, callback: BaseCallback
+        self, workers: TrajectoryWorkers, point: SamplingPoint, show: Callable[[Trajectory], bool]
     ) -> tuple[RoundReport, list[Trajectory]] | None:
         """Run the round; if a loss ends it and the rule for those who are left allows it, once more from its beginning."""
-        aggregator, steps_before = self._round_aggregator(), workers.steps_executed
+        aggregator, steps_before, steps_lost = self._round_aggregator(self._n_updates), workers.steps_executed, 0
+        if self._announced not in (None, aggregator):
+            self._abandon()  # what has begun early was meant for a round of another rule
         while True:
+            self._announced = self._round_aggregator(self._n_updates + 1)
             try:
-                result = run_round(
-                    workers, self._schedule, aggregator, point, partial(self._replay, callback), self._lengths, self._failures
-                )
+                result = run_round(workers, self._schedule, aggregator, self._announced, point, show, self._memory)
             except LostWorkerError:
-                aggregator = self._round_aggregator()
+                aggregator = self._round_aggregator(self._n_updates)
                 if not aggregator.can_do_without(workers.lost(), self.n_envs):
                     raise
-                workers.cancel()
-                workers.forget()
+                self._abandon()
+                steps_lost = workers.steps_executed - steps_before
                 continue
             if result is None:
                 return None
             report, accepted = result
-            return replace(report, discarded_steps=workers.steps_executed - steps_before - report.used_steps), accepted
+            return replace(report, discarded_steps=report.discarded_steps + steps_lost), accepted
 
     def _connect(self, env: VecEnv, callback: BaseCallback) -> TrajectoryWorkers:
         """Return the workers behind ``env``, ready for jobs of this model."""
@@ -358,6 +362,7 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
             policy_class: Any = type(getattr(self.policy, "_orig_mod", self.policy))  # the class behind torch.compile
             policy_spec = PolicySpec(policy_class, self.observation_space, self.action_space, self.policy_kwargs, self.device)
             self._rollout_spec = RolloutSpec(policy_spec, *settings)
+            self._abandon()
             self._workers.prepare(self._rollout_spec)
         if isinstance(self._workers, LockstepWorkers):
             assert self._last_episode_starts is not None
@@ -383,8 +388,16 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
         transforms = self._stack.freeze() if self._stack is not None else (None, None)
         return SamplingPoint(self._n_updates, parameters, *transforms)
 
-    def _round_aggregator(self) -> Aggregator:
-        initial = self._n_updates == 0 and self.n_initial_trajectories is not None
+    def _abandon(self) -> None:
+        """Void everything that is in flight or has arrived early."""
+        if self._workers is not None:
+            self._workers.cancel()
+        self._memory.early.clear()
+        self._schedule.reset()
+        self._announced = None
+
+    def _round_aggregator(self, round_: int) -> Aggregator:
+        initial = round_ == 0 and self.n_initial_trajectories is not None
         return self._make_aggregator(self.n_initial_trajectories if initial else self.n_trajectories)  # type: ignore[arg-type]
 
     def _replay(self, callback: BaseCallback, trajectory: Trajectory) -> bool:
@@ -427,7 +440,7 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
             self.policy.optimizer.step()
             self.policy.optimizer.zero_grad()
         self._n_updates += 1
-        if has_batch_norm(self.policy):
+        if self._has_batch_norm:
             self._move_batch_norm()
         self._log_update(float(th.linalg.vector_norm(gradient.double())))
 

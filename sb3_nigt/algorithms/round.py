@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sb3_nigt.aggregators import Aggregator
 from sb3_nigt.errors import LostWorkerError, WorkerError
@@ -40,14 +40,29 @@ class LengthEstimate:
         self.seen = True
 
 
+@dataclass
+class BetweenRounds:
+    """
+    What one round leaves to the next.
+
+    :param lengths: running mean of lengths
+    :param failures: rejected trajectories in a row of each worker
+    :param early: trajectories of the next round that have arrived already
+    """
+
+    lengths: LengthEstimate
+    failures: Counter[int] = field(default_factory=Counter)
+    early: list[tuple[Arrival, Trajectory]] = field(default_factory=list)
+
+
 def run_round(
     workers: TrajectoryWorkers,
     schedule: Schedule,
     aggregator: Aggregator,
+    following: Aggregator,
     point: SamplingPoint,
     replay: Callable[[Trajectory], bool],
-    lengths: LengthEstimate,
-    failures: Counter[int],
+    memory: BetweenRounds,
 ) -> tuple[RoundReport, list[Trajectory]] | None:
     """
     Sample one round at a point.
@@ -55,39 +70,41 @@ def run_round(
     :param workers: who runs the trajectories
     :param schedule: which trajectories run where
     :param aggregator: when the round is complete, and the weights
+    :param following: the one of the next round
     :param point: θ̃ with its number
     :param replay: shows the steps of a trajectory to callbacks; False means stop
-    :param lengths: running mean of lengths, updated here
-    :param failures: rejected trajectories in a row of each worker, updated here
+    :param memory: what the rounds before have left, updated here
     :return: the report and the accepted trajectories by worker and key; None if a callback said stop
     :raises LostWorkerError: if the round needs a worker that is lost
     :raises WorkerError: if one worker delivers non-finite numbers several times in a row
     """
     clock, started_at, steps_before = workers.clock, workers.clock.now(), workers.steps_executed
-    arrivals: list[Arrival] = []
+    lengths = memory.lengths
+    accepted, memory.early = [_now_due(point, *pair) for pair in memory.early], []
+    n_steps_early = sum(arrival.n_steps for arrival, _ in accepted)  # executed before this round
     rejected: list[Arrival] = []
-    accepted: list[tuple[Arrival, Trajectory]] = []
 
     durations = workers.predicted_durations(lengths.mean)
     busy = [worker for worker in range(len(durations)) if workers.busy(worker)]
     _check_lost(workers, aggregator, len(durations))
-    _submit(workers, schedule, point, schedule.begin(aggregator, point.round, started_at, durations, busy))
+    _submit(workers, schedule, point, schedule.begin(aggregator, point.round, started_at, durations, busy, following))
     while not schedule.complete:
         result = workers.next_arrival()
         if result is None or not replay(result[1]):
             return None
         arrival, trajectory = result
         if arrival.rejected is None:
-            arrival = dataclasses.replace(arrival, staleness=point.round - trajectory.point.round)
-            arrivals.append(arrival)
-            accepted.append((arrival, trajectory))
+            if arrival.key.round > point.round:
+                memory.early.append(result)
+            else:
+                accepted.append(_now_due(point, *result))
             lengths.add(arrival.n_steps)
-            failures[arrival.worker] = 0
+            memory.failures[arrival.worker] = 0
             report_arrival = schedule.accepted
         else:
             rejected.append(arrival)
             _check_lost(workers, aggregator, len(durations))
-            _stop_if_hopeless(arrival, failures)
+            _stop_if_hopeless(arrival, memory.failures)
             report_arrival = schedule.rejected
         starts = report_arrival(arrival.worker, clock.now(), workers.predicted_durations(lengths.mean))
         _submit(workers, schedule, point, starts)
@@ -101,21 +118,27 @@ def run_round(
     if not schedule.uploads:
         workers.aggregate_messages([worker for worker, count in enumerate(schedule.counts) if count > 0])
 
-    used_steps = sum(arrival.n_steps for arrival in arrivals)
+    used_steps = sum(arrival.n_steps for arrival, _ in accepted)
+    wanted_steps = used_steps - n_steps_early + sum(arrival.n_steps for arrival, _ in memory.early)
     report = RoundReport(
         round=point.round,
         counts=schedule.counts.copy(),
         weights=aggregator.weights(schedule.counts),
-        arrivals=tuple(arrivals),
+        arrivals=tuple(arrival for arrival, _ in accepted),
         discarded=tuple(discarded),
         rejected=tuple(rejected),
         used_steps=used_steps,
-        discarded_steps=workers.steps_executed - steps_before - used_steps,
+        discarded_steps=workers.steps_executed - steps_before - wanted_steps,
         started_at=started_at,
         finished_at=clock.now(),
     )
     accepted.sort(key=lambda pair: (pair[0].worker, pair[0].key))
     return report, [trajectory for _, trajectory in accepted]
+
+
+def _now_due(point: SamplingPoint, arrival: Arrival, trajectory: Trajectory) -> tuple[Arrival, Trajectory]:
+    staleness = point.round - trajectory.point.round
+    return dataclasses.replace(arrival, staleness=staleness) if staleness else arrival, trajectory
 
 
 def _submit(workers: TrajectoryWorkers, schedule: Schedule, point: SamplingPoint, starts: list[Start]) -> None:

@@ -33,7 +33,8 @@ class Schedule(ABC):
     Decides within a round which worker starts which trajectory.
 
     It learns of the world only through its arguments: the time, who has arrived, and predicted durations. ``begin`` opens a
-    round; ``accepted`` or ``rejected`` report each arrival; all of them return what to start now.
+    round; ``accepted`` or ``rejected`` report each arrival; all of them return what to start now. The key of a start names
+    the round that counts the trajectory.
 
     :ivar cancels: trajectories in flight are void when the round is complete
     :ivar uploads: every gradient is sent on its own; otherwise there is one aggregation a round
@@ -45,13 +46,25 @@ class Schedule(ABC):
     aggregator: Aggregator
     counts: npt.NDArray[np.int64]
 
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:  # noqa: B027, most schedules keep nothing
+        """Forget what is kept from one round to the next: nothing is in flight any more."""
+
     @property
     def complete(self) -> bool:
         """Whether the round may be aggregated."""
         return self.aggregator.is_complete(self.counts)
 
     def begin(
-        self, aggregator: Aggregator, round_: int, now: float, durations: FloatArray, busy: Collection[int]
+        self,
+        aggregator: Aggregator,
+        round_: int,
+        now: float,
+        durations: FloatArray,
+        busy: Collection[int],
+        following: Aggregator | None = None,
     ) -> list[Start]:
         """
         Open a round.
@@ -61,8 +74,9 @@ class Schedule(ABC):
         :param now: seconds on the workers' clock
         :param durations: predicted seconds per trajectory of each worker, shape (n,)
         :param busy: workers that still run something from before
+        :param following: the rule of the next round; None: the same
         """
-        self.aggregator, self.round = aggregator, round_
+        self.aggregator, self.following, self.round = aggregator, following or aggregator, round_
         self.counts = np.zeros(len(durations), dtype=np.int64)
         return self._open(now, durations, busy)
 

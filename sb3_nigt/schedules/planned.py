@@ -6,9 +6,8 @@ import heapq
 import math
 from collections.abc import Collection
 
-from sb3_nigt.aggregators import TicketPool
-from sb3_nigt.messages import TrajectoryKey
 from sb3_nigt.schedules.base import FloatArray, Schedule, Start
+from sb3_nigt.schedules.tickets import RoundTickets, Ticket
 
 SLACK = 1e-9  # relative; sums of equal durations in another order must still compare as equal
 
@@ -24,78 +23,91 @@ class Planned(Schedule):
 
     cancels = False
 
+    def reset(self) -> None:
+        """See ``Schedule.reset``."""
+        self._running: dict[int, Ticket] = {}  # by worker
+
     def _open(self, now: float, durations: FloatArray, busy: Collection[int]) -> list[Start]:
-        self._pools = self.aggregator.tickets(durations)
-        self._pool_of = {worker: number for number, pool in enumerate(self._pools) for worker in pool.workers}
-        self._unassigned = [pool.n_tickets for pool in self._pools]
-        self._next_ticket = [0] * len(self._pools)
-        self._started: dict[int, float] = {}  # workers with a ticket, and since when
-        return [start for number in range(len(self._pools)) for start in self._offer(number, now, durations)]
+        self._running.clear()
+        self._tickets = RoundTickets(self.round, self.aggregator.tickets(durations))
+        pools = range(len(self._tickets.pools))
+        return [start for pool in pools for start in self._offer(self._tickets, pool, now, durations)]
 
     @property
     def complete(self) -> bool:
         """Whether all tickets are in; the aggregator's rule served to fix their number."""
-        return not self._started and not any(self._unassigned)
+        return not self._tickets.any_left and all(ticket.round != self.round for ticket in self._running.values())
 
     def accepted(self, worker: int, now: float, durations: FloatArray) -> list[Start]:
         """See ``Schedule.accepted``."""
+        del self._running[worker]
         self.counts[worker] += 1
         return self._next(worker, now, durations)
 
     def rejected(self, worker: int, now: float, durations: FloatArray) -> list[Start]:
         """Issue another ticket in place of the one that failed, with fresh random numbers."""
-        self._unassigned[self._pool_of[worker]] += 1
+        self._tickets.replace(self._running.pop(worker))
         return self._next(worker, now, durations)
 
     def _next(self, worker: int, now: float, durations: FloatArray) -> list[Start]:
-        del self._started[worker]
-        return self._offer(self._pool_of[worker], now, durations)
+        return self._offer(self._tickets, self._tickets.pool_of[worker], now, durations)
 
-    def _offer(self, number: int, now: float, durations: FloatArray) -> list[Start]:
+    def _offer(self, tickets: RoundTickets, pool: int, now: float, durations: FloatArray) -> list[Start]:
         """Offer the tickets of one pool to its idle workers, the quickest first."""
-        pool, starts = self._pools[number], []
-        idle = sorted((float(durations[w]), w) for w in pool.workers if w not in self._started)
+        starts: list[Start] = []
+        if tickets.left(pool) == 0:
+            return starts
+        idle = sorted((float(durations[w]), w) for w in tickets.pools[pool].workers if w not in self._running)
         for duration, worker in idle:
-            if self._unassigned[number] == 0:
+            if tickets.left(pool) == 0:
                 break
-            without = self._finish_without(worker, pool, self._unassigned[number], now, durations)
+            without = self._finish_without(worker, tickets, pool, now, durations)
             if now + duration > without + SLACK * abs(without):
                 break  # whoever is slower is refused as well: the others could use this worker too
-            self._started[worker] = now
-            self._unassigned[number] -= 1
-            starts.append(Start(worker, self._key(pool, number)))
+            ticket = self._running[worker] = tickets.take(pool, now)
+            starts.append(Start(worker, tickets.key(ticket)))
         return starts
 
-    def _key(self, pool: TicketPool, pool_number: int) -> TrajectoryKey:
-        """Ticket k has the random numbers of the k-th trajectory in a round-robin over the pool, whoever runs it."""
-        ticket = self._next_ticket[pool_number]
-        self._next_ticket[pool_number] += 1
-        number, position = divmod(ticket, len(pool.workers))
-        return TrajectoryKey(self.round, pool.workers[position], number)
+    def _n_to_do(self, tickets: RoundTickets, pool: int) -> int:
+        """Trajectories that the workers of a pool have to begin until all its tickets are given out."""
+        return tickets.left(pool)
 
-    def _finish_without(self, worker: int, pool: TicketPool, n_tickets: int, now: float, durations: FloatArray) -> float:
+    def _finish_without(self, worker: int, tickets: RoundTickets, pool: int, now: float, durations: FloatArray) -> float:
         """
-        Predict when the pool is done if ``worker`` takes no ticket any more.
+        Predict when a pool is done if ``worker`` takes none of its tickets any more.
 
-        The later of the predicted ends of what is in flight and the ``n_tickets``-th earliest of what the others could
-        finish after that.
+        The later of the predicted ends of what is in flight for this round and the rounds before, and the earliest time
+        at which the others could have finished all tickets that are left after that.
         """
         latest = 0.0
         finishes: list[tuple[float, float]] = []  # next possible finish of each other worker, and its duration
-        for other in pool.workers:
-            duration, started = float(durations[other]), self._started.get(other)
+        for other in tickets.pools[pool].workers:
             if other == worker:
                 continue
-            free_at = now
-            if started is not None:
-                # somebody overdue counts as "as late again", or a hung worker would keep the tickets to itself
-                free_at = started + duration if started + duration >= now else now + (now - started - duration)
-                latest = max(latest, free_at)
+            duration, running, free_at = float(durations[other]), self._running.get(other), now
+            if running is not None:
+                free_at = predicted_end(running, duration, now)
+                if running.round <= tickets.round:
+                    latest = max(latest, free_at)
             finishes.append((free_at + duration, duration))
         if not finishes:
             return math.inf
         heapq.heapify(finishes)
-        for _ in range(n_tickets - 1):
+        for _ in range(self._n_to_do(tickets, pool) - 1):
             finish, duration = finishes[0]
             heapq.heapreplace(finishes, (finish + duration, duration))
         return max(latest, finishes[0][0])
+
+
+def predicted_end(ticket: Ticket, duration: float, now: float) -> float:
+    """
+    Predict when a trajectory in flight ends.
+
+    One that is overdue counts as "as late again", so that a hung worker does not keep tickets to itself.
+
+    :param ticket: that is being run
+    :param duration: predicted seconds from its start to its end
+    :param now: seconds on the workers' clock
+    """
+    end = ticket.started_at + duration
+    return end if end >= now else now + (now - end)

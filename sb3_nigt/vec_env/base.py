@@ -95,8 +95,12 @@ class TrajectoryWorkers(ABC):
         """
 
     @abstractmethod
-    def forget(self) -> None:
-        """Drop the steps of all trajectories that have arrived."""
+    def forget(self, before_round: int) -> None:
+        """
+        Drop the steps of trajectories that have arrived, as far as earlier rounds count them.
+
+        :param before_round: those whose key names this round or a later one stay
+        """
 
     def lost(self) -> frozenset[int]:
         """Workers that will never deliver anything again."""

@@ -20,6 +20,7 @@ from sb3_nigt.vec_env.remote import RemoteWorker
 from sb3_nigt.vec_env.restarts import RestartLimits
 from sb3_nigt.vec_env.slot import Slot, State
 
+ALIVE_SECONDS = 1.0  # of silence; then look whether the process is gone: a child of its own may keep its connection open
 RETRIES = 2  # of a trajectory whose worker dies; then it counts as rejected, since its content may be what kills
 
 
@@ -51,12 +52,14 @@ class WorkerFailures:
         slot.heartbeat.begin(slot.remote.steps, time.monotonic())
 
     def _check_progress(self, slot: Slot, now: float) -> None:
-        if not slot.state.owes_an_answer:
+        if not slot.owes_an_answer:
             return
         silent, allowed = slot.heartbeat.look(slot.remote.steps, now), slot.heartbeat.allowed(self.timeout)
-        if slot.state in (State.STARTING, State.PREPARING, State.GRADIENT):
+        if slot.state in (State.STARTING, State.PREPARING) or slot.remote.owes_gradient:
             allowed = max(allowed, START_SECONDS)
-        if silent > allowed:
+        if silent > ALIVE_SECONDS and not slot.remote.process.is_alive():
+            self._fail(slot, f"its process ended with exit code {slot.remote.process.exitcode}")
+        elif silent > allowed:
             stack = slot.remote.stack()
             self._fail(slot, f"no sign of life for {silent:.1f} s (timeout={self.timeout:g}), it was here:\n{stack}")
 

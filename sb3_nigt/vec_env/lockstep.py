@@ -106,9 +106,9 @@ class LockstepWorkers(TrajectoryWorkers):
         """See ``TrajectoryWorkers``."""
         return self._replica.aggregate(self._kept, arrivals, weights)
 
-    def forget(self) -> None:
+    def forget(self, before_round: int) -> None:
         """See ``TrajectoryWorkers``."""
-        self._kept.clear()
+        self._kept = {name: kept for name, kept in self._kept.items() if name[1].round >= before_round}
 
     def predicted_durations(self, n_steps: float) -> npt.NDArray[np.float64]:
         """See ``TrajectoryWorkers``."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import copy
 import multiprocessing as mp
+import select
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
-from multiprocessing.connection import wait
 from typing import Any
 
 import cloudpickle
@@ -33,7 +33,7 @@ from sb3_nigt.vec_env.restarts import RestartLimits
 from sb3_nigt.vec_env.shared import CONTROL, SharedArrays, rollout_fields
 from sb3_nigt.vec_env.slot import Slot, State
 
-SPEED_SMOOTHING = 0.1  # weight of a new trajectory in a worker's seconds per step
+GRADIENT_SECONDS = 0.05  # how long a gradient waits for a busy worker to notice; then it is computed here
 CANCEL_SECONDS = 0.005  # how long a round's end waits for cancelled workers to say what they did
 POLL_SECONDS = 0.25  # how often hung workers and due restarts are looked for
 
@@ -99,6 +99,7 @@ class ProcessVecEnv(WorkerFailures, SynchronousProcesses, WorkerVecEnv):
         self._env_fns = [cloudpickle.dumps(env_fn) for env_fn in env_fns]
         self._control = SharedArrays(CONTROL, len(env_fns))
         self._block: SharedArrays | None = None
+        self._next_check = 0.0  # when hung workers are looked for again
         self._undelivered: set[int] = set()  # workers whose arrival nobody has taken yet
         self._arrived: deque[tuple[Arrival, Trajectory]] = deque()
         self._discarded: list[tuple[Job, float, Trajectory]] = []
@@ -120,10 +121,8 @@ class ProcessVecEnv(WorkerFailures, SynchronousProcesses, WorkerVecEnv):
             raise
         observation_space, action_space, _, self.metadata = described[0]
         super().__init__(len(env_fns), observation_space, action_space)
-        self._prepare_observations()
 
     def _start(self, index: int) -> RemoteWorker:
-        self._control.of(index)["cancelled"][0] = 0
         return RemoteWorker(self._context, index, self._env_fns[index], self._control)
 
     # Speeds
@@ -131,7 +130,7 @@ class ProcessVecEnv(WorkerFailures, SynchronousProcesses, WorkerVecEnv):
     @property
     def step_times(self) -> npt.NDArray[np.float64]:
         """Measured seconds per step, a running mean; NaN before the first trajectory."""
-        return np.array([np.nan if slot.seconds_per_step is None else slot.seconds_per_step for slot in self._slots])
+        return np.array([slot.seconds_per_step for slot in self._slots])
 
     @property
     def message_times(self) -> npt.NDArray[np.float64]:
@@ -147,8 +146,10 @@ class ProcessVecEnv(WorkerFailures, SynchronousProcesses, WorkerVecEnv):
         """See ``TrajectoryWorkers``; who was not measured yet is guessed, who is down begins later, who is lost never."""
         times = self.step_times
         known = np.isfinite(times)
-        guess = self._guessed_times * (np.median(times[known] / self._guessed_times[known]) if known.any() else 1.0)
-        return np.where(known, times, guess) * n_steps + self._time_until_restart()
+        if not known.all():
+            scale = np.median(times[known] / self._guessed_times[known]) if known.any() else 1.0
+            times = np.where(known, times, scale * self._guessed_times)
+        return times * n_steps + self._time_until_restart()
 
     def aggregate_messages(self, workers: Sequence[int]) -> None:
         """Real messages take their time by themselves."""
@@ -209,11 +210,13 @@ class ProcessVecEnv(WorkerFailures, SynchronousProcesses, WorkerVecEnv):
                 slot.remote.send(protocol.TRANSFORMS + cloudpickle.dumps(transforms))
             slot.point = job.point
             slot.point_number += 1
-            slot.held.clear()
+            slot.held = {key for key in slot.held if key.round >= job.point.round}
         slot.job_number += 1
         slot.state = State.BUSY
         self._note_progress(slot)
-        slot.remote.send(protocol.JOB + protocol.JOB_FORMAT.pack(slot.job_number, slot.point_number, *job.key))
+        slot.remote.send(
+            protocol.JOB + protocol.JOB_FORMAT.pack(slot.job_number, slot.point_number, job.point.round, *job.key)
+        )
 
     def next_arrival(self) -> tuple[Arrival, Trajectory]:
         """See ``TrajectoryWorkers``."""
@@ -237,6 +240,7 @@ class ProcessVecEnv(WorkerFailures, SynchronousProcesses, WorkerVecEnv):
         """
         for slot in self._slots:
             slot.job = None
+            slot.remote.drop_gradient()
             if slot.state == State.BUSY:
                 slot.state = State.CANCELLING
                 slot.remote.cancel(slot.job_number)
@@ -251,22 +255,27 @@ class ProcessVecEnv(WorkerFailures, SynchronousProcesses, WorkerVecEnv):
         return discarded
 
     def gradient(self, arrivals: Sequence[Arrival], weights: npt.NDArray[np.float64]) -> th.Tensor:
-        """See ``TrajectoryWorkers``; a worker that has died or is not free is stood in for here, by the same computation."""
+        """
+        See ``TrajectoryWorkers``.
+
+        A worker that has died, or is in the middle of a long step, is stood in for here, by the same computation.
+        """
         assert self._block is not None
         keys: dict[int, list[TrajectoryKey]] = {}
         for arrival in sorted(arrivals, key=lambda arrival: (arrival.worker, arrival.key)):
             keys.setdefault(arrival.worker, []).append(arrival.key)
         self._gradients.clear()
-        slots = self._slots
-        asked = [w for w, wanted in keys.items() if slots[w].state == State.IDLE and slots[w].held.issuperset(wanted)]
-        for worker in asked:
-            self._note_progress(self._slots[worker])
-            self._slots[worker].state = State.GRADIENT
-            self._slots[worker].held.difference_update(keys[worker])
-            body = b"".join(protocol.KEY_FORMAT.pack(*key) for key in keys[worker])
-            self._slots[worker].remote.send(protocol.GRADIENT + body)
-        while any(self._slots[worker].state == State.GRADIENT for worker in asked):
-            self._pump(POLL_SECONDS)
+        self._ask_for_gradients(keys)
+        patient_until = time.monotonic() + GRADIENT_SECONDS
+        while pending := [slot for slot in self._slots if slot.remote.owes_gradient]:
+            left = patient_until - time.monotonic()
+            if left > 0:
+                self._pump(left)
+            elif hesitating := [s for s in pending if s.state != State.IDLE and not s.remote.has_begun_gradient]:
+                for slot in hesitating:
+                    slot.remote.drop_gradient()
+            else:
+                self._pump(POLL_SECONDS)
         total = th.zeros(len(self._block.of(0)["gradient"]))
         for worker, wanted in keys.items():
             if worker in self._gradients:
@@ -278,22 +287,33 @@ class ProcessVecEnv(WorkerFailures, SynchronousProcesses, WorkerVecEnv):
         self._gradients.clear()
         return total.to(self._replica.policy.device)
 
-    def forget(self) -> None:
+    def _ask_for_gradients(self, keys: Mapping[int, list[TrajectoryKey]]) -> None:
+        for worker, wanted in keys.items():
+            slot = self._slots[worker]
+            if slot.state in (State.IDLE, State.BUSY, State.CANCELLING) and slot.held.issuperset(wanted):
+                slot.held.difference_update(wanted)
+                self._note_progress(slot)
+                slot.remote.request_gradient(wanted)
+
+    def forget(self, before_round: int) -> None:
         """See ``TrajectoryWorkers``."""
-        self._kept.clear()
+        self._kept = {name: kept for name, kept in self._kept.items() if name[1].round >= before_round}
 
     # Messages
 
     def _pump(self, seconds: float) -> None:
         """Take in what the workers say within some seconds, look for hung ones, restart those that are due."""
-        active = [slot for slot in self._slots if slot.state.owes_an_answer]
-        ready = set(wait([w for slot in active for w in slot.remote.waitables], timeout=seconds))
-        for slot in active:
-            if ready.intersection(slot.remote.waitables):
-                self._receive(slot)
+        active = {slot.remote.connection.fileno(): slot for slot in self._slots if slot.owes_an_answer}
+        poll = select.poll()
+        for descriptor in active:
+            poll.register(descriptor, select.POLLIN)
+        for descriptor, _ in poll.poll(1000 * seconds):
+            self._receive(active[descriptor])
         now = time.monotonic()
-        for slot in active:
-            self._check_progress(slot, now)
+        if now >= self._next_check:
+            self._next_check = now + POLL_SECONDS
+            for slot in active.values():
+                self._check_progress(slot, now)
         self._restart_due(now)
 
     def _receive(self, slot: Slot) -> None:
@@ -313,7 +333,6 @@ class ProcessVecEnv(WorkerFailures, SynchronousProcesses, WorkerVecEnv):
             self._take_arrival(slot, content)
         elif kind == protocol.GRADIENT:
             self._gradients.add(slot.remote.index)
-            self._become_idle(slot)
         elif slot.state == State.STARTING and self.rollout_spec is not None:
             self._prepare_worker(slot.remote.index)
         else:
@@ -332,9 +351,7 @@ class ProcessVecEnv(WorkerFailures, SynchronousProcesses, WorkerVecEnv):
         self.steps_executed += trajectory.n_steps
         slot.history.succeeded()
         if said.n_steps:
-            measured = (said.finished_at - said.started_at) / said.n_steps
-            old = slot.seconds_per_step
-            slot.seconds_per_step = measured if old is None else (1 - SPEED_SMOOTHING) * old + SPEED_SMOOTHING * measured
+            slot.note_speed((said.finished_at - said.started_at) / said.n_steps)
         if not wanted or job is None:
             self._discarded.append((Job(index, key, point), said.started_at, trajectory))
             self._become_idle(slot)

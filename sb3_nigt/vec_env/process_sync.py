@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
@@ -13,13 +14,15 @@ from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
 from sb3_nigt.errors import WorkerError
-from sb3_nigt.rollout import empty_observations
-from sb3_nigt.trajectory import map_observation
 from sb3_nigt.vec_env import worker as protocol
-from sb3_nigt.vec_env.remote import RemoteWorker, raise_remote
+from sb3_nigt.vec_env.packing import pack, unpack_rows
+from sb3_nigt.vec_env.remote import encode_call, raise_remote
 from sb3_nigt.vec_env.slot import Slot, State
 
+Answer = tuple[bytes, Any]  # REPLY or ERROR, and its content
+
 START_SECONDS = 120.0  # granted for imports and for making the environment, which give no sign of life
+LIFE_SECONDS = 1.0  # how often it is asked whether a silent process lives; a child of its own may keep the connection open
 CLOSE_SECONDS = 1.0  # that idle workers get to close their environments
 
 
@@ -32,6 +35,9 @@ class SynchronousProcesses(VecEnv):
     task_ids: tuple[Hashable, ...]
     timeout: float
     closed: bool
+    _needs_reset = False  # trajectories have run since the last reset
+    _stepping = False  # step_async has sent a step whose answers are not in
+    _step_answers: list[Answer] | None = None  # that are in, for step_wait
 
     @abstractmethod
     def cancel(self) -> list[Any]:
@@ -49,19 +55,17 @@ class SynchronousProcesses(VecEnv):
 
     def _wait_for_start(self) -> list[tuple[Any, ...]]:
         """Return what each worker says of its environment; raise what making it has raised."""
-        answers = self._answers(list(range(len(self._slots))), max(self.timeout, START_SECONDS))
+        workers = range(len(self._slots))
+        described = self._contents(self._answers(workers, max(self.timeout, START_SECONDS)), workers)
         for slot in self._slots:
             slot.state = State.IDLE
-        return answers
-
-    def _prepare_observations(self) -> None:
-        self._needs_reset = False
-        self._actions: npt.NDArray[Any] | None = None
+        return described
 
     def _settle(self) -> None:
         """Void all jobs and wait until every worker is free for commands, also those that have died meanwhile."""
         if self.closed:
             raise RuntimeError("The environment is closed.")
+        self._stepping, self._step_answers = False, None
         self.cancel()
         for slot in self._slots:
             if slot.state == State.IDLE and not slot.remote.process.is_alive():
@@ -98,73 +102,79 @@ class SynchronousProcesses(VecEnv):
         while any(self._slots[worker].state not in (State.IDLE, State.LOST) for worker in workers):
             self._pump(0.05)
 
-    def _call(
-        self, name: str, per_worker: Sequence[tuple[Any, ...]], workers: Sequence[int] | None = None, *, voids: bool = False
-    ) -> list[Any]:
+    def _call(self, name: str, per_worker: Sequence[tuple[Any, ...]], workers: Sequence[int] | None = None) -> list[Any]:
         """
         Call a method of some workers with arguments of their own and return the answers in their order.
 
         :param name: method of ``WorkerProcess``
         :param per_worker: arguments, one tuple a worker
         :param workers: None: all
-        :param voids: the call ends whatever is in flight, as a reset does
         """
         workers = range(len(self._slots)) if workers is None else workers
-        if voids:
-            self._settle()
-        else:
-            self._await_idle(workers)
-        for worker, args in zip(workers, per_worker, strict=True):
-            self._slots[worker].remote.send_command(name, *args)
-        return self._answers(list(workers))
+        if len(set(workers)) < len(workers):  # a worker that is named twice; it has one command at a time
+            calls = zip(workers, per_worker, strict=True)
+            return [self._call(name, [args], [worker])[0] for worker, args in calls]
+        self._await_idle(workers)
+        self._take_in_step()
+        self._send(name, per_worker, workers)
+        return self._contents(self._answers(workers, self.timeout), workers)
 
-    def _answers(self, workers: list[int], timeout: float | None = None) -> list[Any]:
+    def _send(self, name: str, per_worker: Sequence[tuple[Any, ...]], workers: Sequence[int]) -> None:
+        # first all calls, since one that cannot be pickled must not leave the others under way
+        calls = [
+            (self._slots[worker].remote, encode_call(name, *args)) for worker, args in zip(workers, per_worker, strict=True)
+        ]
+        for remote, call in calls:
+            remote.send_call(call)
+
+    def _answers(self, workers: Sequence[int], timeout: float) -> list[Answer]:
         """Wait for one answer of each worker; take all in before raising the first error, so that no answer is left over."""
-        timeout = self.timeout if timeout is None else timeout
         answers, errors = [], []
         for worker in workers:
             try:
-                answers.append(self._answer(self._slots[worker].remote, worker, timeout))
+                answers.append(self._answer(worker, timeout))
             except WorkerError as error:
                 errors.append(error)
         if errors:
             raise errors[0]
-        for worker, (kind, content) in zip(workers, answers, strict=True):
-            if kind == protocol.ERROR:
-                raise_remote(content, worker)
-        return [content for _, content in answers]
+        return answers
 
-    def _answer(self, remote: RemoteWorker, worker: int, timeout: float) -> tuple[bytes, Any]:
-        until = time.monotonic() + timeout
-        task_id = self.task_ids[worker]
+    def _answer(self, worker: int, timeout: float) -> Answer:
+        remote, until = self._slots[worker].remote, time.monotonic() + timeout
         while True:
             left = until - time.monotonic()
             try:
-                remote.wait(max(0.0, left))
-                message = remote.receive()
+                message = remote.receive(max(0.0, min(left, LIFE_SECONDS)))
             except (EOFError, OSError):
                 remote.process.join(1.0)
                 reason = f"its process ended with exit code {remote.process.exitcode}"
-                self._fail(self._slots[worker], reason)
-                raise WorkerError(reason, worker, task_id) from None
+                break
             if message is not None:
                 return message
             if left <= 0:
                 remote.kill(dump_stack=True)
                 reason = f"no answer within {timeout:g} s; its stack is on stderr"
-                self._fail(self._slots[worker], reason)
-                raise WorkerError(reason, worker, task_id)
+                break
+        self._fail(self._slots[worker], reason)
+        raise WorkerError(reason, worker, self.task_ids[worker])
+
+    def _contents(self, answers: Sequence[Answer], workers: Sequence[int]) -> list[Any]:
+        for worker, (kind, content) in zip(workers, answers, strict=True):
+            if kind == protocol.ERROR:
+                raise_remote(content, worker)
+        return [content for _, content in answers]
 
     # Stable-Baselines3's API
 
     def reset(self) -> VecEnvObs:
         """Reset all environments; trajectories in flight are void."""
         self._needs_reset = False
-        results = self._call("reset", list(zip(self._seeds, self._options, strict=True)), voids=True)
+        self._settle()
+        results = self._call("reset", list(zip(self._seeds, self._options, strict=True)))
         self.reset_infos = [info for _, info in results]
         self._reset_seeds()
         self._reset_options()
-        return self._stacked([observation for observation, _ in results])
+        return unpack_rows(self.observation_space, [observation for observation, _ in results])  # type: ignore[no-any-return]
 
     def step_async(self, actions: npt.NDArray[Any]) -> None:
         """
@@ -174,27 +184,30 @@ class SynchronousProcesses(VecEnv):
         """
         if self._needs_reset:  # trajectories have run since the last reset
             self.reset()
-        self._actions = actions
+        if self.closed or any(slot.state is not State.IDLE for slot in self._slots):
+            self._settle()
+        self._send("step", [(pack(self.action_space, action),) for action in actions], range(len(self._slots)))
+        self._stepping, self._step_answers = True, None
 
     def step_wait(self) -> VecEnvStepReturn:
-        """Step all environments, waiting for the slowest."""
-        assert self._actions is not None
-        results = self._call("step", [(action,) for action in self._actions], voids=True)
+        """Return what the step has brought, waiting for the slowest."""
+        self._take_in_step()
+        answers, self._step_answers = self._step_answers, None
+        if answers is None:
+            raise RuntimeError("There is no step to wait for: call step_async() first.")
+        results = self._contents(answers, range(len(self._slots)))
         observations, rewards, dones, infos, reset_infos = zip(*results, strict=True)
         for worker, reset_info in enumerate(reset_infos):
             if reset_info is not None:
                 self.reset_infos[worker] = reset_info
-        return self._stacked(observations), np.array(rewards, dtype=np.float32), np.array(dones), list(infos)
+        stacked = unpack_rows(self.observation_space, observations)
+        return stacked, np.array(rewards, dtype=np.float32), np.array(dones), list(infos)
 
-    def _stacked(self, observations: Sequence[Any]) -> VecEnvObs:
-        stacked: VecEnvObs = empty_observations(self.observation_space, len(observations))
-        for worker, observation in enumerate(observations):
-            if isinstance(observation, dict):
-                for key, rows in stacked.items():  # type: ignore[union-attr]
-                    rows[worker] = observation[key]
-            else:
-                stacked[worker] = observation  # type: ignore[index]
-        return map_observation(np.asarray, stacked)  # type: ignore[no-any-return]
+    def _take_in_step(self) -> None:
+        """Keep the answers to a step for ``step_wait``, so that a worker can be asked something else."""
+        if self._stepping and not self._needs_reset:  # trajectories that have run since have made it void
+            self._stepping = False
+            self._step_answers = self._answers(range(len(self._slots)), self.timeout)
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
         """See ``VecEnv.get_attr``."""
@@ -224,7 +237,11 @@ class SynchronousProcesses(VecEnv):
 
     def get_images(self) -> Sequence[npt.NDArray[Any] | None]:
         """See ``VecEnv.get_images``."""
+        if self.render_mode != "rgb_array":
+            warnings.warn(f'There are pictures with render_mode="rgb_array" only, it is {self.render_mode!r}.', stacklevel=2)
+            return [None] * len(self._slots)
         return self._call("render", [()] * len(self._slots))
 
     def _workers_of(self, indices: VecEnvIndices) -> list[int]:
-        return list(range(len(self._slots))) if indices is None else list(self._get_indices(indices))
+        every = range(len(self._slots))
+        return [every[index] for index in self._get_indices(indices)]  # also counted from the end

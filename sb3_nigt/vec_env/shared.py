@@ -20,6 +20,8 @@ Fields = Mapping[str, tuple[tuple[int, ...], str]]  # name -> (shape, dtype) of 
 CONTROL: Fields = {
     "steps": ((1,), "int64"),  # steps and resets begun or done: grows as long as the worker lives
     "cancelled": ((1,), "int64"),  # number of the last job that the parent does not want any more
+    "requested": ((1,), "int64"),  # number of the last gradient that the parent has asked for
+    "answering": ((1,), "int64"),  # number of the last gradient that the worker has begun with
 }
 
 

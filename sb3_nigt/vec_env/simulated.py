@@ -196,7 +196,7 @@ class SimulatedVecEnv(DummyVecEnv, WorkerVecEnv):
         heapq.heappush(self._events, (first, flight.order, job.worker))
 
     def next_arrival(self) -> tuple[Arrival, Trajectory]:
-        """See ``TrajectoryWorkers``; moves the clock to the arrival."""
+        """See ``TrajectoryWorkers``; moves the clock to the arrival, if that lies ahead."""
         while True:
             time, order, worker = heapq.heappop(self._events)
             flight = self._flights[worker]
@@ -232,16 +232,16 @@ class SimulatedVecEnv(DummyVecEnv, WorkerVecEnv):
         """See ``TrajectoryWorkers``."""
         return self._replica.aggregate(self._kept, arrivals, weights)
 
-    def forget(self) -> None:
+    def forget(self, before_round: int) -> None:
         """See ``TrajectoryWorkers``."""
-        self._kept.clear()
+        self._kept = {name: kept for name, kept in self._kept.items() if name[1].round >= before_round}
 
     # Events
 
     def _arrive(self, flight: _Flight, finished_at: float, arrived_at: float) -> tuple[Arrival, Trajectory]:
         worker, trajectory = flight.job.worker, flight.sampler.trajectory()
         del self._flights[worker]
-        self.clock.advance_to(arrived_at)
+        self.clock.advance_to(max(arrived_at, self.clock.now()))  # it may have arrived while a round was aggregated
         self.steps_executed += trajectory.n_steps
         self._kept[worker, flight.job.key] = trajectory
         arrival = Arrival(

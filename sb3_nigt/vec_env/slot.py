@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 from dataclasses import InitVar, dataclass, field
 from typing import Any
 
@@ -10,6 +11,8 @@ from sb3_nigt.messages import Job, SamplingPoint, TrajectoryKey
 from sb3_nigt.vec_env.heartbeat import Heartbeat
 from sb3_nigt.vec_env.remote import RemoteWorker
 from sb3_nigt.vec_env.restarts import RestartHistory, RestartLimits
+
+SPEED_SMOOTHING = 0.1  # weight of a new trajectory in a worker's seconds per step
 
 
 class State(enum.Enum):
@@ -20,7 +23,6 @@ class State(enum.Enum):
     IDLE = "waiting for a message"
     BUSY = "running the job"
     CANCELLING = "told to stop a job that nobody wants any more"
-    GRADIENT = "summing gradients"
     WAITING = "there is none; it will be started again"
     LOST = "there is none and never will be"
 
@@ -44,8 +46,23 @@ class Slot:
     held: set[TrajectoryKey] = field(default_factory=set)  # finished trajectories whose steps the process still has
     restart_at: float = 0.0
     heartbeat: Heartbeat = field(default_factory=Heartbeat)
-    seconds_per_step: float | None = None
+    seconds_per_step: float = math.nan  # a running mean
     transforms: tuple[Any, Any] = (None, None)  # that the process has
+
+    @property
+    def owes_an_answer(self) -> bool:
+        """Whether the parent waits for a message."""
+        return self.state.owes_an_answer or self.remote.owes_gradient
+
+    def note_speed(self, seconds_per_step: float) -> None:
+        """
+        Take in one trajectory.
+
+        :param seconds_per_step: its mean
+        """
+        if math.isnan(self.seconds_per_step):
+            self.seconds_per_step = seconds_per_step
+        self.seconds_per_step += SPEED_SMOOTHING * (seconds_per_step - self.seconds_per_step)
 
     def __post_init__(self, limits: RestartLimits) -> None:
         self.history = RestartHistory(limits)

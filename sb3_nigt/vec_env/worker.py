@@ -27,14 +27,15 @@ from sb3_nigt.rollout import Sampler
 from sb3_nigt.seeding import trajectory_seeds
 from sb3_nigt.trajectory import Trajectory
 from sb3_nigt.vec_env.base import RolloutSpec
+from sb3_nigt.vec_env.packing import pack, unpack
 from sb3_nigt.vec_env.shared import SharedArrays, SharedLayout
 
 # First byte of a message. Parent to worker:
 JOB, TRANSFORMS, GRADIENT, COMMAND = b"J", b"T", b"G", b"C"
-# Worker to parent (a gradient that is ready answers with GRADIENT):
+# Worker to parent (GRADIENT too, when it is ready):
 ARRIVAL, REPLY, ERROR = b"A", b"R", b"E"
 
-JOB_FORMAT = struct.Struct("<5q")  # job number, point number, key
+JOB_FORMAT = struct.Struct("<6q")  # job number, point number, round of the point, key
 KEY_FORMAT = struct.Struct("<3q")
 NUMBER_FORMAT = struct.Struct("<q")  # of a command, echoed in its answer, so that an answer nobody took is recognised
 FIRST_COMMAND, NO_COMMAND = 0, -1  # the first answer comes unasked; errors of jobs belong to no command
@@ -70,10 +71,13 @@ class WorkerProcess:
 
     def __init__(self, connection: Connection, env: gym.Env[Any, Any], control: dict[str, Any]) -> None:
         self.connection, self.env = connection, env
+        self._observation_space, self._action_space = env.observation_space, env.action_space
         self._steps, self._cancelled = memoryview(control["steps"]), memoryview(control["cancelled"])
+        self._requested, self._answering = memoryview(control["requested"]), memoryview(control["answering"])
         self._kept: dict[TrajectoryKey, Trajectory] = {}
         self._transforms: tuple[Any, Any] = (None, None)
         self._point: SamplingPoint | None = None
+        self._point_number = 0
         self._block: SharedArrays | None = None
 
     def serve(self) -> None:
@@ -114,11 +118,12 @@ class WorkerProcess:
         self._transforms = pickle.loads(body)
 
     def _run(self, body: bytes) -> None:
-        self._job_number, point_number, *key_parts = JOB_FORMAT.unpack(body)
+        self._job_number, point_number, round_, *key_parts = JOB_FORMAT.unpack(body)
         key, started_at = TrajectoryKey(*key_parts), time.monotonic()
-        if self._point is None or self._point.round != point_number:
-            self._kept.clear()  # what a round has left over
-            self._point = SamplingPoint(point_number, self._arrays["parameters"].copy(), *self._transforms)
+        if self._point is None or self._point_number != point_number:
+            self._kept = {kept: trajectory for kept, trajectory in self._kept.items() if kept.round >= round_}
+            self._point_number = point_number
+            self._point = SamplingPoint(round_, self._arrays["parameters"].copy(), *self._transforms)
             self._network = self._replica.network(self._point)
         sampler = self._sampler
         self._steps[0] += 1  # a reset has begun
@@ -133,6 +138,8 @@ class WorkerProcess:
 
     def _after_step(self) -> bool:
         self._steps[0] += 1
+        if self._requested[0] != self._answering[0]:  # nobody shall wait for the end of this trajectory
+            self._gradient(self.connection.recv_bytes()[1:])
         return bool(self._cancelled[0] < self._job_number)
 
     def _write(self, trajectory: Trajectory) -> None:
@@ -167,38 +174,42 @@ class WorkerProcess:
         )
 
     def _gradient(self, body: bytes) -> None:
-        keys = [TrajectoryKey(*parts) for parts in KEY_FORMAT.iter_unpack(body)]
+        (number,) = NUMBER_FORMAT.unpack_from(body)
+        self._answering[0] = number
+        keys = [TrajectoryKey(*parts) for parts in KEY_FORMAT.iter_unpack(body[NUMBER_FORMAT.size :])]
         total = self._replica.gradient([self._kept.pop(key) for key in keys], [1.0] * len(keys))
         self._arrays["gradient"][:] = total.cpu().numpy()
-        self.connection.send_bytes(GRADIENT)
+        self.connection.send_bytes(GRADIENT + NUMBER_FORMAT.pack(number))
 
     # Stable-Baselines3's synchronous API
 
     def _command(self, body: bytes) -> None:
         (self._command_number,) = NUMBER_FORMAT.unpack_from(body)
-        name, args, kwargs = cloudpickle.loads(body[NUMBER_FORMAT.size :])
+        name, args = pickle.loads(body[NUMBER_FORMAT.size :])
         self._steps[0] += 1
-        result = getattr(self, name)(*args, **kwargs)
+        result = getattr(self, name)(*args)
         self._steps[0] += 1
-        self.connection.send_bytes(REPLY + NUMBER_FORMAT.pack(self._command_number) + cloudpickle.dumps(result))
+        self.connection.send_bytes(REPLY + NUMBER_FORMAT.pack(self._command_number) + encode_result(result))
 
     def describe(self) -> tuple[Any, ...]:
         """Return both spaces, the render mode and the metadata."""
-        return self.env.observation_space, self.env.action_space, self.env.render_mode, self.env.metadata
+        return self._observation_space, self._action_space, self.env.render_mode, self.env.metadata
 
     def step(self, action: Any) -> tuple[Any, ...]:
         """
         Step, and reset where an episode ends.
 
-        :param action: for the environment
+        :param action: for the environment, packed
         """
+        action = unpack(self._action_space, action)
         observation, reward, terminated, truncated, info = self.env.step(action)
         reset_info: dict[str, Any] | None = None
         info["TimeLimit.truncated"] = truncated and not terminated
         if terminated or truncated:
             info["terminal_observation"] = observation
             observation, reset_info = self.env.reset()
-        return observation, reward, bool(terminated or truncated), info, reset_info
+        packed = pack(self._observation_space, observation)
+        return packed, float(reward), bool(terminated or truncated), info, reset_info
 
     def reset(self, seed: int | None, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """
@@ -207,7 +218,8 @@ class WorkerProcess:
         :param seed: for the environment
         :param options: for the environment
         """
-        return self.env.reset(seed=seed, **({"options": options} if options else {}))
+        observation, info = self.env.reset(seed=seed, **({"options": options} if options else {}))
+        return pack(self._observation_space, observation), info
 
     def get_attr(self, name: str) -> Any:
         """Return an attribute of the environment or of a wrapper."""
@@ -236,6 +248,19 @@ class WorkerProcess:
     def render(self) -> Any:
         """Return a picture."""
         return self.env.render()
+
+
+def encode_result(result: Any) -> bytes:
+    """
+    Pack what a command returns.
+
+    :param result: anything
+    """
+    try:
+        return pickle.dumps(result)  # several times faster
+    except Exception:  # a function or a class that exists here only; there is no common type of these errors
+        encoded: bytes = cloudpickle.dumps(result)
+        return encoded
 
 
 def encode_error(error: BaseException) -> bytes:

@@ -1,0 +1,142 @@
+"""
+The policy gradient of an MLP policy by hand: one forward and one backward sweep, without autograd.
+
+A round's gradient is small work (some hundred rows), of which torch's autograd machinery takes several times more than the
+arithmetic, most of all in worker processes that do it once a round with cold caches. ``gradients.policy_gradient`` is the
+reference; any other policy uses that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import torch as th
+from stable_baselines3.common.distributions import BernoulliDistribution, Distribution, MultiCategoricalDistribution
+from stable_baselines3.common.policies import ActorCriticPolicy
+from torch import nn
+from torch.nn import functional
+
+from sb3_nigt.policies import MIN_STD, TanhGaussianDistribution
+
+DERIVATIVES: dict[type[nn.Module], Callable[[th.Tensor], th.Tensor]] = {  # from what the activation has returned
+    nn.Tanh: lambda y: 1 - y * y,
+    nn.ReLU: lambda y: (y > 0).to(y.dtype),
+}
+
+
+def gaussian_score(outputs: th.Tensor, samples: th.Tensor) -> th.Tensor:
+    """
+    Gradient of log N(u; μ, σ) with σ = softplus(s) + MIN_STD, by the outputs (μ, s).
+
+    With z = (u - μ)/σ: by μ it is z/σ, by σ it is (z² - 1)/σ, and dσ/ds is the logistic function of s.
+
+    :param outputs: μ and s side by side, shape (batch, 2 * action_dim)
+    :param samples: u, shape (batch, action_dim)
+    :return: shape of the outputs
+    """
+    mean, raw_std = outputs.chunk(2, dim=-1)
+    precision = 1 / (functional.softplus(raw_std) + MIN_STD)
+    z = (samples - mean) * precision
+    return th.cat([z * precision, (z * z - 1) * precision * th.sigmoid(raw_std)], dim=-1)
+
+
+def categorical_score(outputs: th.Tensor, samples: th.Tensor) -> th.Tensor:
+    """
+    Gradient of log softmax(outputs)[a] by the outputs: 1{j = a} - softmax(outputs)_j.
+
+    :param outputs: logits, shape (batch, n_categories)
+    :param samples: a, shape (batch,)
+    :return: shape of the outputs
+    """
+    score = -functional.softmax(outputs, dim=-1)
+    score[th.arange(len(samples)), samples.long()] += 1
+    return score
+
+
+def bernoulli_score(outputs: th.Tensor, samples: th.Tensor) -> th.Tensor:
+    """
+    Gradient of the log-probability of independent bits b by their logits: b - logistic(outputs).
+
+    :param outputs: shape (batch, n_bits)
+    :param samples: zeros and ones, shape (batch, n_bits)
+    :return: shape of the outputs
+    """
+    return samples.reshape(outputs.shape) - th.sigmoid(outputs)
+
+
+def output_score(distribution: Distribution, outputs: th.Tensor, samples: th.Tensor) -> th.Tensor:
+    """
+    Gradient of the log-density of what was sampled by the outputs of the last layer.
+
+    :param distribution: gives the kind; one of ``actors.NUMPY_DISTRIBUTIONS``
+    :param outputs: of the last layer, shape (batch, n_outputs)
+    :param samples: as in ``Trajectory.samples``
+    :return: shape of the outputs
+    """
+    if isinstance(distribution, TanhGaussianDistribution):
+        return gaussian_score(outputs, samples)
+    if isinstance(distribution, BernoulliDistribution):
+        return bernoulli_score(outputs, samples)
+    if isinstance(distribution, MultiCategoricalDistribution):
+        parts = th.split(outputs, list(distribution.action_dims), dim=-1)
+        return th.cat([categorical_score(part, samples[:, i]) for i, part in enumerate(parts)], dim=-1)
+    return categorical_score(outputs, samples.reshape(-1))
+
+
+class MlpGradient:
+    """
+    Σ_t C_t ∇ log π(a_t | s_t) of an MLP policy at given parameters.
+
+    :param policy: gives the architecture; ``has_numpy_network(policy)`` must hold
+    """
+
+    def __init__(self, policy: ActorCriticPolicy) -> None:
+        offsets, position = {}, 0
+        for p in policy.parameters():
+            offsets[id(p)] = position
+            position += p.numel()
+        linear = [m for m in (*policy.mlp_extractor.policy_net, policy.action_net) if isinstance(m, nn.Linear)]
+        self._size = position
+        self._layers = [(offsets[id(m.weight)], offsets[id(m.bias)], m.out_features, m.in_features) for m in linear]
+        self._activation = policy.activation_fn()
+        self._derivative = DERIVATIVES[policy.activation_fn]
+        self._distribution = policy.action_dist
+
+    @th.no_grad()
+    def __call__(
+        self,
+        parameters: npt.NDArray[np.float32],
+        observations: npt.NDArray[np.generic],
+        samples: npt.NDArray[np.generic],
+        coefficients: npt.NDArray[np.float32],
+    ) -> th.Tensor:
+        """
+        Sweep forward and backward.
+
+        :param parameters: as in ``SamplingPoint``
+        :param observations: s_t, leading dimension batch
+        :param samples: as in ``Trajectory.samples``, leading dimension batch
+        :param coefficients: C_t times the weight of the trajectory, shape (batch,)
+        :return: flat float32 vector over the policy's parameters
+        """
+        layers = self._matrices(th.from_numpy(parameters))
+        inputs = [th.as_tensor(observations.reshape(len(observations), -1), dtype=th.float32)]
+        for weight, bias in layers[:-1]:
+            inputs.append(self._activation(functional.linear(inputs[-1], weight, bias)))
+        weight, bias = layers[-1]
+        outputs = functional.linear(inputs[-1], weight, bias)
+        delta = output_score(self._distribution, outputs, th.from_numpy(samples)) * th.from_numpy(coefficients)[:, None]
+        gradient = th.zeros(self._size)
+        for i in reversed(range(len(layers))):
+            by_weight, by_bias = self._matrices(gradient)[i]
+            th.mm(delta.T, inputs[i], out=by_weight)
+            th.sum(delta, 0, out=by_bias)
+            if i > 0:
+                delta = delta.mm(layers[i][0]).mul_(self._derivative(inputs[i]))
+        return gradient
+
+    def _matrices(self, vector: th.Tensor) -> list[tuple[th.Tensor, th.Tensor]]:
+        """Weight and bias of each layer, as views of a flat vector."""
+        return [(vector[w : w + n * m].view(n, m), vector[b : b + n]) for w, b, n, m in self._layers]
