@@ -5,6 +5,8 @@ from importlib.resources import files
 from sb3_nigt.algorithms import AFedPG, MaleniaNIGT, RennalaNIGT, RennalaPG, SyncNIGT, SyncPG
 from sb3_nigt.errors import WorkerError
 from sb3_nigt.optimizers import NIGT
+from sb3_nigt.recording import Recording, RunRecorder
+from sb3_nigt.replay import replay
 from sb3_nigt.timing import FixedTimes, RandomTimes, ReplayedTimes, TimeModel, VaryingTimes
 from sb3_nigt.vec_env import ProcessVecEnv, SimulatedVecEnv, WorkerVecEnv, make_worker_vec_env
 
@@ -17,9 +19,11 @@ __all__ = [
     "MaleniaNIGT",
     "ProcessVecEnv",
     "RandomTimes",
+    "Recording",
     "RennalaNIGT",
     "RennalaPG",
     "ReplayedTimes",
+    "RunRecorder",
     "SimulatedVecEnv",
     "SyncNIGT",
     "SyncPG",
@@ -29,4 +33,5 @@ __all__ = [
     "WorkerVecEnv",
     "__version__",
     "make_worker_vec_env",
+    "replay",
 ]

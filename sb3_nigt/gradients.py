@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -73,6 +73,20 @@ def sample_log_prob(policy: ActorCriticPolicy, obs: Any, samples: th.Tensor) -> 
     if isinstance(distribution, TanhGaussianDistribution):
         return distribution.log_prob_gaussian(samples)
     return distribution.log_prob(samples)
+
+
+def weighted_sum(local_sums: Mapping[int, th.Tensor], weights: npt.NDArray[np.float64]) -> th.Tensor:
+    """
+    Reduce the local sums of the workers: g = Σ_i w_i S_i, added up in the order of the mapping.
+
+    :param local_sums: S_i of the workers that take part, by worker, flat vectors
+    :param weights: w_i, one a worker
+    :return: flat vector
+    """
+    total = th.zeros_like(next(iter(local_sums.values())))
+    for worker, local_sum in local_sums.items():
+        total += float(weights[worker]) * local_sum
+    return total
 
 
 def batches(

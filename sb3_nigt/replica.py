@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch as th
 
 from sb3_nigt.actors import Network, TorchNetwork, has_numpy_network, make_head, numpy_mlp
-from sb3_nigt.gradients import batches, policy_gradient
+from sb3_nigt.gradients import batches, policy_gradient, weighted_sum
 from sb3_nigt.messages import Arrival, SamplingPoint, TrajectoryKey
 from sb3_nigt.parameters import PolicySpec, load_flat
 from sb3_nigt.scores import MlpGradient
@@ -88,6 +88,7 @@ class PolicyReplica:
         kept: Mapping[tuple[int, TrajectoryKey], Trajectory],
         arrivals: Sequence[Arrival],
         weights: npt.NDArray[np.float64],
+        sums_by_worker: bool = False,
     ) -> th.Tensor:
         """
         Σ_i w_i S_i where all workers are in this process: one backward pass, in worker order.
@@ -95,10 +96,16 @@ class PolicyReplica:
         :param kept: trajectories by worker and key
         :param arrivals: which of them count, in any order
         :param weights: w_i, one a worker
+        :param sums_by_worker: one backward pass a worker for its S_i, as where the workers are apart
         :return: flat float32 vector over the parameters, direction of ascent
         """
         ordered = sorted(arrivals, key=lambda arrival: (arrival.worker, arrival.key))
         trajectories = [kept[arrival.worker, arrival.key] for arrival in ordered]
+        if sums_by_worker:
+            by_worker: dict[int, list[Trajectory]] = {}
+            for arrival, trajectory in zip(ordered, trajectories, strict=True):
+                by_worker.setdefault(arrival.worker, []).append(trajectory)
+            return weighted_sum({w: self.gradient(mine, [1.0] * len(mine)) for w, mine in by_worker.items()}, weights)
         return self.gradient(trajectories, [float(weights[arrival.worker]) for arrival in ordered])
 
     def _gradient(self, trajectories: Sequence[Trajectory], weights: Sequence[float]) -> th.Tensor:

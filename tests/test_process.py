@@ -172,18 +172,6 @@ def test_a_lost_worker(make):
         malenia.learn(10_000)
 
 
-def test_errors_in_commands_keep_their_type_and_the_worker(make):
-    env = make(LengthFromSeedEnv, partial(FaultyEnv, "raise", at=2))
-    with pytest.raises(AttributeError):
-        env.get_attr("no_such_thing")
-    env.reset()
-    env.step(np.zeros((2, 1), dtype=np.float32))
-    with pytest.raises(LookupError, match="the physics exploded") as caught:
-        env.step(np.zeros((2, 1), dtype=np.float32))
-    assert "in worker 1" in str(caught.value.__cause__)
-    assert env.reset().shape == (2, 2)
-
-
 def test_synchronous_algorithms_and_normalization(make):
     env = VecNormalize(make(LengthFromSeedEnv, LengthFromSeedEnv))
     PPO("MlpPolicy", env, n_steps=16, batch_size=32, seed=0).learn(64)
@@ -268,16 +256,6 @@ def test_another_model_on_the_same_workers(make):
     assert returns[0] == returns[1]
 
 
-def test_interrupted_command(make):
-    """The answers that nobody took are not taken for those of the next command."""
-    env = make(*[LengthFromSeedEnv] * 2)
-    env.reset()
-    for slot in env._slots:  # what a KeyboardInterrupt between sending and receiving leaves
-        slot.remote.send_command("step", np.zeros(1, dtype=np.float32))
-    assert env.get_attr("longest") == [6, 6]
-    assert env.reset().shape == (2, 2)
-
-
 @pytest.mark.filterwarnings(FAILED)
 def test_killed_between_two_calls(make):
     env = make(*[LengthFromSeedEnv] * 2)
@@ -295,13 +273,6 @@ def test_shared_memory_that_does_not_fit(make):
     n_steps = room.f_bavail * room.f_frsize // 8 + 1
     with pytest.raises(ValueError, match=r"MB of shared memory, /dev/shm has \d+ MB free: give a smaller n_steps"):
         RennalaNIGT("MlpPolicy", make(LengthFromSeedEnv), n_steps=n_steps, seed=0).learn(1)
-
-
-def test_closed_environment(make):
-    env = make(LengthFromSeedEnv)
-    env.close()
-    with pytest.raises(RuntimeError, match="closed"):
-        env.reset()
 
 
 def test_workers_end_with_their_parent(tmp_path):

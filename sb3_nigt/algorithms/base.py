@@ -17,7 +17,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.common.type_aliases import Schedule as ProgressSchedule
-from stable_baselines3.common.utils import FloatSchedule, obs_as_tensor
+from stable_baselines3.common.utils import FloatSchedule, obs_as_tensor, update_learning_rate
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_nigt.actors import make_head
@@ -26,7 +26,7 @@ from sb3_nigt.algorithms.buffer import TrajectoryBuffer
 from sb3_nigt.algorithms.reporting import RoundLogger
 from sb3_nigt.algorithms.round import MAX_REJECTED_IN_A_ROW, BetweenRounds, LengthEstimate, run_round
 from sb3_nigt.errors import LostWorkerError
-from sb3_nigt.messages import RoundReport, SamplingPoint
+from sb3_nigt.messages import Arrival, RoundReport, SamplingPoint
 from sb3_nigt.optimizers.nigt import NIGT
 from sb3_nigt.parameters import PolicySpec, flatten, has_batch_norm
 from sb3_nigt.policies import ActorCnnPolicy, ActorPolicy, MultiInputActorPolicy
@@ -297,7 +297,11 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
         :return: False if the callback stopped the round
         """
         self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
-        workers = self._connect(env, callback)
+        workers = self._connect(env)
+        if isinstance(workers, LockstepWorkers):
+            assert self._last_episode_starts is not None
+            workers.on_tick = partial(self._on_tick, callback)
+            workers.resume(self._last_obs, self._last_episode_starts)
         self.policy.set_training_mode(False)
         rollout_buffer.reset()
         workers.forget(self._n_updates)
@@ -311,22 +315,17 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
         if result is None:
             self._abandon()
             return False
-        self.last_round, self._accepted = result
+        report, accepted = result
         self._mean_length = self._memory.lengths.mean
-        for arrival in self.last_round.arrivals:
-            rollout_buffer.add(arrival)
-        if self._stack is not None:
-            self._stack.update(self._accepted)
+        self._take_round(report, accepted)
         per_step = getattr(workers, "time_per", "step") == "step"
-        self._round_logger.log(
-            self.logger, self.last_round, first_finished=per_step and isinstance(self._schedule, FirstFinished)
-        )
+        self._round_logger.log(self.logger, report, first_finished=per_step and isinstance(self._schedule, FirstFinished))
         callback.on_rollout_end()
         return True
 
     def _run_round(
         self, workers: TrajectoryWorkers, point: SamplingPoint, show: Callable[[Trajectory], bool]
-    ) -> tuple[RoundReport, list[Trajectory]] | None:
+    ) -> tuple[RoundReport, list[tuple[Arrival, Trajectory]]] | None:
         """Run the round; if a loss ends it and the rule for those who are left allows it, once more from its beginning."""
         aggregator, steps_before, steps_lost = self._round_aggregator(self._n_updates), workers.steps_executed, 0
         if self._announced not in (None, aggregator):
@@ -347,7 +346,18 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
             report, accepted = result
             return replace(report, discarded_steps=report.discarded_steps + steps_lost), accepted
 
-    def _connect(self, env: VecEnv, callback: BaseCallback) -> TrajectoryWorkers:
+    def _take_round(self, report: RoundReport, accepted: list[tuple[Arrival, Trajectory]]) -> None:
+        """Keep what a round has given until the update, and take its statistics in."""
+        self.last_round = report
+        # in an order that does not depend on who came first
+        self._accepted = [t for _, t in sorted(accepted, key=lambda pair: (pair[0].worker, pair[0].key))]
+        self.rollout_buffer.reset()
+        for arrival in report.arrivals:
+            self.rollout_buffer.add(arrival)  # type: ignore[call-arg, arg-type]
+        if self._stack is not None:
+            self._stack.update(self._accepted)
+
+    def _connect(self, env: VecEnv) -> TrajectoryWorkers:
         """Return the workers behind ``env``, ready for jobs of this model."""
         if self._workers is None:
             self._stack = WrapperStack(env) if isinstance(env.unwrapped, WorkerVecEnv) else None
@@ -364,10 +374,6 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
             self._rollout_spec = RolloutSpec(policy_spec, *settings)
             self._abandon()
             self._workers.prepare(self._rollout_spec)
-        if isinstance(self._workers, LockstepWorkers):
-            assert self._last_episode_starts is not None
-            self._workers.on_tick = partial(self._on_tick, callback)
-            self._workers.resume(self._last_obs, self._last_episode_starts)
         return self._workers
 
     def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
@@ -427,11 +433,17 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
 
     def train(self) -> None:
         """Aggregate the gradients of the round and make one step of the outer update."""
+        self._log_update(self._train())
+
+    def _train(self) -> th.Tensor:
+        """See ``train``; return the gradient."""
         assert self._workers is not None
         assert self.last_round is not None
-        _check_learning_rate(self.lr_schedule(self._current_progress_remaining))
-        self._update_learning_rate(self.policy.optimizer)
+        alpha = self.lr_schedule(self._current_progress_remaining)
+        _check_learning_rate(alpha)
+        update_learning_rate(self.policy.optimizer, alpha)
         gradient = self._workers.gradient(self.rollout_buffer.arrivals, self.last_round.weights)  # type: ignore[attr-defined]
+        gradient = gradient.to(self.device)
         if self._usable(gradient):
             parameters = list(self.policy.parameters())
             sizes = [p.numel() for p in parameters]
@@ -442,7 +454,7 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
         self._n_updates += 1
         if self._has_batch_norm:
             self._move_batch_norm()
-        self._log_update(float(th.linalg.vector_norm(gradient.double())))
+        return gradient
 
     def _usable(self, gradient: th.Tensor) -> bool:
         """Non-finite gradients never reach the parameters; several in a row stop the run."""
@@ -463,9 +475,10 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
             self.policy.get_distribution(obs_as_tensor(observations, self.device))
         self.policy.set_training_mode(False)
 
-    def _log_update(self, gradient_norm: float) -> None:
+    def _log_update(self, gradient: th.Tensor) -> None:
+        self.logger.record("train/learning_rate", self.policy.optimizer.param_groups[0]["lr"])
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        self.logger.record("train/grad_norm", gradient_norm)
+        self.logger.record("train/grad_norm", float(th.linalg.vector_norm(gradient.double())))
         if isinstance(self.policy.optimizer, NIGT):
             self.logger.record("train/eta", self._round_eta)
             self.logger.record("train/direction_norm", self.policy.optimizer.direction_norm())

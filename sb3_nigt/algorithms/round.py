@@ -63,7 +63,7 @@ def run_round(
     point: SamplingPoint,
     replay: Callable[[Trajectory], bool],
     memory: BetweenRounds,
-) -> tuple[RoundReport, list[Trajectory]] | None:
+) -> tuple[RoundReport, list[tuple[Arrival, Trajectory]]] | None:
     """
     Sample one round at a point.
 
@@ -74,7 +74,7 @@ def run_round(
     :param point: θ̃ with its number
     :param replay: shows the steps of a trajectory to callbacks; False means stop
     :param memory: what the rounds before have left, updated here
-    :return: the report and the accepted trajectories by worker and key; None if a callback said stop
+    :return: the report and what was accepted, in order of arrival; None if a callback said stop
     :raises LostWorkerError: if the round needs a worker that is lost
     :raises WorkerError: if one worker delivers non-finite numbers several times in a row
     """
@@ -132,8 +132,7 @@ def run_round(
         started_at=started_at,
         finished_at=clock.now(),
     )
-    accepted.sort(key=lambda pair: (pair[0].worker, pair[0].key))
-    return report, [trajectory for _, trajectory in accepted]
+    return report, accepted
 
 
 def _now_due(point: SamplingPoint, arrival: Arrival, trajectory: Trajectory) -> tuple[Arrival, Trajectory]:

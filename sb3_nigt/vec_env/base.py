@@ -133,11 +133,14 @@ class WorkerVecEnv(VecEnv, TrajectoryWorkers):
     :ivar clock: the workers' clock
     :ivar task_ids: one id a worker; range(n) if the user gave none
     :ivar tasks_differ: the user said that the workers hold more than one task
+    :ivar sums_by_worker: each worker's sum S_i is formed apart and then Σ_i w_i S_i, not one sum over all trajectories;
+        the same up to rounding
     """
 
     clock: Clock
     task_ids: tuple[Hashable, ...]
     tasks_differ: bool
+    sums_by_worker: bool = True
 
     @property
     @abstractmethod

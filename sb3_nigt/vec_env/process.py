@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import torch as th
 
+from sb3_nigt.gradients import weighted_sum
 from sb3_nigt.messages import Arrival, Job, SamplingPoint, TrajectoryKey
 from sb3_nigt.replica import PolicyReplica
 from sb3_nigt.timing.clock import WallClock
@@ -80,7 +81,7 @@ class ProcessVecEnv(WorkerFailures, SynchronousProcesses, WorkerVecEnv):
         if not env_fns:
             raise ValueError("env_fns=[] is not allowed: give one function for each worker, at least one.")
         if start_method not in (None, "forkserver", "spawn"):
-            raise ValueError(f'start_method={start_method!r} is not allowed: give "forkserver", "spawn" or None.')
+            raise ValueError(f'start_method: cannot find context for {start_method!r}, give "forkserver", "spawn" or None.')
         self.timeout = check_interval("timeout", timeout, 0.0, float("inf"), open_low=True)
         self._restart_limits = RestartLimits(max_restarts, max_restarts_per_minute)
         self.task_ids = checked_task_ids(task_ids, len(env_fns))
@@ -276,16 +277,14 @@ class ProcessVecEnv(WorkerFailures, SynchronousProcesses, WorkerVecEnv):
                     slot.remote.drop_gradient()
             else:
                 self._pump(POLL_SECONDS)
-        total = th.zeros(len(self._block.of(0)["gradient"]))
+        local_sums = {}
         for worker, wanted in keys.items():
             if worker in self._gradients:
-                local_sum = th.from_numpy(self._block.of(worker)["gradient"])
+                local_sums[worker] = th.from_numpy(self._block.of(worker)["gradient"])
             else:
-                trajectories = [self._kept[worker, key] for key in wanted]
-                local_sum = self._replica.gradient(trajectories, [1.0] * len(trajectories)).cpu()
-            total += float(weights[worker]) * local_sum
+                local_sums[worker] = self._replica.gradient([self._kept[worker, key] for key in wanted], [1.0] * len(wanted))
         self._gradients.clear()
-        return total.to(self._replica.policy.device)
+        return weighted_sum(local_sums, weights)
 
     def _ask_for_gradients(self, keys: Mapping[int, list[TrajectoryKey]]) -> None:
         for worker, wanted in keys.items():

@@ -61,10 +61,13 @@ class SynchronousProcesses(VecEnv):
             slot.state = State.IDLE
         return described
 
-    def _settle(self) -> None:
-        """Void all jobs and wait until every worker is free for commands, also those that have died meanwhile."""
+    def _check_open(self) -> None:
         if self.closed:
             raise RuntimeError("The environment is closed.")
+
+    def _settle(self) -> None:
+        """Void all jobs and wait until every worker is free for commands, also those that have died meanwhile."""
+        self._check_open()
         self._stepping, self._step_answers = False, None
         self.cancel()
         for slot in self._slots:
@@ -97,8 +100,7 @@ class SynchronousProcesses(VecEnv):
 
     def _await_idle(self, workers: Sequence[int]) -> None:
         """Wait until some workers are free; their trajectories end first, since a round may be under way (in a callback)."""
-        if self.closed:
-            raise RuntimeError("The environment is closed.")
+        self._check_open()
         while any(self._slots[worker].state not in (State.IDLE, State.LOST) for worker in workers):
             self._pump(0.05)
 
@@ -120,7 +122,7 @@ class SynchronousProcesses(VecEnv):
         return self._contents(self._answers(workers, self.timeout), workers)
 
     def _send(self, name: str, per_worker: Sequence[tuple[Any, ...]], workers: Sequence[int]) -> None:
-        # first all calls, since one that cannot be pickled must not leave the others under way
+        # All calls first, since one that cannot be pickled must not leave the others under way
         calls = [
             (self._slots[worker].remote, encode_call(name, *args)) for worker, args in zip(workers, per_worker, strict=True)
         ]
@@ -191,6 +193,7 @@ class SynchronousProcesses(VecEnv):
 
     def step_wait(self) -> VecEnvStepReturn:
         """Return what the step has brought, waiting for the slowest."""
+        self._check_open()
         self._take_in_step()
         answers, self._step_answers = self._step_answers, None
         if answers is None:

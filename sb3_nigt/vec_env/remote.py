@@ -214,11 +214,16 @@ def raise_remote(content: tuple[bytes | None, str, str], worker: int) -> None:
     """
     Raise what a worker has raised, as the same type, with the worker's traceback as its cause.
 
-    :param content: pickled exception (None if it could not travel), name of its type, traceback text
+    :param content: made by ``encode_error``: exception (None if it could not travel), name of its type, traceback text
     :param worker: index of the worker
     """
-    pickled, type_name, text = content
+    encoded, type_name, text = content
     error: BaseException = RuntimeError(f"{type_name} in worker {worker}")
-    with contextlib.suppress(Exception):  # see encode_error: not everything that can be pickled can be made again
-        error = cloudpickle.loads(pickled)
+    with contextlib.suppress(Exception):  # a type that this process cannot import
+        loaded = pickle.loads(encoded) if encoded is not None else error
+        if isinstance(loaded, tuple):  # type and text of one that could not be pickled
+            error_type, message = loaded
+            loaded = error_type.__new__(error_type)
+            loaded.args = (message,)
+        error = loaded
     raise error from RemoteError(f"in worker {worker}:\n{text}")

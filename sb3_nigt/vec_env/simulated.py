@@ -72,6 +72,7 @@ class SimulatedVecEnv(DummyVecEnv, WorkerVecEnv):
     """
 
     clock: SimulatedClock
+    sums_by_worker = False  # one sweep over all trajectories is quicker in one process
 
     def __init__(
         self,
@@ -230,7 +231,7 @@ class SimulatedVecEnv(DummyVecEnv, WorkerVecEnv):
 
     def gradient(self, arrivals: Sequence[Arrival], weights: npt.NDArray[np.float64]) -> th.Tensor:
         """See ``TrajectoryWorkers``."""
-        return self._replica.aggregate(self._kept, arrivals, weights)
+        return self._replica.aggregate(self._kept, arrivals, weights, self.sums_by_worker)
 
     def forget(self, before_round: int) -> None:
         """See ``TrajectoryWorkers``."""

@@ -267,15 +267,19 @@ def encode_error(error: BaseException) -> bytes:
     """
     Pack an exception for the parent, with its traceback as text.
 
-    :param error: any exception; it is pickled apart, since many can be pickled and then not be made again (those whose
-        ``__init__`` wants other arguments than the message), and then only its name and text are left
+    :param error: any exception; if it cannot be pickled its type and text travel, or at least their names
     """
+    text = traceback.format_exc()
     try:
-        pickled = cloudpickle.dumps(error)
+        encoded = cloudpickle.dumps(error)
+        pickle.loads(encoded)  # fails if __init__ takes other arguments than it hands on, which is common
     except Exception:
-        pickled = None
-    encoded: bytes = cloudpickle.dumps((pickled, type(error).__name__, traceback.format_exc()))
-    return encoded
+        try:
+            encoded = cloudpickle.dumps((type(error), str(error)))
+        except Exception:
+            encoded = None
+    packed: bytes = cloudpickle.dumps((encoded, type(error).__name__, text))
+    return packed
 
 
 def main(

@@ -3,7 +3,12 @@ Run Stable-Baselines3's own tests with our classes in its lists.
 
 The tests are part of its source distribution, which pip downloads in the version that is installed.
 
-Usage: python tests/sb3_suite/run.py [--algo RennalaNIGT] [--vec-env SimulatedVecEnv] [pytest arguments]
+Usage:
+    python tests/sb3_suite/run.py [--algo RennalaNIGT] [--vec-env SimulatedVecEnv] [pytest arguments]
+    python tests/sb3_suite/run.py --vec-env-tests forkserver|spawn [pytest arguments]
+
+The first form runs the tests of algorithms; the second those of vectorised environments, on SimulatedVecEnv and on
+ProcessVecEnv with the given start method.
 """
 
 import argparse
@@ -18,6 +23,8 @@ import stable_baselines3
 HERE = Path(__file__).parent
 CACHE = HERE.parents[1] / ".ci" / ".cache"
 NEEDS_MORE_PACKAGES = ["test_utils.py"]  # Atari; none of its tests has an algorithm in a list
+VEC_ENV_TESTS = [f"test_vec_{name}.py" for name in ("envs", "normalize", "monitor", "check_nan")]
+VEC_ENV_TESTS += ["test_dict_env.py", "test_her.py", "test_utils.py"]  # these in part
 
 
 def fetch_tests() -> Path:
@@ -36,30 +43,21 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--algo", default="RennalaNIGT")
     parser.add_argument("--vec-env", default="")
+    parser.add_argument("--vec-env-tests", choices=["forkserver", "spawn"])
     args, rest = parser.parse_known_args()
     tests = fetch_tests()
-    env = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]),
-        "SB3_SUITE_ALGO": args.algo,
-        "SB3_SUITE_VEC_ENV": args.vec_env,
-    }
-    ignored = [f"--ignore={tests / name}" for name in NEEDS_MORE_PACKAGES]
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-p",
-        "plugin",
-        "-q",
-        "-W",
-        "ignore",
-        "--rootdir",
-        tests.parent,
-        *ignored,
-        tests,
-    ]
-    return subprocess.run([*command, *rest], env=env, cwd=tests.parent, check=False).returncode
+    if args.vec_env_tests:
+        chosen = [tests / name for name in VEC_ENV_TESTS]
+        plugin, settings = "vec_env_plugin", {"SB3_SUITE_START_METHOD": args.vec_env_tests}
+    else:
+        chosen = [*(f"--ignore={tests / name}" for name in NEEDS_MORE_PACKAGES), tests]
+        plugin, settings = "plugin", {"SB3_SUITE_ALGO": args.algo, "SB3_SUITE_VEC_ENV": args.vec_env}
+    # by way of the environment, since worker processes import the tests as well
+    path = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", ""), str(HERE / "stubs")])
+    command = [sys.executable, "-m", "pytest", "-p", plugin, "-q", "-W", "ignore", "--rootdir", tests.parent, *chosen, *rest]
+    return subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": path, **settings}, cwd=tests.parent, check=False
+    ).returncode
 
 
 if __name__ == "__main__":

@@ -1,0 +1,152 @@
+"""What happened in a run, as a file: which worker ran which trajectory when, and which of them each round accepted."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.callbacks import BaseCallback
+
+from sb3_nigt.messages import Arrival, Discarded, RoundReport, TrajectoryKey
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class RecordedRound:
+    """
+    One round.
+
+    :param report: as in ``model.last_round``; the task ids are strings
+    :param progress: progress remaining (from 1 to 0) when the round began and when it was complete, which schedules of the
+        learning rate and of η depend on
+    """
+
+    report: RoundReport
+    progress: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Recording:
+    """
+    A recorded run.
+
+    :param algorithm: name of the class
+    :param seed: of all trajectories
+    :param task_ids: one a worker, as strings
+    :param sums_by_worker: each worker summed its own gradients, so rounding was that of sums of sums
+    :param rounds: in order
+    """
+
+    algorithm: str
+    seed: int
+    task_ids: tuple[str, ...]
+    sums_by_worker: bool
+    rounds: tuple[RecordedRound, ...]
+
+    @property
+    def reports(self) -> tuple[RoundReport, ...]:
+        """What ``model.last_round`` was after each round."""
+        return tuple(recorded.report for recorded in self.rounds)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Recording:
+        """
+        Read what ``RunRecorder`` has written; a last line that a crash has cut is left out.
+
+        :param path: of the file
+        :raises ValueError: if it is something else
+        """
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        try:
+            header = json.loads(lines[0])
+            if header["format"] != FORMAT:
+                raise ValueError
+        except (ValueError, KeyError, IndexError, TypeError):
+            raise ValueError(f"path={str(path)!r} is not a recorded run: give a file that RunRecorder has written.") from None
+        rounds = []
+        for number, line in enumerate(lines[1:], start=1):
+            try:
+                rounds.append(_decoded(json.loads(line)))
+            except json.JSONDecodeError:
+                if number < len(lines) - 1:
+                    raise ValueError(f"path={str(path)!r}: line {number + 1} is damaged.") from None
+        return cls(header["algorithm"], header["seed"], tuple(header["task_ids"]), header["sums_by_worker"], tuple(rounds))
+
+
+class RunRecorder(BaseCallback):
+    """
+    Callback that writes every round to a file as it happens: one line of JSON each, so a crash loses none.
+
+    ``Recording.load`` reads the file, ``replay`` runs it again in the simulator, ``python -m sb3_nigt timeline`` draws it.
+
+    :param path: of the file; one that exists is replaced when training starts
+    :param verbose: verbosity level
+    """
+
+    def __init__(self, path: str | Path, verbose: int = 0) -> None:
+        super().__init__(verbose)
+        self.path = Path(path)
+        self._begun = False
+
+    def _on_training_start(self) -> None:
+        if not self._begun:  # a second learn() goes on with the same file
+            env = self.training_env.unwrapped
+            task_ids: Sequence[Any] = getattr(env, "task_ids", range(env.num_envs))
+            header = {
+                "format": FORMAT,
+                "algorithm": type(self.model).__name__,
+                "seed": self.model._root_seed,  # type: ignore[attr-defined]
+                "task_ids": [str(task_id) for task_id in task_ids],
+                "sums_by_worker": getattr(env, "sums_by_worker", False),
+            }
+            self.path.write_text(json.dumps(header) + "\n", encoding="utf-8")
+            self._begun = True
+
+    def _on_rollout_start(self) -> None:
+        self._progress_at_start = self.model._current_progress_remaining
+
+    def _on_rollout_end(self) -> None:
+        report: RoundReport = self.model.last_round  # type: ignore[attr-defined]
+        total = max(1, self.model._total_timesteps)
+        at_end = 1.0 - min(self.model.num_timesteps, total) / total
+        line = json.dumps(_encoded(RecordedRound(report, (self._progress_at_start, at_end))))
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    def _on_step(self) -> bool:
+        return True
+
+
+def _encoded(recorded: RecordedRound) -> dict[str, Any]:
+    report = recorded.report
+    trajectories = {
+        name: [{**_fields(item), "task_id": str(item.task_id)} for item in getattr(report, name)]
+        for name in ("arrivals", "rejected")
+    }
+    return {
+        **_fields(report),
+        **trajectories,
+        "counts": report.counts.tolist(),
+        "weights": report.weights.tolist(),
+        "discarded": [_fields(item) for item in report.discarded],
+        "progress": recorded.progress,
+    }
+
+
+def _fields(item: Any) -> dict[str, Any]:
+    return {field.name: getattr(item, field.name) for field in dataclasses.fields(item)}
+
+
+def _decoded(line: dict[str, Any]) -> RecordedRound:
+    progress = line.pop("progress")
+    for name in ("arrivals", "rejected"):
+        line[name] = tuple(Arrival(**{**item, "key": TrajectoryKey(*item["key"])}) for item in line[name])
+    line["discarded"] = tuple(Discarded(**item) for item in line["discarded"])
+    line["counts"], line["weights"] = np.array(line["counts"], dtype=np.int64), np.array(line["weights"])
+    return RecordedRound(RoundReport(**line), (progress[0], progress[1]))

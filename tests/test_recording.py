@@ -1,0 +1,180 @@
+"""Recorded runs: what was written comes back, and the simulator repeats a run of real processes to the same parameters."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from envs import LengthFromSeedEnv, parameters, run_rounds, simulated
+from stable_baselines3.common.callbacks import CallbackList
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
+from sb3_nigt import (
+    AFedPG,
+    MaleniaNIGT,
+    ProcessVecEnv,
+    Recording,
+    RennalaNIGT,
+    RunRecorder,
+    SimulatedVecEnv,
+    SyncNIGT,
+    replay,
+)
+
+ENV_FNS = [LengthFromSeedEnv] * 3
+SETTINGS = {"n_trajectories": 7, "n_steps": 5, "learning_rate": 0.1, "seed": 3, "policy_kwargs": {"net_arch": [8]}}
+RUNS = {
+    "planned": (RennalaNIGT, {"schedule": "planned"}),
+    "pipelined": (RennalaNIGT, {"schedule": "pipelined"}),
+    "first_finished": (RennalaNIGT, {"schedule": "first_finished"}),
+    "malenia": (MaleniaNIGT, {"schedule": "pipelined"}),
+    "schedules of both rates": (
+        RennalaNIGT,
+        {"learning_rate": lambda progress: 0.2 * progress, "eta": lambda progress: 0.1 + 0.5 * progress},
+    ),
+    "sync": (SyncNIGT, {}),
+    "afedpg": (AFedPG, {"n_trajectories": None}),
+}
+
+
+def make(name, env):
+    algorithm, kwargs = RUNS[name]
+    kwargs = {key: value for key, value in {**SETTINGS, **kwargs}.items() if value is not None}
+    return algorithm("MlpPolicy", env, device="cpu", **kwargs)
+
+
+def record(model, path, timesteps=400):
+    model.learn(timesteps, callback=RunRecorder(path))
+    return Recording.load(path)
+
+
+def assert_same_reports(first, second):
+    for a, b in zip(first, second, strict=True):
+        assert a.counts.tolist() == b.counts.tolist()
+        assert a.weights.tolist() == b.weights.tolist()
+        for field in ("round", "discarded", "used_steps", "discarded_steps", "started_at", "finished_at"):
+            assert getattr(a, field) == getattr(b, field)
+        without_task = [[(x.worker, x.key, x.n_steps, x.finished_at, x.staleness) for x in r.arrivals] for r in (a, b)]
+        assert without_task[0] == without_task[1]
+
+
+@pytest.mark.parametrize("schedule", ["planned", "first_finished"])
+def test_what_was_written_comes_back(tmp_path, schedule):
+    env = simulated(ENV_FNS, [1.0, 2.0, 5.0], 0.5, task_ids=["a", "b", "a"])
+    model = MaleniaNIGT("MlpPolicy", env, device="cpu", **SETTINGS, schedule=schedule)
+    reports = []
+    model.learn(200, callback=CallbackList([RunRecorder(tmp_path / "run.jsonl"), collect_into(reports)]))
+    recording = Recording.load(tmp_path / "run.jsonl")
+    assert (recording.algorithm, recording.seed, recording.task_ids) == ("MaleniaNIGT", 3, ("a", "b", "a"))
+    assert len(recording.reports) > 2
+    assert_same_reports(recording.reports, reports)
+    assert recording.rounds[0].progress[0] == 1.0
+    assert recording.rounds[-1].progress[1] == 0.0
+    assert [a.task_id for a in recording.reports[0].arrivals] == [a.task_id for a in reports[0].arrivals]
+
+
+def collect_into(reports):
+    """A function callback is called every step; a round's report is new when the round is over."""
+
+    def callback(locals_, globals_):
+        last = locals_["self"].last_round
+        if last is not None and (not reports or reports[-1] is not last):
+            reports.append(last)
+        return True
+
+    from stable_baselines3.common.callbacks import ConvertCallback
+
+    class Last(ConvertCallback):
+        def _on_training_end(self):
+            self.callback({"self": self.model}, {})
+
+    return Last(callback)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_run_of_processes_is_repeated_bit_for_bit(tmp_path, name):
+    env = ProcessVecEnv(ENV_FNS)
+    model = make(name, env)
+    before = parameters(model)
+    recording = record(model, tmp_path / "run.jsonl")
+    env.close()
+    again = replay(make(name, SimulatedVecEnv(ENV_FNS)), recording)
+    assert again._n_updates == model._n_updates > 3
+    assert np.array_equal(parameters(again), parameters(model))
+    assert np.abs(parameters(again) - before).max() > 0.01
+
+
+def test_statistics_of_normalization_are_repeated(tmp_path):
+    env = VecNormalize(ProcessVecEnv(ENV_FNS))
+    model = make("pipelined", env)
+    recording = record(model, tmp_path / "run.jsonl")
+    env.close()
+    again = VecNormalize(SimulatedVecEnv(ENV_FNS))
+    repeated = replay(make("pipelined", again), recording)
+    assert np.array_equal(parameters(repeated), parameters(model))
+    assert np.array_equal(again.obs_rms.mean, env.obs_rms.mean)
+    assert np.array_equal(again.ret_rms.var, env.ret_rms.var)
+
+
+def test_the_simulator_repeats_itself(tmp_path):
+    model = make("pipelined", simulated(ENV_FNS, [1.0, 2.0, 5.0]))
+    recording = record(model, tmp_path / "run.jsonl")
+    again = replay(make("pipelined", SimulatedVecEnv(ENV_FNS)), recording)
+    assert np.array_equal(parameters(again), parameters(model))
+
+
+def test_goes_on_after_the_recording(tmp_path):
+    """A recording that stops earlier gives the parameters of that moment, and training goes on from there."""
+    model = make("planned", SimulatedVecEnv(ENV_FNS))
+    run_rounds(model, 2)
+    path = tmp_path / "run.jsonl"
+    recording = record(make("planned", SimulatedVecEnv(ENV_FNS)), path)
+    begun = dataclasses.replace(recording, rounds=recording.rounds[:2])
+    again = replay(make("planned", SimulatedVecEnv(ENV_FNS)), begun)
+    assert np.array_equal(parameters(again), parameters(model))
+    assert again.learn(50)._n_updates > 2
+
+
+def test_second_learn_goes_on_in_the_same_file(tmp_path):
+    recorder = RunRecorder(tmp_path / "run.jsonl")
+    model = make("planned", SimulatedVecEnv(ENV_FNS))
+    model.learn(50, callback=recorder)
+    n_rounds = len(Recording.load(recorder.path).rounds)
+    model.learn(50, callback=recorder, reset_num_timesteps=False)
+    assert len(Recording.load(recorder.path).rounds) > n_rounds > 0
+    assert [report.round for report in Recording.load(recorder.path).reports] == list(range(model._n_updates))
+
+
+def test_line_that_a_crash_has_cut(tmp_path):
+    path = tmp_path / "run.jsonl"
+    recording = record(make("planned", SimulatedVecEnv(ENV_FNS)), path, 100)
+    path.write_text(path.read_text()[:-30])
+    assert len(Recording.load(path).rounds) == len(recording.rounds) - 1
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([lines[0], "{", *lines[2:]]))
+    with pytest.raises(ValueError, match="line 2 is damaged"):
+        Recording.load(path)
+
+
+@pytest.mark.parametrize("content", ["", "hello", "{}", "[1]", json.dumps({"format": 99})])
+def test_file_that_is_no_recording(tmp_path, content):
+    path = tmp_path / "other.txt"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=r"other.txt' is not a recorded run: give a file that RunRecorder has written"):
+        Recording.load(path)
+
+
+def test_model_that_does_not_fit(tmp_path):
+    recording = record(make("planned", SimulatedVecEnv(ENV_FNS)), tmp_path / "run.jsonl", 100)
+    with pytest.raises(ValueError, match="its environment is DummyVecEnv: give it a SimulatedVecEnv"):
+        replay(make("planned", DummyVecEnv(ENV_FNS)), recording)
+    with pytest.raises(ValueError, match="it is a SyncNIGT, the recorded one was a RennalaNIGT"):
+        replay(make("sync", SimulatedVecEnv(ENV_FNS)), recording)
+    with pytest.raises(ValueError, match="it has 2 workers, the recorded one had 3"):
+        replay(make("planned", SimulatedVecEnv(ENV_FNS[:2])), recording)
+    trained = make("planned", SimulatedVecEnv(ENV_FNS)).learn(10)
+    with pytest.raises(ValueError, match=r"it has made \d updates, the recording begins after 0"):
+        replay(trained, recording)
+    other = RennalaNIGT("MlpPolicy", SimulatedVecEnv(ENV_FNS), device="cpu", **{**SETTINGS, "seed": 4})
+    with pytest.raises(RuntimeError, match=r"Round 0, worker \d(?s:.*)depends on something else than its seed"):
+        replay(other, recording)
