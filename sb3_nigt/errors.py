@@ -19,5 +19,9 @@ class WorkerError(RuntimeError):
         self.worker, self.task_id = worker, task_id
 
 
+class LostWorkerError(WorkerError):
+    """A worker will never deliver anything again, and no round can be completed without it."""
+
+
 class RemoteError(Exception):
     """Carries the traceback text of another process; the cause of the exception that is raised here."""

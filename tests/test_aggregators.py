@@ -1,6 +1,7 @@
 """When a round is complete, how it is weighed, and which round the speeds predict."""
 
 import heapq
+import itertools
 from fractions import Fraction
 
 import numpy as np
@@ -216,3 +217,22 @@ def test_malenia_of_one_task_and_rennala_predict_the_same(case):
     both = [predicted_counts(r, np.array(durations)) for r in (one_task, Rennala(rule.n_trajectories))]
     assert_array_equal(*both)
     assert one_task.tickets(np.array(durations)) == Rennala(rule.n_trajectories).tickets(np.array(durations))
+
+
+def test_malenia_without_the_task_of_a_lost_worker():
+    """
+    Tasks a = {0, 2}, b = {1}, and worker 3 takes no part; K = 2, M = 6: 1/M_a + 1/M_b ≤ 2²/6 as if it did not exist.
+    """
+    rule, without = Malenia(6, (0, 1, 0, -1)), Malenia(6, (0, 1, 0))
+    assert rule.per_task(np.array([1, 3, 1, 9])).tolist() == [2, 3]
+    for counts in itertools.product(range(5), repeat=3):
+        for anything in (0, 5):
+            assert rule.is_complete(np.array([*counts, anything])) == without.is_complete(np.array(counts))
+        if without.is_complete(np.array(counts)):
+            assert_allclose(rule.weights(np.array([*counts, 0])), [*without.weights(np.array(counts)), 0.0])
+            assert rule.weights(np.array([*counts, 5]))[3] == 0.0
+    for duration in (0.01, 1.0, np.inf):
+        assert rule.tickets(np.array([1.0, 1.0, 1.0, duration])) == [TicketPool((0, 2), 5), TicketPool((1,), 3)]
+    assert rule.can_do_without([3], 4)
+    assert rule.can_do_without([0, 3], 4)
+    assert not rule.can_do_without([0, 2, 3], 4)

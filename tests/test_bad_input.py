@@ -49,13 +49,14 @@ BAD_ARGUMENTS = {
     "gamma": [-0.1, 1.1, NAN, INF, "0.9", None, True],
     "eta": [0, 0.0, -0.1, 1.5, 5, NAN, INF, "0.1", None, True],
     "schedule": ["fastest", "", None, 3, ["planned"]],
+    "on_lost_task": ["ignore", "", None, True, ["drop"]],
 }
 
 
 def takes(algorithm, name):
     """The parent takes every argument as **kwargs; a subclass that fixes one leaves it out of its own signature."""
     own = inspect.signature(algorithm.__init__).parameters
-    fixed = {"schedule", "eta", "n_trajectories", "n_initial_trajectories"}
+    fixed = {"schedule", "eta", "n_trajectories", "n_initial_trajectories", "on_lost_task"}
     return name in own or name not in fixed
 
 

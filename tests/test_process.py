@@ -14,14 +14,13 @@ import numpy as np
 import pytest
 from conformance import WorkerVecEnvTests
 from envs import DictEnv, FixedLengthEnv, LengthFromSeedEnv, PointEnv, job, prepared, run, run_rounds
+from processes import FAILED, is_running, worker_processes
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_nigt import AFedPG, MaleniaNIGT, ProcessVecEnv, RennalaNIGT, SimulatedVecEnv, WorkerError
-
-FAILED = "ignore:Worker .* failed:UserWarning"
 
 
 class TestProcessVecEnv(WorkerVecEnvTests):
@@ -69,31 +68,8 @@ def train_rounds(model, n_rounds):
 
 @pytest.fixture
 def make():
-    """Make worker processes that are gone after the test, with everything that they share."""
-    made = []
-
-    def make(*env_fns, **kwargs):
-        made.append(ProcessVecEnv(list(env_fns), **kwargs))
-        return made[-1]
-
-    yield make
-    pids = [slot.remote.process.pid for env in made for slot in env._slots]
-    blocks = {block.layout.name for env in made for block in (env._control, env._block) if block is not None}
-    for env in made:
-        start = time.monotonic()
-        env.close()
-        env.close()  # twice is fine
-        assert time.monotonic() - start < 10
-    assert not any(is_running(pid) for pid in pids)
-    assert not blocks.intersection(os.listdir("/dev/shm"))
-
-
-def is_running(pid):
-    try:
-        with open(f"/proc/{pid}/stat") as stat:
-            return stat.read().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
+    with worker_processes() as make:
+        yield make
 
 
 @pytest.mark.parametrize("env_class", [LengthFromSeedEnv, DictEnv])

@@ -19,7 +19,7 @@ class Malenia(Aggregator):
     With one worker a task it is AggregateMalenia of arXiv 2509.24305. The objective is (1/K) Σ_k J_k whatever the speeds.
 
     :param n_trajectories: M
-    :param tasks: for each worker the index of its task, 0 to K-1, each at least once
+    :param tasks: for each worker the index of its task, 0 to K-1, each at least once; -1: the worker takes no part
     """
 
     n_trajectories: int
@@ -32,7 +32,7 @@ class Malenia(Aggregator):
         :param counts: accepted trajectories a worker, shape (n,)
         :return: M_k, shape (K,)
         """
-        return np.bincount(self.tasks, weights=counts).astype(np.int64)
+        return np.bincount(np.add(self.tasks, 1), weights=counts)[1:].astype(np.int64)
 
     def is_complete(self, counts: IntArray) -> bool:
         """See ``Aggregator.is_complete``."""
@@ -43,7 +43,8 @@ class Malenia(Aggregator):
     def weights(self, counts: IntArray) -> FloatArray:
         """See ``Aggregator.weights``."""
         per_task = self.per_task(counts)
-        return np.where(counts > 0, 1.0 / (len(per_task) * np.maximum(per_task, 1)[list(self.tasks)]), 0.0)
+        takes_part = (counts > 0) & np.greater_equal(self.tasks, 0)
+        return np.where(takes_part, 1.0 / (len(per_task) * np.maximum(per_task, 1)[list(self.tasks)]), 0.0)
 
     def can_do_without(self, lost: Collection[int], n_workers: int) -> bool:
         """Every task needs somebody, or the objective would be another one."""
@@ -56,5 +57,6 @@ class Malenia(Aggregator):
         per_task = self.per_task(predicted_counts(self, durations))
         members: list[list[int]] = [[] for _ in per_task]
         for worker, task in enumerate(self.tasks):
-            members[task].append(worker)
+            if task >= 0:
+                members[task].append(worker)
         return [TicketPool(tuple(workers), int(count)) for workers, count in zip(members, per_task, strict=True)]

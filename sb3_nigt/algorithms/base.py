@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar, TypeVar
 
@@ -23,6 +25,7 @@ from sb3_nigt.aggregators import Aggregator
 from sb3_nigt.algorithms.buffer import TrajectoryBuffer
 from sb3_nigt.algorithms.reporting import RoundLogger
 from sb3_nigt.algorithms.round import MAX_REJECTED_IN_A_ROW, BetweenRounds, LengthEstimate, run_round
+from sb3_nigt.errors import LostWorkerError
 from sb3_nigt.messages import Arrival, RoundReport, SamplingPoint
 from sb3_nigt.optimizers.nigt import NIGT
 from sb3_nigt.parameters import PolicySpec, flatten, has_batch_norm
@@ -302,14 +305,10 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
         self.policy.set_training_mode(False)
         rollout_buffer.reset()
         workers.forget(self._n_updates)
-        point, aggregator = self._sampling_point(), self._round_aggregator(self._n_updates)
-        if self._announced not in (None, aggregator):
-            self._abandon()  # what has begun early was meant for a round of another rule
-        self._announced = self._round_aggregator(self._n_updates + 1)
-        show = partial(self._replay, callback)
+        point = self._sampling_point()
         callback.on_rollout_start()
         try:
-            result = run_round(workers, self._schedule, aggregator, self._announced, point, show, self._memory)
+            result = self._run_round(workers, point, partial(self._replay, callback))
         finally:
             if isinstance(workers, LockstepWorkers):
                 self._last_obs, self._last_episode_starts = workers.observation, workers.at_start
@@ -323,6 +322,29 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
         self._round_logger.log(self.logger, report, first_finished=per_step and isinstance(self._schedule, FirstFinished))
         callback.on_rollout_end()
         return True
+
+    def _run_round(
+        self, workers: TrajectoryWorkers, point: SamplingPoint, show: Callable[[Trajectory], bool]
+    ) -> tuple[RoundReport, list[tuple[Arrival, Trajectory]]] | None:
+        """Run the round; if a loss ends it and the rule for those who are left allows it, once more from its beginning."""
+        aggregator, steps_before, steps_lost = self._round_aggregator(self._n_updates), workers.steps_executed, 0
+        if self._announced not in (None, aggregator):
+            self._abandon()  # what has begun early was meant for a round of another rule
+        while True:
+            self._announced = self._round_aggregator(self._n_updates + 1)
+            try:
+                result = run_round(workers, self._schedule, aggregator, self._announced, point, show, self._memory)
+            except LostWorkerError:
+                aggregator = self._round_aggregator(self._n_updates)
+                if not aggregator.can_do_without(workers.lost(), self.n_envs):
+                    raise
+                self._abandon()
+                steps_lost = workers.steps_executed - steps_before
+                continue
+            if result is None:
+                return None
+            report, accepted = result
+            return replace(report, discarded_steps=report.discarded_steps + steps_lost), accepted
 
     def _take_round(self, report: RoundReport, accepted: list[tuple[Arrival, Trajectory]]) -> None:
         """Keep what a round has given until the update, and take its statistics in."""

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from sb3_nigt.aggregators import Aggregator
-from sb3_nigt.errors import WorkerError
+from sb3_nigt.errors import LostWorkerError, WorkerError
 from sb3_nigt.messages import Arrival, Discarded, Job, RoundReport, SamplingPoint
 from sb3_nigt.schedules import Schedule, Start
 from sb3_nigt.trajectory import Trajectory
@@ -75,6 +75,7 @@ def run_round(
     :param replay: shows the steps of a trajectory to callbacks; False means stop
     :param memory: what the rounds before have left, updated here
     :return: the report and what was accepted, in order of arrival; None if a callback said stop
+    :raises LostWorkerError: if the round needs a worker that is lost
     :raises WorkerError: if one worker delivers non-finite numbers several times in a row
     """
     clock, started_at, steps_before = workers.clock, workers.clock.now(), workers.steps_executed
@@ -151,7 +152,7 @@ def _check_lost(workers: TrajectoryWorkers, aggregator: Aggregator, n_workers: i
         worker = max(lost)
         task_id = getattr(workers, "task_ids", range(n_workers))[worker]
         name = type(aggregator).__name__
-        raise WorkerError(
+        raise LostWorkerError(
             f"it is lost after too many restarts, and {name} cannot complete a round without it", worker, task_id
         )
 

@@ -60,8 +60,8 @@ class WorkerFailures:
         if silent > ALIVE_SECONDS and not slot.remote.process.is_alive():
             self._fail(slot, f"its process ended with exit code {slot.remote.process.exitcode}")
         elif silent > allowed:
-            slot.remote.kill(dump_stack=True)
-            self._fail(slot, f"no sign of life for {silent:.1f} s (timeout={self.timeout:g}); its stack is on stderr")
+            stack = slot.remote.stack()
+            self._fail(slot, f"no sign of life for {silent:.1f} s (timeout={self.timeout:g}), it was here:\n{stack}")
 
     # What follows
 

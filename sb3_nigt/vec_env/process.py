@@ -228,7 +228,10 @@ class ProcessVecEnv(WorkerFailures, SynchronousProcesses, WorkerVecEnv):
         """See ``TrajectoryWorkers``."""
         while not self._arrived:
             if all(slot.job is None for slot in self._slots):
-                raise RuntimeError("There is nothing to wait for: no worker has a job.")
+                raise RuntimeError(
+                    "There is nothing to wait for: no worker has a job. If a callback resets this environment, as "
+                    "EvalCallback does with its eval_env, give it another one."
+                )
             self._pump(POLL_SECONDS)
         arrival, trajectory = self._arrived.popleft()
         self._undelivered.discard(arrival.worker)
@@ -410,7 +413,7 @@ def _end(slots: list[Slot], blocks: list[SharedArrays]) -> None:
     for slot in slots:
         slot.remote.process.kill()
     for slot in slots:
-        slot.remote.kill()
+        slot.remote.release()
     for block in blocks:
         block.close()
     blocks.clear()

@@ -7,6 +7,8 @@ import os
 import pickle
 import select
 import signal
+import sys
+import time
 from collections.abc import Iterable
 from multiprocessing.context import BaseContext
 from typing import Any
@@ -18,7 +20,8 @@ from sb3_nigt.messages import TrajectoryKey
 from sb3_nigt.vec_env import worker as protocol
 from sb3_nigt.vec_env.shared import SharedArrays
 
-STACK_DUMP_SECONDS = 0.5  # granted to a hung worker for saying where it is
+STACK_SECONDS = 1.0  # granted to a hung worker for saying where it is
+STACK_PAUSE_SECONDS = 0.1  # after which it has said everything
 JOIN_SECONDS = 1.0
 
 
@@ -43,15 +46,18 @@ class RemoteWorker:
         self._poll = select.poll()  # a tenth of the time of connection.poll(), which makes a new selector each time
         self._poll.register(self.connection, select.POLLIN)
         child_lifeline, self._lifeline = context.Pipe(duplex=False)
+        self._stack, child_stack = context.Pipe(duplex=False)
         self.process = context.Process(  # type: ignore[attr-defined]
             target=protocol.main,
-            args=(child, child_lifeline, env_fn, index, control.layout),
+            args=(child, child_lifeline, child_stack, env_fn, index, control.layout),
             name=f"worker-{index}",
             daemon=True,
         )
         self.process.start()
-        child.close()
-        child_lifeline.close()
+        assert self.process.pid is not None
+        self.pid: int = self.process.pid
+        for connection in (child, child_lifeline, child_stack):
+            connection.close()
 
     @property
     def steps(self) -> int:
@@ -146,21 +152,29 @@ class RemoteWorker:
             return None  # the answer to a command whose caller was interrupted
         return kind, cloudpickle.loads(body[protocol.NUMBER_FORMAT.size :])
 
+    def stack(self) -> str:
+        """Ask the process, which may hang, where it is: the stacks of its threads."""
+        text, until = b"", time.monotonic() + STACK_SECONDS
+        with contextlib.suppress(OSError, EOFError):
+            os.kill(self.pid, signal.SIGUSR1)
+            while self._stack.poll(max(0.0, until - time.monotonic())) and (piece := os.read(self._stack.fileno(), 2**16)):
+                text += piece
+                until = min(until, time.monotonic() + STACK_PAUSE_SECONDS)  # it comes in pieces
+        return text.decode(errors="replace") or f"(It has not said within {STACK_SECONDS:g} s where it is.)"
+
     def kill(self, dump_stack: bool = False) -> None:
         """
         End the process, whatever it does.
 
-        :param dump_stack: let it write to stderr where it hangs, first
+        :param dump_stack: write to stderr where it hangs, first
         """
-        if dump_stack and self.process.pid is not None and self.process.is_alive():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.process.pid, signal.SIGUSR1)
-            self.process.join(STACK_DUMP_SECONDS)
+        if dump_stack and self.process.is_alive():
+            sys.stderr.write(self.stack())
         self.drop_gradient()
         self.process.kill()
         self.process.join(JOIN_SECONDS)
-        self.hang_up()
-        self._lifeline.close()
+        for connection in (self.connection, self._lifeline, self._stack):
+            connection.close()
 
     def close(self, seconds: float) -> None:
         """
@@ -171,6 +185,12 @@ class RemoteWorker:
         self.hang_up()
         self.process.join(seconds)
         self.kill()
+
+    def release(self) -> None:
+        """End the process for good: after this nothing can be asked of it, and it holds no open file."""
+        self.kill()
+        with contextlib.suppress(ValueError):  # it has not ended even now, and will not be waited for any longer
+            self.process.close()
 
     def hang_up(self) -> None:
         """Close the connection, at which an idle worker closes its environment and ends; the lifeline would end it at once."""

@@ -8,7 +8,6 @@ import os
 import pickle
 import signal
 import struct
-import sys
 import threading
 import time
 import traceback
@@ -283,18 +282,21 @@ def encode_error(error: BaseException) -> bytes:
     return packed
 
 
-def main(connection: Connection, lifeline: Connection, env_fn: bytes, index: int, control: SharedLayout) -> None:
+def main(
+    connection: Connection, lifeline: Connection, stack: Connection, env_fn: bytes, index: int, control: SharedLayout
+) -> None:
     """
     Entry point of the process.
 
     :param connection: to the parent
     :param lifeline: nothing is ever sent; it closes when the parent is gone
+    :param stack: takes the stacks of all threads when the parent asks with SIGUSR1 where a hung worker is
     :param env_fn: cloudpickled function that makes the environment
     :param index: which worker this is
     :param control: shared counters
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
-    faulthandler.register(signal.SIGUSR1, file=sys.stderr)  # the parent asks a hung worker where it is
+    faulthandler.register(signal.SIGUSR1, file=stack.fileno())
     threading.Thread(target=_exit_with_parent, args=(lifeline,), daemon=True).start()
     th.set_num_threads(1)
     block = SharedArrays.attach(control)

@@ -1,0 +1,265 @@
+"""Evaluation inside ``learn``, Ctrl-C and ``close`` with worker processes: nothing stalls and nobody is left over."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from functools import partial
+
+import numpy as np
+import pytest
+from envs import LengthFromSeedEnv, job, parameters, prepared
+from processes import FAILED, is_running, wait_until, worker_processes
+from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
+from sb3_nigt import MaleniaNIGT, ProcessVecEnv, RennalaNIGT, SimulatedVecEnv
+
+ARGUMENTS = {"n_trajectories": 6, "learning_rate": 0.1, "seed": 1, "policy_kwargs": {"net_arch": [8]}}
+
+
+@pytest.fixture
+def make():
+    with worker_processes() as make:
+        yield make
+
+
+# Evaluation
+
+
+def monitored():
+    return Monitor(LengthFromSeedEnv())
+
+
+class Rounds(BaseCallback):
+    def __init__(self):
+        super().__init__()
+        self.counts = []
+
+    def _on_step(self):
+        return True
+
+    def _on_rollout_end(self):
+        self.counts.append(self.model.last_round.counts.sum())
+
+
+@pytest.mark.filterwarnings("ignore:Training and eval env are not of the same type")
+@pytest.mark.parametrize("algorithm", [RennalaNIGT, MaleniaNIGT])
+@pytest.mark.parametrize("kind", ["environment", "DummyVecEnv", "processes"])
+@pytest.mark.parametrize("normalized", [False, True])
+def test_evaluation_in_a_callback_changes_nothing(make, tmp_path, algorithm, kind, normalized):
+    """The parameters are those of the simulator without any callback, whatever the callback evaluates on."""
+    wrap = partial(VecNormalize, norm_reward=False) if normalized else lambda env: env
+    processes = make(monitored, monitored, monitored)
+    processes.predicted_durations = lambda n_steps: np.full(3, n_steps)  # measured speeds decide about Malenia's tickets
+    model = algorithm("MlpPolicy", wrap(processes), **ARGUMENTS)
+    eval_env = {
+        "environment": monitored,
+        "DummyVecEnv": lambda: DummyVecEnv([monitored] * 2),
+        "processes": lambda: make(monitored, monitored),
+    }[kind]()
+    if normalized:
+        eval_env = wrap(DummyVecEnv([lambda: eval_env]) if kind == "environment" else eval_env)
+    evaluation, rounds = EvalCallback(eval_env, n_eval_episodes=3, eval_freq=4, verbose=0, log_path=tmp_path), Rounds()
+    model.learn(120, callback=[evaluation, rounds])
+    assert evaluation.evaluations_timesteps == list(range(12, model.num_timesteps + 1, 12))
+    assert rounds.counts == [6] * model._n_updates
+    assert [slot.restarts for slot in processes._slots] == [0] * 3
+    reference = algorithm("MlpPolicy", wrap(SimulatedVecEnv([monitored] * 3)), **ARGUMENTS).learn(120)
+    np.testing.assert_allclose(parameters(model), parameters(reference), rtol=2e-4, atol=2e-5)
+
+
+def test_evaluation_on_the_workers_themselves_is_an_error(make):
+    env = make(monitored, monitored)
+    with pytest.raises(RuntimeError, match="as EvalCallback does with its eval_env, give it another one"):
+        RennalaNIGT("MlpPolicy", env, **ARGUMENTS).learn(1000, callback=EvalCallback(env, eval_freq=4, verbose=0))
+
+
+# Ctrl-C
+
+SCRIPT = """
+import os, sys, time
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from envs import PointEnv
+from stable_baselines3.common.callbacks import BaseCallback
+from sb3_nigt import ProcessVecEnv, RennalaNIGT
+
+class Env(PointEnv):
+    def __init__(self):
+        super().__init__()
+        Path("pids", str(os.getpid())).touch()
+        while {slow}:
+            time.sleep(10)
+
+class Told(BaseCallback):
+    def _on_step(self):
+        Path("learning").touch()
+        return True
+
+if __name__ == "__main__":
+    try:
+        env = ProcessVecEnv([Env] * 3)
+        model = RennalaNIGT("MlpPolicy", env, n_trajectories=6, n_steps=20, seed=0)
+        model.learn(10**9, callback=Told())
+    except KeyboardInterrupt:
+        if not {slow}:
+            model.save("model")
+        print("interrupted")
+"""
+
+
+def interrupted(tmp_path, slow, is_ready, whole_group):
+    """Run the script, interrupt it when it is ready; return what it says and the processes of its workers."""
+    (tmp_path / "pids").mkdir()
+    (tmp_path / "script.py").write_text(textwrap.dedent(SCRIPT.format(tests=os.path.dirname(__file__), slow=slow)))
+    script = subprocess.Popen(
+        [sys.executable, "script.py"], cwd=tmp_path, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    with script:
+        try:
+            wait_until(is_ready, "the script")
+            pids = [int(path.name) for path in (tmp_path / "pids").iterdir()]
+            (os.killpg if whole_group else os.kill)(script.pid, signal.SIGINT)
+            said, _ = script.communicate(timeout=60)
+        finally:
+            script.kill()
+    assert script.returncode == 0
+    wait_until(lambda: not any(map(is_running, pids)), "the end of the workers")
+    return said, pids
+
+
+@pytest.mark.parametrize("whole_group", [True, False], ids=["terminal", "parent only"])
+class TestInterrupt:
+    def test_during_learn(self, tmp_path, whole_group):
+        said, pids = interrupted(tmp_path, False, (tmp_path / "learning").exists, whole_group)
+        assert said == "interrupted\n"
+        assert len(pids) == 3
+        loaded = RennalaNIGT.load(tmp_path / "model", env=SimulatedVecEnv([LengthFromSeedEnv] * 3))
+        assert np.isfinite(parameters(loaded)).all()
+        loaded.learn(50)
+
+    def test_while_the_workers_are_made(self, tmp_path, whole_group):
+        said, pids = interrupted(tmp_path, True, lambda: len(list((tmp_path / "pids").iterdir())) == 3, whole_group)
+        assert said == "interrupted\n"
+        assert len(pids) == 3
+
+
+@pytest.mark.filterwarnings(FAILED)
+def test_learning_goes_on_after_an_interrupt(make):
+    """As in a notebook: the same model, the same workers, the same result as from a simulator that was stopped there."""
+
+    class Interrupt(BaseCallback):
+        def _on_step(self):
+            if self.n_calls == 20:
+                raise KeyboardInterrupt
+            return True
+
+    model = RennalaNIGT("MlpPolicy", make(*[LengthFromSeedEnv] * 3), **ARGUMENTS)
+    with pytest.raises(KeyboardInterrupt):
+        model.learn(10**6, callback=Interrupt())
+    assert np.isfinite(parameters(model)).all()
+    n_updates = model._n_updates
+    while model._n_updates < n_updates + 3:
+        model.learn(1, reset_num_timesteps=False)
+        assert model.last_round.counts.sum() == 6
+    reference = RennalaNIGT("MlpPolicy", SimulatedVecEnv([LengthFromSeedEnv] * 3), **ARGUMENTS)
+    while reference._n_updates < model._n_updates:
+        reference.learn(1, reset_num_timesteps=False)
+    np.testing.assert_allclose(parameters(model), parameters(reference), rtol=2e-4, atol=2e-5)
+
+
+# close
+
+
+class StuckEnv(LengthFromSeedEnv):
+    """Says in a file that a step or ``close`` has begun, and stays there."""
+
+    def __init__(self, where, file):
+        super().__init__()
+        self.where, self.file = where, file
+
+    def _stay(self, where):
+        if where == self.where:
+            self.file.touch()
+            while True:
+                time.sleep(10)
+
+    def step(self, action):
+        self._stay("step")
+        return super().step(action)
+
+    def close(self):
+        self._stay("close")
+
+
+SECONDS = 20  # generous: what is stuck would stay for ever
+
+
+def close_and_time(env):
+    pids, start = [slot.remote.pid for slot in env._slots], time.monotonic()
+    env.close()
+    env.close()
+    assert time.monotonic() - start < SECONDS
+    assert not any(map(is_running, pids))
+
+
+def test_close_with_workers_stuck_in_a_trajectory(tmp_path):
+    files = [tmp_path / str(i) for i in range(3)]
+    env, point = prepared(ProcessVecEnv([LengthFromSeedEnv, *(partial(StuckEnv, "step", file) for file in files)]))
+    for worker in range(4):
+        env.submit(job(point, worker))
+    wait_until(lambda: all(file.exists() for file in files), "the steps")
+    close_and_time(env)
+
+
+def test_close_with_a_worker_stuck_in_a_command(tmp_path):
+    """As after Ctrl-C in ``env.step``."""
+    file = tmp_path / "stuck"
+    env = ProcessVecEnv([LengthFromSeedEnv, partial(StuckEnv, "step", file)])
+    env.reset()
+    env._slots[1].remote.send_command("step", np.zeros(1, dtype=np.float32))
+    wait_until(file.exists, "the step")
+    close_and_time(env)
+
+
+def test_close_with_workers_stuck_in_the_close_of_their_environments(tmp_path):
+    files = [tmp_path / str(i) for i in range(3)]
+    env = ProcessVecEnv([partial(StuckEnv, "close", file) for file in files])
+    close_and_time(env)
+    assert all(file.exists() for file in files)
+
+
+def test_close_with_a_stopped_worker():
+    env = ProcessVecEnv([LengthFromSeedEnv, LengthFromSeedEnv])
+    os.kill(env._slots[1].remote.pid, signal.SIGSTOP)
+    close_and_time(env)
+
+
+@pytest.mark.filterwarnings(FAILED)
+def test_close_while_a_worker_waits_for_its_restart():
+    env, point = prepared(ProcessVecEnv([LengthFromSeedEnv, LengthFromSeedEnv]))
+    os.kill(env._slots[1].remote.pid, signal.SIGKILL)
+    for worker in range(2):
+        env.submit(job(point, worker))
+    env.next_arrival()
+    close_and_time(env)
+
+
+class TellsItsEnd(LengthFromSeedEnv):
+    def __init__(self, file):
+        super().__init__()
+        self.file = file
+
+    def close(self):
+        time.sleep(0.05)  # what an environment has to do at its end takes a moment
+        self.file.touch()
+
+
+def test_close_closes_the_environments(tmp_path):
+    files = [tmp_path / str(i) for i in range(3)]
+    ProcessVecEnv([partial(TellsItsEnd, file) for file in files]).close()
+    assert all(file.exists() for file in files)
