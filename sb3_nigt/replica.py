@@ -110,11 +110,11 @@ class PolicyReplica:
 
     def _gradient(self, trajectories: Sequence[Trajectory], weights: Sequence[float]) -> th.Tensor:
         points = {id(trajectory.point): trajectory.point for trajectory in trajectories}
-        total = th.zeros(sum(p.numel() for p in self.policy.parameters()), device=self.policy.device)
+        sums = []
         for point in points.values():
             chosen = [(t, w) for t, w in zip(trajectories, weights, strict=True) if t.point is point]
-            total += self._gradient_at(point, [t for t, _ in chosen], [w for _, w in chosen])
-        return total
+            sums.append(self._gradient_at(point, [t for t, _ in chosen], [w for _, w in chosen]))
+        return sums[0] if len(sums) == 1 else th.stack(sums).sum(0)
 
     def _gradient_at(self, point: SamplingPoint, trajectories: Sequence[Trajectory], weights: Sequence[float]) -> th.Tensor:
         if self._mlp_gradient is None:

@@ -129,8 +129,9 @@ class MlpGradient:
         outputs = functional.linear(inputs[-1], weight, bias)
         delta = output_score(self._distribution, outputs, th.from_numpy(samples)) * th.from_numpy(coefficients)[:, None]
         gradient = th.zeros(self._size)
+        by_layer = self._matrices(gradient)
         for i in reversed(range(len(layers))):
-            by_weight, by_bias = self._matrices(gradient)[i]
+            by_weight, by_bias = by_layer[i]
             th.mm(delta.T, inputs[i], out=by_weight)
             th.sum(delta, 0, out=by_bias)
             if i > 0:

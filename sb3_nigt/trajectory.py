@@ -60,7 +60,7 @@ class Trajectory:
         """L."""
         return len(self.rewards)
 
-    @property
+    @cached_property
     def episode_return(self) -> float:
         """Undiscounted sum of the raw rewards."""
         return float(self.rewards.sum())

@@ -155,7 +155,8 @@ class ProcessVecEnv(WorkerFailures, SynchronousProcesses, WorkerVecEnv):
         if not known.all():
             scale = np.median(times[known] / self._guessed_times[known]) if known.any() else 1.0
             times = np.where(known, times, scale * self._guessed_times)
-        return times * n_steps + self._time_until_restart()
+        durations = times * n_steps
+        return durations if all(slot.remote_is_up for slot in self._slots) else durations + self._time_until_restart()
 
     def aggregate_messages(self, workers: Sequence[int]) -> None:
         """Real messages take their time by themselves."""
