@@ -81,8 +81,9 @@ def test_evaluation_on_the_workers_themselves_is_an_error(make):
 # Ctrl-C
 
 SCRIPT = """
-import os, sys, time
+import os, signal, sys, time
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that runs the tests in the background lets it be ignored
 sys.path.insert(0, {tests!r})
 from envs import PointEnv
 from stable_baselines3.common.callbacks import BaseCallback

@@ -46,6 +46,7 @@ def draw_timeline(ax: Any, reports: Sequence[RoundReport]) -> None:
     ax.set_ylim(n_workers - 0.5, -0.5)
     if n_workers <= 12:
         ax.set_yticks(range(n_workers))
+    ax.ticklabel_format(axis="x", useOffset=False)
     ax.set_xlabel("seconds on the workers' clock")
     ax.set_ylabel("worker")
 

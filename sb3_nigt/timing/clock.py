@@ -15,11 +15,22 @@ class Clock(Protocol):
 
 
 class WallClock:
-    """Real seconds; the origin is the same in all processes of the machine."""
+    """Real seconds."""
+
+    def __init__(self) -> None:
+        self._origin = time.monotonic()
 
     def now(self) -> float:
-        """Seconds on the machine's monotonic clock."""
-        return time.monotonic()
+        """Seconds since the clock was made."""
+        return time.monotonic() - self._origin
+
+    def at(self, monotonic: float) -> float:
+        """
+        Return a moment on this clock.
+
+        :param monotonic: the same moment as ``time.monotonic()``, which is the same in all processes of the machine
+        """
+        return monotonic - self._origin
 
 
 class SimulatedClock:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from sb3_nigt.errors import WorkerError
 from sb3_nigt.messages import Arrival, SamplingPoint, TrajectoryKey
+from sb3_nigt.timing.clock import WallClock
 from sb3_nigt.trajectory import Trajectory
 from sb3_nigt.vec_env import worker as protocol
 from sb3_nigt.vec_env.process_sync import START_SECONDS
@@ -31,6 +32,7 @@ class WorkerFailures:
     _undelivered: set[int]
     _arrived: deque[tuple[Arrival, Trajectory]]
     _restart_limits: RestartLimits
+    clock: WallClock
     task_ids: tuple[Hashable, ...]
     timeout: float
 
@@ -89,7 +91,7 @@ class WorkerFailures:
 
     def _reject(self, slot: Slot, reason: str) -> None:
         """Give a job up: whoever planned it must plan another one."""
-        job, now = slot.job, time.monotonic()
+        job, now = slot.job, self.clock.now()
         assert job is not None
         slot.job = None
         empty = self._read(

@@ -359,7 +359,7 @@ class ProcessVecEnv(WorkerFailures, SynchronousProcesses, WorkerVecEnv):
         if said.n_steps:
             slot.note_speed((said.finished_at - said.started_at) / said.n_steps)
         if not wanted or job is None:
-            self._discarded.append((Job(index, key, point), said.started_at, trajectory))
+            self._discarded.append((Job(index, key, point), self.clock.at(said.started_at), trajectory))
             self._become_idle(slot)
             return
         arrival = Arrival(
@@ -368,9 +368,9 @@ class ProcessVecEnv(WorkerFailures, SynchronousProcesses, WorkerVecEnv):
             key=job.key,
             n_steps=said.n_steps,
             episode_return=trajectory.episode_return,
-            started_at=said.started_at,
-            finished_at=said.finished_at,
-            arrived_at=time.monotonic(),
+            started_at=self.clock.at(said.started_at),
+            finished_at=self.clock.at(said.finished_at),
+            arrived_at=self.clock.now(),
             rejected=trajectory.rejected,
         )
         self._ever_arrived = True
