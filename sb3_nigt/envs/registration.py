@@ -9,7 +9,7 @@ VERSIONS = ("v4", "v5")
 
 
 def register_tasks() -> None:
-    """Register each family for each robot; Reacher, which falls nowhere and walks nowhere, can only be flipped."""
+    """Register each family for each robot; Reacher, an arm in the plane that touches nothing, can only be flipped."""
     names = [(family, robot) for family in ("Flipped", "Velocity", "Direction", "Gravity", "Friction") for robot in ROBOTS]
     for family, robot in [*names, ("Flipped", "Reacher")]:
         for version in VERSIONS:

@@ -46,7 +46,7 @@ class _ForwardTermReplaced(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArg
 
 class TargetVelocity(_ForwardTermReplaced):
     """
-    Reward a forward velocity instead of speed: the reward's term w·v_x becomes -w times the distance to the target.
+    Reward a forward velocity instead of speed: the reward's term w·v_x becomes -w·abs(v_x - target).
 
     :param env: a MuJoCo locomotion task, one with ``info["x_velocity"]``
     :param target: the velocity, in metres per second; negative: backward
