@@ -2,6 +2,7 @@
 
 from importlib.resources import files
 
+from sb3_nigt import envs
 from sb3_nigt.algorithms import AFedPG, MaleniaNIGT, RennalaNIGT, RennalaPG, SyncNIGT, SyncPG
 from sb3_nigt.errors import WorkerError
 from sb3_nigt.optimizers import NIGT
@@ -32,6 +33,7 @@ __all__ = [
     "WorkerError",
     "WorkerVecEnv",
     "__version__",
+    "envs",
     "make_worker_vec_env",
     "replay",
 ]

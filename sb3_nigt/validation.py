@@ -26,6 +26,19 @@ def check_integer(name: str, value: Any, minimum: int) -> int:
     return int(value)
 
 
+def check_bool(name: str, value: Any) -> bool:
+    """
+    Return ``value`` as a bool.
+
+    :param name: the argument, for the message
+    :param value: what the user gave
+    :raises ValueError: if it is anything but True or False
+    """
+    if not isinstance(value, (bool, np.bool_)):
+        raise ValueError(f"{name}={value!r} is not allowed: give True or False.")
+    return bool(value)
+
+
 def check_interval(name: str, value: Any, low: float, high: float, *, open_low: bool = False) -> float:
     """
     Return ``value`` as a float in [low, high], or in (low, high] with ``open_low``.

@@ -12,6 +12,7 @@ from stable_baselines3.common.logger import KVWriter, Logger
 
 import sb3_nigt
 from sb3_nigt import AFedPG, MaleniaNIGT, RennalaNIGT, RennalaPG, SyncNIGT, SyncPG, make_worker_vec_env
+from sb3_nigt.envs.tasks import FAMILIES
 from sb3_nigt.optimizers import NIGT
 
 th.set_num_threads(1)
@@ -180,8 +181,16 @@ def test_arguments_of_make_worker_vec_env():
 
 def test_every_public_name_is_documented():
     text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
-    missing = [name for name in sb3_nigt.__all__ if not re.search(rf"\b{name}\b", text)]
+    names = [*sb3_nigt.__all__, *sb3_nigt.envs.__all__]
+    missing = [name for name in names if not re.search(rf"\b{name}\b", text)]
     assert missing == ["__version__"]
+
+
+def test_families_of_tasks():
+    """Name and argument of each family, as in the first table of the page."""
+    text = (ROOT / "docs/guide/tasks.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `\"(\w+)\"` \| [^|]* \| `(\w+)` \|", text, re.MULTILINE)
+    assert rows == [(name, next(iter(family.arguments))) for name, family in FAMILIES.items()]
 
 
 def test_documented_warning_about_tasks():
