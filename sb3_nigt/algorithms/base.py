@@ -319,7 +319,8 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
         self._mean_length = self._memory.lengths.mean
         self._take_round(report, accepted)
         per_step = getattr(workers, "time_per", "step") == "step"
-        self._round_logger.log(self.logger, report, first_finished=per_step and isinstance(self._schedule, FirstFinished))
+        first_finished = per_step and isinstance(self._schedule, FirstFinished)
+        self._round_logger.log(self.logger, report, first_finished=first_finished, restarts=workers.restarts)
         callback.on_rollout_end()
         return True
 

@@ -48,6 +48,11 @@ class TrajectoryWorkers(ABC):
     rollout_spec: RolloutSpec | None = None  # of the last prepare
     steps_executed: int = 0  # environment steps of all trajectories that were handed out, cancelled ones included
 
+    @property
+    def restarts(self) -> int | None:
+        """Restarts of workers so far; None where a worker cannot fail on its own."""
+        return None
+
     @abstractmethod
     def prepare(self, spec: RolloutSpec) -> None:
         """

@@ -131,6 +131,11 @@ class ProcessVecEnv(WorkerFailures, SynchronousProcesses, WorkerVecEnv):
         """Process ids of the workers, of the last process where one has died."""
         return [slot.remote.process.pid for slot in self._slots]
 
+    @property
+    def restarts(self) -> int:
+        """See ``TrajectoryWorkers``."""
+        return sum(slot.restarts for slot in self._slots)
+
     # Speeds
 
     @property
