@@ -21,6 +21,4 @@ class MaleniaNIGT(AsyncPolicyGradient):
     weighs_tasks_equally: ClassVar[bool] = True
 
     def _make_aggregator(self, n_trajectories: int) -> Aggregator:
-        task_ids = getattr(self._workers, "task_ids", range(self.n_envs))
-        numbers = {task_id: number for number, task_id in enumerate(dict.fromkeys(task_ids))}
-        return Malenia(n_trajectories, tuple(numbers[task_id] for task_id in task_ids))
+        return Malenia.of(n_trajectories, getattr(self._workers, "task_ids", range(self.n_envs)))
