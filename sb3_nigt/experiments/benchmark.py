@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sb3_nigt.algorithms import RennalaNIGT
+from sb3_nigt.experiments.arguments import environment, positive_integer
 from sb3_nigt.vec_env import SimulatedVecEnv, make_worker_vec_env
 
 
@@ -83,10 +84,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     :param parser: of the subcommand
     """
-    parser.add_argument("--env", nargs="+", default=["Humanoid-v5", "Hopper-v5"], help="environments to measure")
-    parser.add_argument("--n-workers", type=int, default=10)
-    parser.add_argument("--timesteps", type=int, default=20_000, help="environment steps of each measurement")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--env", type=environment, nargs="+", default=["Humanoid-v5", "Hopper-v5"])
+    parser.add_argument("--n-workers", type=positive_integer, default=10)
+    parser.add_argument("--timesteps", type=positive_integer, default=20_000, help="environment steps of each measurement")
+    parser.add_argument("--repeats", type=positive_integer, default=5)
 
 
 def run(args: argparse.Namespace) -> None:
