@@ -77,6 +77,7 @@ def test_m_that_balances():
     """
     assert efficient_n_trajectories([3]) == 1
     assert efficient_n_trajectories([3], 12, efficiency=0.799) == 16
+    assert efficient_n_trajectories([1], 1e9, efficiency=0.75) == 3_000_000_000
     assert efficient_n_trajectories([1, 1], efficiency=0.8) == 4
     assert efficient_n_trajectories([1, 1], efficiency=0.74) == 2
     assert efficient_n_trajectories([1, 1], efficiency=0.0) == 1

@@ -165,7 +165,7 @@ def _workers_table(planned: Plan, workers: Sequence[int]) -> str:
 
 
 def _number(value: float) -> str:
-    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
+    return f"{value:,.0f}" if 1000 <= value < 1e7 else f"{value:.4g}"
 
 
 def draw(planned: Plan, workers: Sequence[int], path: Path) -> None:

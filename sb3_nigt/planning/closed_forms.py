@@ -7,7 +7,6 @@ Closed forms for workers of constant speed.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -118,11 +117,16 @@ def efficient_n_trajectories(durations: Times, message_times: float | Times = 0.
     """
     tau, x = _checked(durations), check_interval("efficiency", efficiency, 0.0, 1.0 - 1e-6)
     kappa, rate = per_worker("message_times", message_times, len(tau), positive=False), float(np.sum(1 / tau))
-    enough = int(np.ceil(x / (1 - x) * (len(tau) + rate * kappa.max()))) + 1
-    times, workers = _first_arrivals(tau, enough)
-    updates = times + np.maximum.accumulate(kappa[workers])
-    too_small = np.flatnonzero(np.arange(1, enough + 1) < x * rate * updates * (1 - ROUNDING))
-    return int(too_small[-1]) + 2 if len(too_small) else 1
+    odds = x / (1 - x)
+    enough = int(np.ceil(odds * (len(tau) + rate * kappa.max()))) + 1
+    # by then everybody has delivered, so κ is the maximum, and T ≥ M/A_n rules out every M so far: nothing to look at
+    after = odds * kappa.max() - tau.max()
+    skipped = np.floor(after / tau).astype(np.int64) if after >= tau.max() else np.zeros(len(tau), dtype=np.int64)
+    times, workers = _first_arrivals(tau, enough, skipped)
+    updates = times + (kappa.max() if skipped.any() else np.maximum.accumulate(kappa[workers]))
+    m = skipped.sum() + np.arange(1, len(times) + 1)
+    too_small = m[m < x * rate * updates * (1 - ROUNDING)]
+    return int(too_small[-1] if len(too_small) else skipped.sum()) + 1
 
 
 def malenia_free_n_trajectories(durations: Times) -> int:
@@ -145,18 +149,25 @@ def _upper_bounds(durations: Times, n_trajectories: int) -> FloatArray:
     return upper
 
 
-def _first_arrivals(tau: FloatArray, m: int) -> tuple[FloatArray, npt.NDArray[np.int64]]:
-    """Return the m smallest k τ_i in order, and i; equal times in the order of their starts, (k-1) τ_i, then of i."""
+def _first_arrivals(
+    tau: FloatArray, m: int, skipped: npt.NDArray[np.int64] | None = None
+) -> tuple[FloatArray, npt.NDArray[np.int64]]:
+    """
+    Return the m smallest k τ_i in order, and i; equal times in the order of their starts, (k-1) τ_i, then of i.
+
+    Without those of k ≤ skipped_i, which must be the smallest of all.
+    """
     late = (m + len(tau)) / np.sum(1 / tau)  # an upper bound of the m-th
-    counts = (late / tau).astype(np.int64) + 1
+    before = np.zeros(len(tau), dtype=np.int64) if skipped is None else skipped
+    counts = (late / tau).astype(np.int64) + 1 - before
     workers = np.repeat(np.arange(len(tau)), counts)
-    numbers = np.concatenate([np.arange(count) for count in counts])
+    numbers = np.concatenate([np.arange(count) for count in counts]) + before[workers]
     times = (numbers + 1) * tau[workers]
-    first = np.lexsort((workers, numbers * tau[workers], times))[:m]
+    first = np.lexsort((workers, numbers * tau[workers], times))[: m - before.sum()]
     return times[first], workers[first]
 
 
-def _checked(durations: Any) -> FloatArray:
+def _checked(durations: Times) -> FloatArray:
     tau = np.atleast_1d(time_values("durations", durations, positive=True))
     check_integer("len(durations)", len(tau), 1)
     return tau
