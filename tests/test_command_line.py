@@ -141,12 +141,12 @@ def test_plan(capsys):
     assert re.search(r"^ +1 +3 +3 +1 +33\.3 ", printed, re.MULTILINE)
 
 
-def test_plan_of_words(capsys):
-    main(["plan", "--step-times", "sqrt", "--n-workers", "10", "--trajectory-steps", "1"])
-    printed = capsys.readouterr().out
-    assert re.search(r"^1 +Rennala +planned +5 +5 +20 ", printed, re.MULTILINE)
-    assert re.search(r"^4 +Malenia +planned +6 +6 +25 ", printed, re.MULTILINE)
-    assert re.search(r"^7 +Synchronous +barrier +6\.325 +6\.325 +20 ", printed, re.MULTILINE)
+def test_plan_on_the_page_about_planning(capsys):
+    """The page shows what its command prints; the picture is not drawn again."""
+    page = (ROOT / "docs/guide/planning.md").read_text(encoding="utf-8")
+    command = re.search(r"^sb3-nigt (plan --step-times.*) --output plan.png$", page, re.MULTILINE)[1]
+    main(command.split())
+    assert capsys.readouterr().out.startswith(re.search(r"^```text\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)[1])
 
 
 def test_plan_of_a_recorded_run(run_file, capsys):
