@@ -1,4 +1,4 @@
-"""Speed beside the physical limit: ``python -m sb3_nigt benchmark``."""
+"""Learning speed beside the raw speed of the environment; stragglers; the start of worker processes."""
 
 from sb3_nigt.experiments.benchmark.command import add_arguments, run
 
