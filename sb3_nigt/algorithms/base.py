@@ -256,7 +256,8 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
             assert self._last_episode_starts is not None
             workers.on_tick = partial(self._on_tick, callback)
             workers.resume(self._last_obs, self._last_episode_starts)
-        self.policy.set_training_mode(False)
+        if self.policy.training:
+            self.policy.set_training_mode(False)
         rollout_buffer.reset()
         workers.forget(self._n_updates)
         point = self._sampling_point()
