@@ -1,10 +1,25 @@
-"""Command line: ``python -m sb3_nigt COMMAND``."""
+"""Command line: ``sb3-nigt COMMAND``, or ``python -m sb3_nigt COMMAND``."""
 
 from __future__ import annotations
 
 import argparse
+import os
+import sys
+from types import ModuleType
+from typing import NoReturn
 
-from sb3_nigt.experiments import benchmark
+from sb3_nigt.experiments import benchmark, plan, timeline
+from sb3_nigt.experiments.arguments import UsageError
+
+# A command is a module: its docstring is the help, add_arguments(parser) and run(args) do the rest.
+COMMANDS: dict[str, ModuleType] = {"benchmark": benchmark, "plan": plan, "timeline": timeline}
+
+
+class _Parser(argparse.ArgumentParser):
+    """A wrong argument costs one line, not the whole usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message.rstrip('.')}. Help: {self.prog} --help\n")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -13,13 +28,19 @@ def main(argv: list[str] | None = None) -> None:
 
     :param argv: arguments, those of the process by default
     """
-    parser = argparse.ArgumentParser(prog="python -m sb3_nigt", description="Tools for workers of different speed.")
+    parser = _Parser(prog="sb3-nigt", description="Tools for workers of different speed.")
     commands = parser.add_subparsers(dest="command", required=True)
-    command = commands.add_parser("benchmark", help="learning speed beside the raw speed of the environment")
-    benchmark.add_arguments(command)
-    command.set_defaults(run=benchmark.run)
+    for name, module in COMMANDS.items():
+        command = commands.add_parser(name, help=module.__doc__, description=module.__doc__)
+        module.add_arguments(command)
+        command.set_defaults(run=module.run, parser=command)
     args = parser.parse_args(argv)
-    args.run(args)
+    try:
+        args.run(args)
+    except UsageError as error:
+        args.parser.error(str(error))
+    except BrokenPipeError:  # whoever reads the output, head for example, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its end
 
 
 if __name__ == "__main__":

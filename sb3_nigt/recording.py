@@ -62,8 +62,8 @@ class Recording:
         :param path: of the file
         :raises ValueError: if it is something else
         """
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
         try:
+            lines = Path(path).read_text(encoding="utf-8").splitlines()
             header = json.loads(lines[0])
             if header["format"] != FORMAT:
                 raise ValueError
@@ -83,7 +83,7 @@ class RunRecorder(BaseCallback):
     """
     Callback that writes every round to a file as it happens: one line of JSON each, so a crash loses none.
 
-    ``Recording.load`` reads the file, ``replay`` runs it again in the simulator, ``python -m sb3_nigt timeline`` draws it.
+    ``Recording.load`` reads the file, ``replay`` runs it again in the simulator, ``sb3-nigt timeline`` draws it.
 
     :param path: of the file; one that exists is replaced when training starts
     :param verbose: verbosity level

@@ -1,7 +1,6 @@
 """Recorded runs: what was written comes back, and the simulator repeats a run of real processes to the same parameters."""
 
 import dataclasses
-import json
 
 import numpy as np
 import pytest
@@ -156,10 +155,10 @@ def test_line_that_a_crash_has_cut(tmp_path):
         Recording.load(path)
 
 
-@pytest.mark.parametrize("content", ["", "hello", "{}", "[1]", json.dumps({"format": 99})])
+@pytest.mark.parametrize("content", [b"", b"hello", b"{}", b"[1]", b'{"format": 99}', b"\xff\xfe"])
 def test_file_that_is_no_recording(tmp_path, content):
     path = tmp_path / "other.txt"
-    path.write_text(content)
+    path.write_bytes(content)
     with pytest.raises(ValueError, match=r"other.txt' is not a recorded run: give a file that RunRecorder has written"):
         Recording.load(path)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Hashable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +24,18 @@ class Malenia(Aggregator):
 
     n_trajectories: int
     tasks: tuple[int, ...]
+
+    @classmethod
+    def of(cls, n_trajectories: int, task_ids: Iterable[Hashable]) -> Malenia:
+        """
+        Number the tasks in the order in which they appear.
+
+        :param n_trajectories: M
+        :param task_ids: one a worker
+        """
+        task_ids = list(task_ids)
+        numbers = {task_id: number for number, task_id in enumerate(dict.fromkeys(task_ids))}
+        return cls(n_trajectories, tuple(numbers[task_id] for task_id in task_ids))
 
     def per_task(self, counts: IntArray) -> IntArray:
         """

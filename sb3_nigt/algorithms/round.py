@@ -12,7 +12,7 @@ from sb3_nigt.errors import LostWorkerError, WorkerError
 from sb3_nigt.messages import Arrival, Discarded, Job, RoundReport, SamplingPoint
 from sb3_nigt.schedules import Schedule, Start
 from sb3_nigt.trajectory import Trajectory
-from sb3_nigt.vec_env.base import TrajectoryWorkers
+from sb3_nigt.vec_env.base import RoundWorkers
 
 LENGTH_SMOOTHING = 0.1  # weight of a new trajectory in the running mean of lengths
 MAX_REJECTED_IN_A_ROW = 5  # non-finite trajectories of one worker, or non-finite gradients, before a run stops
@@ -56,7 +56,7 @@ class BetweenRounds:
 
 
 def run_round(
-    workers: TrajectoryWorkers,
+    workers: RoundWorkers,
     schedule: Schedule,
     aggregator: Aggregator,
     following: Aggregator,
@@ -140,13 +140,13 @@ def _now_due(point: SamplingPoint, arrival: Arrival, trajectory: Trajectory) -> 
     return dataclasses.replace(arrival, staleness=staleness) if staleness else arrival, trajectory
 
 
-def _submit(workers: TrajectoryWorkers, schedule: Schedule, point: SamplingPoint, starts: list[Start]) -> None:
+def _submit(workers: RoundWorkers, schedule: Schedule, point: SamplingPoint, starts: list[Start]) -> None:
     lost = workers.lost()
     for start in (start for start in starts if start.worker not in lost):
         workers.submit(Job(start.worker, start.key, point, upload=schedule.uploads, committed=not schedule.cancels))
 
 
-def _check_lost(workers: TrajectoryWorkers, aggregator: Aggregator, n_workers: int) -> None:
+def _check_lost(workers: RoundWorkers, aggregator: Aggregator, n_workers: int) -> None:
     lost = workers.lost()
     if not aggregator.can_do_without(lost, n_workers):
         worker = max(lost)

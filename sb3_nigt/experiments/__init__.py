@@ -1,1 +1,1 @@
-"""Measurements and experiments behind ``python -m sb3_nigt``."""
+"""Measurements and experiments: the commands of ``sb3-nigt``."""

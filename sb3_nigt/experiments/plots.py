@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from sb3_nigt.messages import RoundReport
@@ -18,6 +19,11 @@ LINE_STYLES: tuple[dict[str, Any], ...] = (
 )
 ROUND_COLORS = ("#0072B2", "#56B4E9")  # neighbouring rounds, dark and light
 DISCARDED_COLOR = "#BBBBBB"
+MANY_WORKERS = 30  # from here on gaps between the bars would be wider than the bars
+SEPARATE_BARS = {"height": 0.8, "linewidth": 0.5}
+TOUCHING_BARS = {"height": 1.0, "linewidth": 0.1}
+MANY_ROUNDS = 40  # so many that their lines would hide the bars, as with an update at every arrival
+TIMELINE_KEY = "dark, light: trajectories of neighbouring rounds; hatched: discarded; lines: updates"
 
 
 def draw_timeline(ax: Any, reports: Sequence[RoundReport]) -> None:
@@ -32,16 +38,18 @@ def draw_timeline(ax: Any, reports: Sequence[RoundReport]) -> None:
     """
     if not reports:
         raise ValueError("reports=[] is not allowed: give at least one round, for example [model.last_round].")
+    n_workers = len(reports[0].counts)
+    bar = partial(ax.barh, edgecolor="white", **(SEPARATE_BARS if n_workers < MANY_WORKERS else TOUCHING_BARS))
+    update_width = 0.8 if len(reports) < MANY_ROUNDS else 0.3
     for report in reports:
         color = ROUND_COLORS[report.round % 2]
         for arrival in report.arrivals:
-            _bar(ax, arrival.worker, arrival.started_at, arrival.finished_at, color=color)
+            bar(arrival.worker, arrival.finished_at - arrival.started_at, left=arrival.started_at, color=color)
         for rejected in report.rejected:
-            _bar(ax, rejected.worker, rejected.started_at, rejected.finished_at, color=DISCARDED_COLOR)
+            bar(rejected.worker, rejected.finished_at - rejected.started_at, left=rejected.started_at, color=DISCARDED_COLOR)
         for lost in report.discarded:
-            _bar(ax, lost.worker, lost.started_at, lost.stopped_at, color=DISCARDED_COLOR, hatch="////")
-        ax.axvline(report.finished_at, color="black", linewidth=0.8)
-    n_workers = len(reports[0].counts)
+            bar(lost.worker, lost.stopped_at - lost.started_at, left=lost.started_at, color=DISCARDED_COLOR, hatch="////")
+        ax.axvline(report.finished_at, color="black", linewidth=update_width)
     ax.set_xlim(reports[0].started_at, reports[-1].finished_at)
     ax.set_ylim(n_workers - 0.5, -0.5)
     if n_workers <= 12:
@@ -49,7 +57,3 @@ def draw_timeline(ax: Any, reports: Sequence[RoundReport]) -> None:
     ax.ticklabel_format(axis="x", useOffset=False)
     ax.set_xlabel("seconds on the workers' clock")
     ax.set_ylabel("worker")
-
-
-def _bar(ax: Any, worker: int, start: float, end: float, **style: Any) -> None:
-    ax.barh(worker, end - start, left=start, height=0.8, edgecolor="white", linewidth=0.5, **style)

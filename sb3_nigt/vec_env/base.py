@@ -36,25 +36,11 @@ class RolloutSpec:
     seed: int
 
 
-class TrajectoryWorkers(ABC):
-    """
-    Asynchronous side of the workers: jobs in, arrivals out, gradients on demand.
-
-    Order of calls: ``prepare`` once; then per round ``submit`` to idle workers, ``next_arrival`` while somebody is busy,
-    ``cancel`` or not, ``gradient`` of what was accepted, ``forget``.
-    """
+class RoundWorkers(ABC):
+    """What a round asks of the workers, whether or not there is anything to learn from: jobs in, arrivals out."""
 
     clock: Clock
-    rollout_spec: RolloutSpec | None = None  # of the last prepare
     steps_executed: int = 0  # environment steps of all trajectories that were handed out, cancelled ones included
-
-    @abstractmethod
-    def prepare(self, spec: RolloutSpec) -> None:
-        """
-        Void whatever is in flight and take new settings.
-
-        :param spec: policy, horizon, discount and seed
-        """
 
     @abstractmethod
     def busy(self, worker: int) -> bool:
@@ -84,24 +70,6 @@ class TrajectoryWorkers(ABC):
         What a worker has not said at once is returned by a later call.
         """
 
-    @abstractmethod
-    def gradient(self, arrivals: Sequence[Arrival], weights: npt.NDArray[np.float64]) -> th.Tensor:
-        """
-        Aggregate: Σ_i w_i S_i over the given arrivals, reduced in worker order.
-
-        :param arrivals: accepted trajectories, not forgotten yet
-        :param weights: w_i, one a worker
-        :return: flat float32 vector, direction of ascent
-        """
-
-    @abstractmethod
-    def forget(self, before_round: int) -> None:
-        """
-        Drop the steps of trajectories that have arrived, as far as earlier rounds count them.
-
-        :param before_round: those whose key names this round or a later one stay
-        """
-
     def lost(self) -> frozenset[int]:
         """Workers that will never deliver anything again."""
         return frozenset()
@@ -120,6 +88,43 @@ class TrajectoryWorkers(ABC):
         Let the time of one aggregation pass.
 
         :param workers: the workers that take part
+        """
+
+
+class TrajectoryWorkers(RoundWorkers):
+    """
+    Asynchronous side of the workers: jobs in, arrivals out, gradients on demand.
+
+    Order of calls: ``prepare`` once; then per round ``submit`` to idle workers, ``next_arrival`` while somebody is busy,
+    ``cancel`` or not, ``gradient`` of what was accepted, ``forget``.
+    """
+
+    rollout_spec: RolloutSpec | None = None  # of the last prepare
+
+    @abstractmethod
+    def prepare(self, spec: RolloutSpec) -> None:
+        """
+        Void whatever is in flight and take new settings.
+
+        :param spec: policy, horizon, discount and seed
+        """
+
+    @abstractmethod
+    def gradient(self, arrivals: Sequence[Arrival], weights: npt.NDArray[np.float64]) -> th.Tensor:
+        """
+        Aggregate: Σ_i w_i S_i over the given arrivals, reduced in worker order.
+
+        :param arrivals: accepted trajectories, not forgotten yet
+        :param weights: w_i, one a worker
+        :return: flat float32 vector, direction of ascent
+        """
+
+    @abstractmethod
+    def forget(self, before_round: int) -> None:
+        """
+        Drop the steps of trajectories that have arrived, as far as earlier rounds count them.
+
+        :param before_round: those whose key names this round or a later one stay
         """
 
 

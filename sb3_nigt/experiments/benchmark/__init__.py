@@ -1,4 +1,4 @@
-"""Speed beside the physical limit: ``python -m sb3_nigt benchmark``."""
+"""Learning speed beside the physical limit, stragglers, start of processes."""
 
 from sb3_nigt.experiments.benchmark.command import add_arguments, run
 

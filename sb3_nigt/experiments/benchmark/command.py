@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 
+from sb3_nigt.experiments.arguments import environment, positive_integer
 from sb3_nigt.experiments.benchmark import processes, simulated, startup, stragglers
 from sb3_nigt.experiments.benchmark.table import HEADER, Row
 
@@ -18,15 +19,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     :param parser: of the subcommand
     """
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to measure; everything by default")
-    parser.add_argument("--env", nargs="+", default=["Humanoid-v5", "Hopper-v5"], help="environments to measure")
-    parser.add_argument("--n-workers", type=int, default=10)
-    parser.add_argument("--n-trajectories", nargs="+", type=int, default=[20, 50], help="M of the rounds on processes")
+    parser.add_argument("--env", type=environment, nargs="+", default=["Humanoid-v5", "Hopper-v5"])
+    parser.add_argument("--n-workers", type=positive_integer, default=10)
+    parser.add_argument("--n-trajectories", nargs="+", type=positive_integer, default=[20, 50], help="M on processes")
     parser.add_argument("--schedule", default="pipelined", help="of RennalaNIGT on processes")
-    parser.add_argument("--timesteps", type=int, default=20_000, help="environment steps of a simulated measurement")
+    parser.add_argument("--timesteps", type=positive_integer, default=20_000, help="steps of a simulated measurement")
     parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement on processes")
-    parser.add_argument("--rounds", type=int, default=20, help="rounds with and without a straggler")
+    parser.add_argument("--rounds", type=positive_integer, default=20, help="rounds with and without a straggler")
     parser.add_argument("--start", nargs="+", default=["CartPole-v1:100", "Humanoid-v5:10"], help="environment:processes")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=positive_integer, default=5)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -1,0 +1,105 @@
+"""What the commands have in common: arguments that say what to type when they are wrong."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+
+from sb3_nigt.recording import Recording
+from sb3_nigt.validation import per_worker
+
+FloatArray = npt.NDArray[np.float64]
+
+WORDS: dict[str, Callable[[FloatArray], FloatArray]] = {"equal": np.ones_like, "sqrt": np.sqrt, "linear": np.positive}
+PICTURES = (".png", ".pdf", ".svg")
+
+
+class UsageError(Exception):
+    """Arguments that do not go together, or not with the files they name; the message says what to type."""
+
+
+def parse_times(text: str, n_workers: int | None, *, name: str = "--step-times", positive: bool = True) -> FloatArray:
+    """
+    Seconds of each worker: numbers with commas between them, or "equal" (1), "sqrt" (√i), "linear" (i).
+
+    :param text: what the user typed
+    :param n_workers: n, which the words and a single number for all need; None: as many as there are numbers
+    :param name: the option, for messages
+    :param positive: zero is not allowed
+    :return: shape (n,)
+    :raises UsageError: if it is something else, or the number of workers differs
+    """
+    if text in WORDS:
+        if n_workers is None:
+            raise UsageError(f"{name} {text}: say for how many workers, for example --n-workers 10")
+        return WORDS[text](np.arange(1.0, n_workers + 1))
+    try:
+        times = [float(part) for part in text.split(",")]
+    except ValueError:
+        words = ", ".join(WORDS)
+        raise UsageError(f"{name} {text!r}: give seconds as in {name} 1,1.4,2, or one of the words {words}") from None
+    try:
+        return per_worker(name, times[0] if len(times) == 1 else times, n_workers or len(times), positive=positive)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+def positive_integer(text: str) -> int:
+    """
+    Convert an argument that counts something.
+
+    :param text: what the user typed
+    """
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not allowed: give an integer of at least 1, for example 20")
+    return int(text)
+
+
+def environment(text: str) -> str:
+    """
+    Check the id of an environment.
+
+    :param text: what the user typed
+    """
+    try:
+        gym.spec(text)
+    except (gym.error.Error, ModuleNotFoundError) as error:  # what stands in front of a colon is a module
+        reason = str(error).splitlines()[0]
+        raise argparse.ArgumentTypeError(f"{reason} Give an id that gymnasium knows, for example CartPole-v1") from None
+    return text
+
+
+def recording(text: str) -> Recording:
+    """
+    Read a recorded run.
+
+    :param text: its file
+    """
+    try:
+        run = Recording.load(text)
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{text}: {error.strerror}. Give a file that RunRecorder has written") from None
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    if not run.rounds:
+        raise argparse.ArgumentTypeError(f"{text} has no complete round: give the file of a longer run")
+    return run
+
+
+def picture(text: str) -> Path:
+    """
+    Check the name of a picture, before the work that it is to show is done.
+
+    :param text: what the user typed
+    """
+    path = Path(text)
+    if path.suffix not in PICTURES:
+        raise argparse.ArgumentTypeError(f"{text!r} is not allowed: give a name that ends in {', '.join(PICTURES)}")
+    if not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} is not allowed: there is no directory {str(path.parent)!r}, make it first")
+    return path

@@ -1,0 +1,198 @@
+"""How long rounds and updates of each method take on given workers, before anything is trained."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from itertools import takewhile
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from sb3_nigt.experiments.arguments import UsageError, parse_times, picture, positive_integer, recording
+from sb3_nigt.experiments.plots import TIMELINE_KEY, draw_timeline
+from sb3_nigt.planning import (
+    ORDERS,
+    MethodPlan,
+    Plan,
+    efficient_n_trajectories,
+    malenia_bounds,
+    malenia_free_n_trajectories,
+    measure,
+    plan,
+    rennala_bounds,
+    workers_worth_waiting_for,
+)
+
+EFFICIENCY = 0.8  # at the M that balances
+SHOWN_UPDATES = 3  # of planned Rennala, in the picture
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """
+    Describe the command line.
+
+    :param parser: of the subcommand
+    """
+    speeds = parser.add_mutually_exclusive_group(required=True)
+    speeds.add_argument(
+        "--step-times", metavar="TIMES", help="seconds per environment step: 1,1.4,2 or equal, sqrt, linear with --n-workers"
+    )
+    speeds.add_argument(
+        "--from", dest="recording", metavar="RUN", type=recording, help="recorded run whose speeds and lengths are measured"
+    )
+    counts = {
+        "--n-workers": "number of workers, for words and single numbers",
+        "--n-trajectories": "M, trajectories of a round; 20 by default",
+        "--trajectory-steps": "steps of a trajectory; 1000, or those of the recorded run",
+    }
+    for name, text in counts.items():
+        parser.add_argument(name, metavar="N", type=positive_integer, help=text)
+    parser.set_defaults(n_trajectories=20)
+    parser.add_argument("--message-times", metavar="TIMES", help="seconds per message; 0, or those of the recorded run")
+    parser.add_argument("--output", metavar="PICTURE", type=picture, help="timelines of all methods to write")
+
+
+def run(args: argparse.Namespace) -> None:
+    """
+    Print the plan, and draw it.
+
+    :param args: parsed command line
+    """
+    planned, workers = _from_recording(args) if args.recording else _from_times(args)
+    if args.output:
+        draw(planned, workers, args.output)
+        print(f"{args.output}: {SHOWN_UPDATES} updates of planned Rennala, all methods on the same axis\n")
+    print(report(planned, workers))
+
+
+def _from_times(args: argparse.Namespace) -> tuple[Plan, Sequence[int]]:
+    step_times = parse_times(args.step_times, args.n_workers)
+    n = len(step_times)
+    message_times = parse_times(args.message_times or "0", n, name="--message-times", positive=False)
+    return plan(step_times, args.n_trajectories, args.trajectory_steps or 1000, message_times), range(n)
+
+
+def _from_recording(args: argparse.Namespace) -> tuple[Plan, Sequence[int]]:
+    if args.n_workers is not None:
+        raise UsageError("--n-workers goes with --step-times: leave it out, the recorded run has its own workers")
+    measured = measure(args.recording)
+    missing = sorted(set(range(len(args.recording.task_ids))) - set(measured.workers))
+    if missing:
+        print(f"Workers that made no step in this run, so they are left out: {', '.join(map(str, missing))}\n")
+    n = len(measured.workers)
+    message_times = measured.message_times
+    if args.message_times is not None:
+        message_times = parse_times(args.message_times, n, name="--message-times", positive=False)
+    lengths = args.trajectory_steps or measured.lengths
+    planned = plan(measured.step_times, args.n_trajectories, lengths, message_times, measured.task_ids)
+    return planned, measured.workers
+
+
+def report(planned: Plan, workers: Sequence[int]) -> str:
+    """
+    Write a plan as text.
+
+    :param planned: the plan
+    :param workers: their numbers
+    """
+    return "\n\n".join([_methods_table(planned), _advice(planned), _orders_table(planned), _workers_table(planned, workers)])
+
+
+def _methods_table(planned: Plan) -> str:
+    load = planned.workload
+    title = f"{load.n_workers} workers, M = {planned.n_trajectories}, {_number(load.mean_length)} steps a trajectory"
+    heads = ("s/round", "s/update", "traj.", "traj./s", "messages", "staleness", "discarded", "idle")
+    lines = [title, f"{'':<3}{'method':<13}{'schedule':<14}" + "".join(f"{head:>10}" for head in heads)]
+    for number, row in enumerate(planned.methods, start=1):
+        rate = row.n_trajectories / row.update_seconds
+        numbers = (row.round_seconds, row.update_seconds, row.n_trajectories, rate, row.messages, row.staleness)
+        cells = "".join(f"{_number(value):>10}" for value in numbers)
+        lines.append(f"{number:<3}{row.method:<13}{row.schedule:<14}{cells}{row.discarded:>10.1%}{row.idle:>10.1%}")
+    return "\n".join([*lines, "traj. and messages: an update; discarded and idle: shares of the workers' time"])
+
+
+def _advice(planned: Plan) -> str:
+    load, m = planned.workload, planned.n_trajectories
+    n, tau = load.n_workers, load.durations
+    low, high = rennala_bounds(tau, m)
+    waited_for, balanced = workers_worth_waiting_for(tau, m), efficient_n_trajectories(tau, load.message_times, EFFICIENCY)
+    lines = [
+        "Closed forms, for trajectories of the mean length",
+        f"Rennala      a round takes {_number(low)} to {_number(high)} s;"
+        f" workers worth waiting for: the {waited_for} fastest of {n}",
+        f"             M that balances: {balanced}, from there on {EFFICIENCY:.0%} of what the workers can do enters updates",
+    ]
+    if len(set(load.task_ids)) == n:
+        low, high = malenia_bounds(tau, m)
+        lines += [
+            f"Malenia      a round takes {_number(low)} to {_number(high)} s",
+            f"             M that balances: {malenia_free_n_trajectories(tau)}, up to there a round is one trajectory of the"
+            " slowest worker",
+        ]
+    lines.append(f"Synchronous  M that balances: a multiple of {n}; M = {m} is rounded up to {-(-m // n) * n}")
+    return "\n".join(lines)
+
+
+def _orders_table(planned: Plan) -> str:
+    h = planned.workload.step_times
+    sizes = (0.1, 0.01)
+    unit = next(order for order in ORDERS if order.method == "Rennala NIGT")
+    lines = [
+        "Orders in ε, without constants; H_m: harmonic mean of the m smallest h; right: compute, relative to Rennala NIGT",
+        f"{'method':<14}{'compute':<32}{'communication':<21}" + "".join(f"{f'ε = {eps}':>10}" for eps in sizes),
+    ]
+    for order in ORDERS:
+        cells = (order.compute_seconds(h, eps) / unit.compute_seconds(h, eps) for eps in sizes)
+        text = f"{order.method:<14}{order.compute:<32}{order.communication:<21}"
+        lines.append(text + "".join(f"{_number(cell):>10}" for cell in cells))
+    return "\n".join(lines)
+
+
+def _workers_table(planned: Plan, workers: Sequence[int]) -> str:
+    load = planned.workload
+    numbers = "".join(f"{number:>7}" for number in range(1, len(planned.methods) + 1))
+    lines = [
+        "Share of each worker in the trajectories of an update, in %; columns: the methods above",
+        f"{'worker':>6}{'s/step':>10}{'s/traj.':>10}{'s/message':>11}{numbers}",
+    ]
+    for i, worker in enumerate(workers):
+        times = (
+            f"{worker:>6}{_number(load.step_times[i]):>10}{_number(load.durations[i]):>10}{_number(load.message_times[i]):>11}"
+        )
+        lines.append(times + "".join(f"{100 * row.shares[i]:>7.1f}" for row in planned.methods))
+    return "\n".join(lines)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if 1000 <= value < 1e7 else f"{value:.4g}"
+
+
+def draw(planned: Plan, workers: Sequence[int], path: Path) -> None:
+    """
+    Write the timelines of all methods on the same time axis.
+
+    :param planned: the plan
+    :param workers: their numbers
+    :param path: of the picture
+    """
+    load, until = planned.workload, SHOWN_UPDATES * planned["Rennala", "planned"].update_seconds
+    arrived = until + float(load.step_times.max()) * max(load.lengths) + float(load.message_times.max())
+    figure = Figure(figsize=(12, min(16.0, 4 + 0.7 * len(workers))), layout="constrained")
+    axes = figure.subplots(4, 2, sharex=True, sharey=True)
+    for ax, row in zip(axes.T.flat, _columns(planned), strict=True):
+        shown = takewhile(lambda round_: round_.started_at < arrived, planned.rounds(row.method, row.schedule))
+        draw_timeline(ax, list(shown))
+        ax.set_title(f"{row.method}, {row.schedule}: update every {_number(row.update_seconds)} s", fontsize="medium")
+        ax.label_outer()
+    ax.set_xlim(0, until)
+    if len(workers) <= 12:
+        ax.set_yticks(range(len(workers)), workers)
+    figure.suptitle(TIMELINE_KEY, fontsize="medium")
+    figure.savefig(path, dpi=80)
+
+
+def _columns(planned: Plan) -> list[MethodPlan]:
+    """Rennala and the barrier in the left column, Malenia and AFedPG in the right one."""
+    *rounds, barrier, immediate = planned.methods
+    return [*rounds[:3], barrier, *rounds[3:], immediate]

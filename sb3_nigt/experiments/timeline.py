@@ -1,0 +1,70 @@
+"""Which worker ran what in a recorded run, as a picture."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from sb3_nigt.experiments.arguments import UsageError, picture, recording
+from sb3_nigt.experiments.plots import TIMELINE_KEY, draw_timeline
+from sb3_nigt.messages import RoundReport
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """
+    Describe the command line.
+
+    :param parser: of the subcommand
+    """
+    parser.add_argument("recording", metavar="RUN", type=recording, help="file that RunRecorder has written")
+    parser.add_argument(
+        "--rounds",
+        metavar="FIRST:LAST",
+        type=_rounds,
+        default=slice(0, 5),
+        help="which of the recorded rounds, LAST excluded; 0:5 by default, : is all of them",
+    )
+    parser.add_argument(
+        "--output", metavar="PICTURE", type=picture, default=Path("timeline.png"), help="timeline.png by default"
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """
+    Draw the picture.
+
+    :param args: parsed command line
+    """
+    reports = args.recording.reports
+    shown = reports[args.rounds]
+    if not shown:
+        raise UsageError(f"--rounds: the run has {len(reports)} rounds, give two numbers within 0:{len(reports)}")
+    draw(shown, args.recording.algorithm, args.output)
+    print(f"{args.output}: rounds {shown[0].round} to {shown[-1].round} of {args.recording.algorithm}")
+
+
+def draw(reports: Sequence[RoundReport], title: str, path: Path) -> None:
+    """
+    Write the picture of some rounds.
+
+    :param reports: consecutive rounds, at least one
+    :param title: above the picture
+    :param path: of the picture
+    """
+    n_workers = len(reports[0].counts)
+    figure = Figure(figsize=(10, min(12.0, 1.5 + 0.3 * n_workers)), layout="constrained")
+    ax = figure.subplots()
+    draw_timeline(ax, reports)
+    ax.set_title(f"{title}\n{TIMELINE_KEY}", fontsize="medium")
+    figure.savefig(path, dpi=100)
+
+
+def _rounds(text: str) -> slice:
+    found = re.fullmatch(r"(\d*):(\d*)", text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not allowed: give two numbers with a colon between them, as in 0:5")
+    return slice(*(int(number) if number else None for number in found.groups()))

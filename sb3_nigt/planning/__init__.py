@@ -1,0 +1,35 @@
+"""How long rounds take before anything runs: closed forms, and the schedules on workers without environments."""
+
+from sb3_nigt.planning.closed_forms import (
+    afedpg_interval,
+    efficient_n_trajectories,
+    malenia_bounds,
+    malenia_free_n_trajectories,
+    malenia_round_time,
+    rennala_bounds,
+    rennala_round_time,
+    synchronous_round_time,
+    workers_worth_waiting_for,
+)
+from sb3_nigt.planning.measured import Measured, measure
+from sb3_nigt.planning.methods import MethodPlan, Plan, plan
+from sb3_nigt.planning.orders import ORDERS, Order
+
+__all__ = [
+    "ORDERS",
+    "Measured",
+    "MethodPlan",
+    "Order",
+    "Plan",
+    "afedpg_interval",
+    "efficient_n_trajectories",
+    "malenia_bounds",
+    "malenia_free_n_trajectories",
+    "malenia_round_time",
+    "measure",
+    "plan",
+    "rennala_bounds",
+    "rennala_round_time",
+    "synchronous_round_time",
+    "workers_worth_waiting_for",
+]

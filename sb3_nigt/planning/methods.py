@@ -1,0 +1,178 @@
+"""What each method would do on given workers, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+import numpy.typing as npt
+
+from sb3_nigt.aggregators import Aggregator, Malenia, Rennala, Synchronous, predicted_counts
+from sb3_nigt.algorithms.base import SCHEDULES
+from sb3_nigt.messages import RoundReport
+from sb3_nigt.planning.closed_forms import afedpg_interval
+from sb3_nigt.planning.simulation import Workload, simulate
+from sb3_nigt.schedules import Immediate, Planned, Schedule
+from sb3_nigt.validation import check_integer, per_worker, time_values
+from sb3_nigt.vec_env.base import checked_task_ids
+
+FloatArray = npt.NDArray[np.float64]
+
+MAX_ROUNDS = 50  # of which all but the first enter the means
+MAX_TRAJECTORIES = 10_000  # about so many are simulated, but not fewer than three rounds
+METHODS = (
+    *(("Rennala", schedule) for schedule in SCHEDULES),
+    *(("Malenia", schedule) for schedule in SCHEDULES),
+    ("Synchronous", "barrier"),
+    ("AFedPG", "immediate"),
+)
+
+
+@dataclass(frozen=True)
+class MethodPlan:
+    """
+    What one method is predicted to do; means over many rounds.
+
+    :param method: "Rennala", "Malenia", "Synchronous" or "AFedPG"
+    :param schedule: of the rounds; "barrier" for Synchronous, "immediate" for AFedPG, which have no choice
+    :param round_seconds: from the start of a round until it is complete
+    :param update_seconds: from one update to the next, the message of the aggregation included
+    :param counts: accepted trajectories of each worker an update, shape (n,)
+    :param messages: gradients sent to the learner an update
+    :param staleness: updates between the point that sampled a trajectory and its arrival
+    :param discarded: share of all workers' time spent on trajectories that no update uses
+    :param idle: share of all workers' time in which no trajectory runs
+    """
+
+    method: str
+    schedule: str
+    round_seconds: float
+    update_seconds: float
+    counts: FloatArray
+    messages: float
+    staleness: float
+    discarded: float
+    idle: float
+
+    @property
+    def n_trajectories(self) -> float:
+        """Trajectories in an update."""
+        return float(self.counts.sum())
+
+    @property
+    def shares(self) -> FloatArray:
+        """Share of each worker in the trajectories, shape (n,)."""
+        shares: FloatArray = self.counts / self.counts.sum()
+        return shares
+
+
+@dataclass(frozen=True)
+class Plan:
+    """
+    What all methods are predicted to do on the same workers.
+
+    :param workload: speeds, messages and lengths
+    :param n_trajectories: M
+    :param methods: one for each method and schedule
+    """
+
+    workload: Workload
+    n_trajectories: int
+    methods: tuple[MethodPlan, ...]
+
+    def __getitem__(self, name: tuple[str, str]) -> MethodPlan:
+        """Return the row of (method, schedule)."""
+        return next(row for row in self.methods if (row.method, row.schedule) == name)
+
+    def rounds(self, method: str, schedule: str) -> Iterator[RoundReport]:
+        """
+        Simulate one method round by round, without end.
+
+        :param method: as in ``MethodPlan``
+        :param schedule: as in ``MethodPlan``
+        """
+        return _rounds(self.workload, _rule(self.workload, self.n_trajectories, method), schedule)
+
+
+def plan(
+    step_times: float | Iterable[float],
+    n_trajectories: int = 20,
+    trajectory_steps: int | Sequence[int] = 1000,
+    message_times: float | Iterable[float] = 0.0,
+    task_ids: Sequence[Hashable] | None = None,
+) -> Plan:
+    """
+    Predict what each method does on given workers, by its own schedule on simulated time and without environments.
+
+    :param step_times: h_i, seconds per environment step, one a worker
+    :param n_trajectories: M
+    :param trajectory_steps: steps of a trajectory; of several numbers one is drawn for each trajectory
+    :param message_times: κ_i, seconds per message, one number or one a worker
+    :param task_ids: tasks of the workers, for Malenia; None: each worker has its own
+    :raises ValueError: for a value that is not allowed
+    """
+    h = np.atleast_1d(time_values("step_times", step_times, positive=True))
+    check_integer("len(step_times)", len(h), 1)
+    check_integer("n_trajectories", n_trajectories, 1)
+    lengths = tuple(trajectory_steps) if isinstance(trajectory_steps, Sequence) else (trajectory_steps,)
+    check_integer("len(trajectory_steps)", len(lengths), 1)
+    lengths = tuple(check_integer("trajectory_steps", length, 1) for length in lengths)
+    kappa = per_worker("message_times", message_times, len(h), positive=False)
+    workload = Workload(h, kappa, lengths, checked_task_ids(task_ids, len(h)))
+    round_based = [_round_based(workload, n_trajectories, *name) for name in METHODS if name[0] != "AFedPG"]
+    return Plan(workload, n_trajectories, (*round_based, _afedpg(workload)))
+
+
+def _rule(workload: Workload, n_trajectories: int, method: str) -> Aggregator:
+    if method == "Malenia":
+        return Malenia.of(n_trajectories, workload.task_ids)
+    return Synchronous(n_trajectories) if method == "Synchronous" else Rennala(n_trajectories if method == "Rennala" else 1)
+
+
+def _rounds(workload: Workload, rule: Aggregator, schedule: str) -> Iterator[RoundReport]:
+    schedules: dict[str, type[Schedule]] = {**SCHEDULES, "barrier": Planned, "immediate": Immediate}
+    return simulate(workload, rule, schedules[schedule]())
+
+
+def _round_based(workload: Workload, n_trajectories: int, method: str, schedule: str) -> MethodPlan:
+    rule = _rule(workload, n_trajectories, method)
+    of_a_round = int(predicted_counts(rule, workload.durations).sum())
+    n_rounds = min(MAX_ROUNDS, max(3, MAX_TRAJECTORIES // of_a_round))
+    first, *rounds = islice(_rounds(workload, rule, schedule), n_rounds)  # nobody could begin the first one early
+    elapsed = rounds[-1].finished_at - first.finished_at
+    counts = np.array([report.counts for report in rounds])
+    messages = np.where(counts > 0, workload.message_times, 0.0).max(axis=1)
+    used = sum(a.finished_at - a.started_at for report in rounds for a in report.arrivals)
+    discarded = sum(d.stopped_at - d.started_at for report in rounds for d in report.discarded)
+    available = workload.n_workers * elapsed
+    return MethodPlan(
+        method,
+        schedule,
+        round_seconds=elapsed / len(rounds) - float(messages.mean()),
+        update_seconds=elapsed / len(rounds),
+        counts=counts.mean(axis=0),
+        messages=float((counts > 0).sum(axis=1).mean()),
+        staleness=float(np.mean([a.staleness for report in rounds for a in report.arrivals])),
+        discarded=discarded / available,
+        # what the first round began early may exceed what the last one did
+        idle=max(0.0, 1.0 - (used + discarded) / available),
+    )
+
+
+def _afedpg(workload: Workload) -> MethodPlan:
+    """Worker i delivers every τ_i + κ_i seconds, and every arrival is an update."""
+    tau, kappa = workload.durations, workload.message_times
+    interval = afedpg_interval(tau, kappa)
+    return MethodPlan(
+        method="AFedPG",
+        schedule="immediate",
+        round_seconds=interval,
+        update_seconds=interval,
+        counts=interval / (tau + kappa),
+        messages=1.0,
+        staleness=workload.n_workers - 1.0,
+        discarded=0.0,
+        idle=float(np.mean(kappa / (tau + kappa))),
+    )

@@ -1,0 +1,243 @@
+"""The commands: what they print and draw, and the one line that a wrong argument costs."""
+
+import re
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+from envs import run_rounds, simulated
+from matplotlib.figure import Figure
+
+from sb3_nigt import RennalaNIGT, RunRecorder
+from sb3_nigt.__main__ import COMMANDS, main
+from sb3_nigt.experiments.arguments import UsageError, parse_times
+from sb3_nigt.experiments.plots import draw_timeline
+
+ROOT = Path(__file__).parents[1]
+PLAN = ["plan", "--step-times", "1,3", "--n-trajectories", "3", "--trajectory-steps", "1"]
+
+
+@pytest.fixture
+def run_file(tmp_path):
+    """A recorded run of three workers, the last of which never makes a step."""
+    env = simulated([2, 2, 2], [1.0, 3.0, 1000.0], 0.5)
+    model = RennalaNIGT("MlpPolicy", env, n_trajectories=4, n_steps=9, device="cpu", seed=0, policy_kwargs={"net_arch": [2]})
+    model.learn(60, callback=RunRecorder(tmp_path / "run.jsonl"))
+    assert model._n_updates >= 7
+    return tmp_path / "run.jsonl"
+
+
+# Lists of times
+
+
+@pytest.mark.parametrize(
+    ("text", "n_workers", "times"),
+    [
+        ("1,1.4,2", None, [1, 1.4, 2]),
+        ("1,1.4,2", 3, [1, 1.4, 2]),
+        ("1e-3, 2", None, [0.001, 2]),
+        ("2.5", None, [2.5]),
+        ("2.5", 3, [2.5, 2.5, 2.5]),
+        ("equal", 3, [1, 1, 1]),
+        ("linear", 3, [1, 2, 3]),
+        ("sqrt", 3, [1, 2**0.5, 3**0.5]),
+    ],
+)
+def test_times(text, n_workers, times):
+    assert parse_times(text, n_workers).tolist() == times
+
+
+def test_zero_is_a_time_of_a_message():
+    assert parse_times("0,1", None, positive=False).tolist() == [0, 1]
+    with pytest.raises(
+        UsageError, match=r"--step-times\[0\]=0.0 is not allowed: every value must be finite and greater than 0"
+    ):
+        parse_times("0,1", None)
+
+
+@pytest.mark.parametrize(
+    ("text", "n_workers", "message"),
+    [
+        ("sqrt", None, "--message-times sqrt: say for how many workers, for example --n-workers 10"),
+        ("1,two", None, "'1,two': give seconds as in --message-times 1,1.4,2, or one of the words equal, sqrt, linear"),
+        ("", None, "give seconds"),
+        ("1,,2", None, "give seconds"),
+        ("cubic", 3, "give seconds"),
+        ("1,2", 3, "--message-times has 2 values for 3 workers"),
+        ("1,nan", None, r"--message-times\[1\]=nan is not allowed"),
+        ("1,inf", None, r"--message-times\[1\]=inf is not allowed"),
+        ("-1", 2, r"--message-times=-1.0 is not allowed"),
+    ],
+)
+def test_texts_that_are_no_times(text, n_workers, message):
+    with pytest.raises(UsageError, match=message):
+        parse_times(text, n_workers, name="--message-times", positive=False)
+
+
+# Wrong arguments
+
+
+WRONG = {
+    "": "command",
+    "train": r"invalid choice: 'train' \(choose from .*plan.*timeline",
+    "plan": "--step-times --from is required",
+    "plan --step-times 1,x": "give seconds as in --step-times 1,1.4,2",
+    "plan --step-times sqrt": "for example --n-workers 10",
+    "plan --step-times 1,2 --n-workers 3": "--step-times has 2 values for 3 workers",
+    "plan --step-times 1,2 --message-times 1,2,3": "--message-times has 3 values for 2 workers",
+    "plan --step-times 1,2 --n-trajectories 0": "--n-trajectories: '0' is not allowed: give an integer of at least 1",
+    "plan --step-times 1,2 --n-trajectories 2.5": "'2.5' is not allowed: give an integer of at least 1",
+    "plan --step-times 1,2 --trajectory-steps -3": "--trajectory-steps: '-3' is not allowed",
+    "plan --step-times 1,2 --output plan.txt": "'plan.txt' is not allowed: give a name that ends in .png, .pdf, .svg",
+    "plan --step-times 1,2 --output none/plan.png": "there is no directory 'none', make it first",
+    "plan --step-times 1,2 --from run.jsonl": "not allowed with argument",
+    "plan --from none.jsonl": "none.jsonl: No such file or directory. Give a file that RunRecorder has written",
+    "plan --from other.txt": "'other.txt' is not a recorded run: give a file that RunRecorder has written",
+    "plan --from picture.png": "picture.png.* is not a recorded run: give a file that RunRecorder has written",
+    "plan --from short.jsonl": "short.jsonl has no complete round: give the file of a longer run",
+    "plan --from run.jsonl --n-workers 3": "--n-workers goes with --step-times: leave it out",
+    "plan --from run.jsonl --message-times 1,2,3": "--message-times has 3 values for 2 workers",
+    "timeline": "arguments are required: RUN",
+    "timeline none.jsonl": "none.jsonl: No such file or directory",
+    "timeline run.jsonl --rounds 3": "'3' is not allowed: give two numbers with a colon between them, as in 0:5",
+    "timeline run.jsonl --rounds 900:": r"the run has \d+ rounds, give two numbers within 0:\d+",
+    "timeline run.jsonl --output .": "give a name that ends in",
+    "benchmark --env Nothing-v0": "Give an id that gymnasium knows, for example CartPole-v1",
+    "benchmark --env no_such_module:Nothing-v0": "Give an id that gymnasium knows",
+    "benchmark --env CartPole-v1 --repeats 0": "--repeats: '0' is not allowed",
+}
+
+
+@pytest.mark.parametrize("arguments", WRONG)
+def test_wrong_arguments_cost_one_line(arguments, run_file, monkeypatch, capsys):
+    monkeypatch.chdir(run_file.parent)
+    Path("other.txt").write_text("hello")
+    Path("picture.png").write_bytes(b"\x89PNG\r\n\x1a\n\xff\xfe")
+    Path("short.jsonl").write_text(run_file.read_text().splitlines()[0])
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments.split())
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert error.startswith("sb3-nigt")
+    assert re.search(WRONG[arguments], error), error
+
+
+# Plans
+
+
+def test_plan(capsys):
+    """The numbers are worked out in test_planning.py."""
+    main([*PLAN, "--message-times", "0.5,1"])
+    printed = capsys.readouterr().out
+    assert re.search(r"^1 +Rennala +planned +3 +4 +3 +0\.75 +2 +0 +0\.0% +37\.5%$", printed, re.MULTILINE)
+    assert re.search(r"^3 +Rennala +first_finished +3 +4 +3 +0\.75 +2 +0 +12\.5% +25\.0%$", printed, re.MULTILINE)
+    assert re.search(r"^7 +Synchronous +barrier +6 +7 +4 ", printed, re.MULTILINE)
+    # M/A_n = 3/(4/3) and (M + m)/A_m: 4/1, 5/(4/3)
+    assert "a round takes 2.25 to 3.75 s; workers worth waiting for: the 2 fastest of 2" in printed
+    assert "M = 3 is rounded up to 4" in printed
+    assert re.search(r"^ +1 +3 +3 +1 +33\.3 ", printed, re.MULTILINE)
+
+
+def test_plan_on_the_page_about_planning(capsys):
+    """The page shows what its command prints; the picture is not drawn again."""
+    page = (ROOT / "docs/guide/planning.md").read_text(encoding="utf-8")
+    command = re.search(r"^sb3-nigt (plan --step-times.*) --output plan.png$", page, re.MULTILINE)[1]
+    main(command.split())
+    assert capsys.readouterr().out.startswith(re.search(r"^```text\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)[1])
+
+
+def test_plan_of_a_recorded_run(run_file, capsys):
+    """Workers of 1 and 3 seconds a step, two steps a trajectory, half a second a message; the third did nothing."""
+    main(["plan", "--from", str(run_file), "--n-trajectories", "3"])
+    printed = capsys.readouterr().out
+    assert "left out: 2" in printed
+    assert "2 workers, M = 3, 2 steps a trajectory" in printed
+    assert re.search(r"^1 +Rennala +planned +6 +6\.5 +3 ", printed, re.MULTILINE)
+    main(["plan", "--from", str(run_file), "--n-trajectories", "3", "--trajectory-steps", "4", "--message-times", "2"])
+    assert re.search(r"^1 +Rennala +planned +12 +14 +3 ", capsys.readouterr().out, re.MULTILINE)
+
+
+# Pictures
+
+
+def is_png(path):
+    return path.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+
+
+def test_picture_of_a_plan(tmp_path, capsys):
+    main([*PLAN, "--output", str(tmp_path / "plan.png")])
+    assert is_png(tmp_path / "plan.png")
+    assert "plan.png" in capsys.readouterr().out
+
+
+def test_picture_of_a_plan_with_workers_left_out(run_file):
+    path = run_file.with_name("plan.png")
+    main(["plan", "--from", str(run_file), "--output", str(path)])
+    assert is_png(path)
+
+
+def test_picture_of_a_run(run_file, monkeypatch, capsys):
+    monkeypatch.chdir(run_file.parent)
+    main(["timeline", "run.jsonl"])
+    assert is_png(Path("timeline.png"))
+    assert capsys.readouterr().out == "timeline.png: rounds 0 to 4 of RennalaNIGT\n"
+    main(["timeline", "run.jsonl", "--rounds", "2:4", "--output", "some.png"])
+    assert is_png(Path("some.png"))
+    assert capsys.readouterr().out == "some.png: rounds 2 to 3 of RennalaNIGT\n"
+
+
+def test_bars_of_a_timeline():
+    """
+    h = 1, 3 s a step of two steps, M = 3, first_finished: w0 at 2 and 4; at 6 w1, which started at 0, before w0.
+
+    So the third of w0 is lost. Then the same again.
+    """
+    env = simulated([2, 2], [1.0, 3.0])
+    model = RennalaNIGT("MlpPolicy", env, n_trajectories=3, n_steps=9, schedule="first_finished", device="cpu", seed=0)
+    ax = Figure().subplots()
+    draw_timeline(ax, run_rounds(model, 2))
+    bars = sorted((round(bar.get_y() + bar.get_height() / 2), bar.get_x(), bar.get_width()) for bar in ax.patches)
+    once = [(0, 0, 2), (0, 2, 2), (0, 4, 2), (1, 0, 6)]
+    assert bars == sorted(once + [(worker, start + 6, width) for worker, start, width in once])
+    assert [bar.get_x() for bar in ax.patches if bar.get_hatch()] == [4, 10]
+    assert len({bar.get_facecolor() for bar in ax.patches}) == 3
+    assert [line.get_xdata()[0] for line in ax.lines] == [6, 12]
+    assert ax.get_xlabel() == "seconds on the workers' clock"
+    assert ax.get_ylabel() == "worker"
+
+
+# The program
+
+
+def test_console_script_is_the_module():
+    scripts = re.search(r"\[project\.scripts\]\nsb3-nigt = \"([\w.]+):(\w+)\"", (ROOT / "pyproject.toml").read_text())
+    assert getattr(import_module(scripts[1]), scripts[2]) is main
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help(name, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([name, "--help"])
+    assert stopped.value.code == 0
+    assert capsys.readouterr().out.startswith(f"usage: sb3-nigt {name}")
+
+
+def test_reader_that_has_seen_enough():
+    """As with ``python -m sb3_nigt plan … | head -1``: no traceback."""
+    command = [sys.executable, "-m", "sb3_nigt", *PLAN]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 0
+
+
+def test_words_and_numbers_plan_the_same(capsys):
+    printed = []
+    for times in ("linear", "1,2,3"):
+        main(["plan", "--step-times", times, "--n-workers", "3"])
+        printed.append(capsys.readouterr().out)
+    assert printed[0] == printed[1]
+    assert printed[0].count("\n") > 20
