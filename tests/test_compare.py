@@ -313,7 +313,7 @@ def test_common_grid_by_hand():
     assert x.tolist() == [0, 10, 15]
     assert returns.tolist() == [[1, 5], [2, 5], [2, 7]]
     assert grid_of(CURVES, "seconds")[[0, -1]].tolist() == [0, 30]
-    assert grid_of(CURVES, "messages")[[0, -1]].tolist() == pytest.approx([1, 3])
+    assert grid_of(CURVES, "messages")[[0, 1, -1]].tolist() == pytest.approx([0, 1, 3])
 
 
 def test_picture(tmp_path, monkeypatch):
@@ -328,6 +328,12 @@ def test_picture(tmp_path, monkeypatch):
     assert slow.get_xdata()[-1] == 30
     assert slow.get_ydata()[-1] == 45  # the median; the interquartile mean of two is the same
     assert axes[1, 0].lines[1].get_ydata()[-1] == 45
+
+
+def test_picture_of_runs_that_end_before_the_first_update(tmp_path):
+    """Nobody has sent a message."""
+    draw({"short": [curve([1.0, 1.0], messages=[0, 0])]}, "one method", tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").exists()
 
 
 def test_more_methods_than_styles():

@@ -9,13 +9,15 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from sb3_nigt.envs.tasks import FAMILIES
 from sb3_nigt.experiments import statistics
-from sb3_nigt.experiments.arguments import directory, environment, parse_times, positive_integer, positive_number
+from sb3_nigt.experiments.arguments import UsageError, directory, environment, parse_times, positive_integer, positive_number
 from sb3_nigt.experiments.campaign import execute_all
 from sb3_nigt.experiments.methods import check_method
 from sb3_nigt.experiments.plots import draw_band
 from sb3_nigt.experiments.results import AXES, Curves, default_threshold, grid_of, load_curves, on_grid, table
 from sb3_nigt.experiments.setting import Budget, Run, Setting
+from sb3_nigt.experiments.tuned import Tuned, arguments_of, tuned_file
 
 AXIS_LABELS = {
     "seconds": "seconds on the workers' clock",
@@ -40,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seeds", metavar="N", type=positive_integer, default=5, help="runs of each method")
     parser.add_argument("--target-return", metavar="R", type=float, help="return whose time is in the table")
+    parser.add_argument("--tuned", metavar="FILE", type=tuned_file, default=[], help="arguments that sb3-nigt tune has found")
     add_execution(parser, "compare")
 
 
@@ -56,6 +59,7 @@ def add_setting(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--message-times", metavar="TIMES", default="0", help="seconds per message; 0 by default")
     parser.add_argument("--time-per", choices=("step", "trajectory"), default="step", help="what --step-times measures")
+    parser.add_argument("--tasks", choices=FAMILIES, help="the workers hold different tasks, see the guide")
     length = parser.add_mutually_exclusive_group(required=True)
     length.add_argument("--timesteps", metavar="N", type=positive_integer, help="length of a run in environment steps")
     length.add_argument("--seconds", metavar="S", type=positive_number, help="length of a run on the workers' clock")
@@ -94,7 +98,12 @@ def setting_of(args: argparse.Namespace) -> Setting:
     """
     step_times = tuple(parse_times(args.step_times, args.n_workers).tolist())
     message_times = parse_times(args.message_times, len(step_times), name="--message-times", positive=False)
-    return Setting(args.env, step_times, tuple(message_times.tolist()), args.time_per)
+    setting = Setting(args.env, step_times, tuple(message_times.tolist()), args.time_per, args.tasks)
+    try:
+        setting.env_arguments()
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    return setting
 
 
 def run(args: argparse.Namespace) -> None:
@@ -104,8 +113,22 @@ def run(args: argparse.Namespace) -> None:
     :param args: parsed command line
     """
     setting, budget = setting_of(args), Budget(args.timesteps, args.seconds, args.points, args.episodes)
-    runs = [Run(method, seed, setting, budget) for seed in range(args.seeds) for method in args.algos]
+    runs = seeded_runs(args.algos, args.seeds, setting, budget, args.tuned)
     compare(runs, args.output, args.processes, args.target_return)
+
+
+def seeded_runs(names: Sequence[str], n_seeds: int, setting: Setting, budget: Budget, tuned: Sequence[Tuned]) -> list[Run]:
+    """
+    List the runs of a comparison, seed by seed, so that early on there is something of every method.
+
+    :param names: of the methods
+    :param n_seeds: runs of each
+    :param setting: environment and workers
+    :param budget: of each run
+    :param tuned: their arguments; empty: the defaults
+    """
+    arguments = {name: arguments_of(name, setting, tuned) for name in names}
+    return [Run(name, seed, setting, budget, arguments[name]) for seed in range(n_seeds) for name in names]
 
 
 def compare(runs: Sequence[Run], output: Path, processes: int, threshold: float | None = None) -> None:
@@ -159,7 +182,7 @@ def draw(curves: Curves, heading: str, path: Path) -> None:
             draw_band(column[1], x, statistics.interquartile_mean(returns), low, high, number, name)
         column[1].set_xlabel(AXIS_LABELS[axis])
         if axis == "messages":
-            column[1].set_xscale("log")
+            column[1].set_xscale("symlog", linthresh=1.0)  # with a 0, where all begin
         for ax in column:
             ax.grid(alpha=0.3)
     axes[0, 0].set_ylabel("return: median, 20 to 80 % of runs")

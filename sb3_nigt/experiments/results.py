@@ -90,14 +90,14 @@ def on_grid(curves: Sequence[Curve], axis: str, grid: FloatArray) -> tuple[Float
 
 def grid_of(curves: Curves, axis: str) -> FloatArray:
     """
-    Equally spaced points up to where the longest run ends; for messages equally spaced ratios, since methods differ in them.
+    Equally spaced points up to where the longest run ends; for messages, in which methods differ much, equal ratios.
 
     :param curves: of all methods
     :param axis: "seconds", "timesteps" or "messages"
     """
     end = max(curve[axis][-1] for method in curves.values() for curve in method)
     if axis == "messages":
-        return np.geomspace(1.0, max(1.0, end), GRID_POINTS)
+        return np.concatenate([[0.0], np.geomspace(1.0, max(1.0, end), GRID_POINTS)])
     return np.linspace(0.0, end, GRID_POINTS)
 
 

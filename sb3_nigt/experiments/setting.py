@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
@@ -17,6 +18,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 from sb3_nigt.envs import make_tasks
 from sb3_nigt.timing.time_models import TimePer
 from sb3_nigt.vec_env import SimulatedVecEnv, make_worker_vec_env
+from sb3_nigt.vec_env.simulated import DEFAULT_EPISODE_STEPS
 
 ONE_TASK = "return"  # name of the only task
 
@@ -57,10 +59,23 @@ class Setting:
         """Number of workers."""
         return len(self.step_times)
 
-    def _arguments(self) -> dict[str, Any]:
+    def env_arguments(self) -> dict[str, Any]:
+        """
+        Return what ``make_worker_vec_env`` needs for the environments.
+
+        :raises ValueError: for tasks that do not fit the environment
+        """
         if self.tasks is None:
             return {"env_id": self.env, "n_workers": self.n_workers}
         return make_tasks(self.tasks, self.env, self.n_workers, **self.task_kwargs)
+
+    def timesteps_a_second(self) -> float:
+        """Environment steps of all workers if none ever waits and no episode ends early."""
+        units = float(np.sum(1.0 / np.array(self.step_times)))
+        if self.time_per == "step":
+            return units
+        env = next(iter(self.make_evaluation_envs(1).values())).envs[0]
+        return units * ((env.spec and env.spec.max_episode_steps) or DEFAULT_EPISODE_STEPS)
 
     def make_workers(self, seed: int) -> CountedVecEnv:
         """
@@ -69,7 +84,7 @@ class Setting:
         :param seed: of the first lock-step reset
         """
         workers = make_worker_vec_env(
-            **self._arguments(),
+            **self.env_arguments(),
             vec_env_cls=CountedVecEnv,
             step_times=self.step_times,
             message_times=self.message_times,
@@ -85,7 +100,7 @@ class Setting:
 
         :param episodes: of one evaluation
         """
-        arguments = self._arguments()
+        arguments = self.env_arguments()
         if self.tasks is None:
             return {ONE_TASK: DummyVecEnv([partial(_monitored, gym.make, id=self.env)] * episodes)}
         distinct = dict(zip(arguments["task_ids"], arguments["env_kwargs"], strict=True))

@@ -179,8 +179,4 @@ def _interval(setting: Setting, budget: Budget) -> float:
     if budget.seconds is not None:
         return budget.seconds / budget.points
     assert budget.timesteps is not None
-    timesteps_a_second = float(np.sum(1.0 / np.array(setting.step_times)))
-    if setting.time_per == "trajectory":
-        env = next(iter(setting.make_evaluation_envs(1).values())).envs[0]
-        timesteps_a_second *= (env.spec and env.spec.max_episode_steps) or 1000
-    return budget.timesteps / timesteps_a_second / budget.points
+    return budget.timesteps / setting.timesteps_a_second() / budget.points
