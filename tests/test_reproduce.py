@@ -1,14 +1,19 @@
 """The experiments of the paper as data, against the text of the paper, and one of them for real."""
 
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from sb3_nigt.__main__ import main
+from sb3_nigt.__main__ import COMMANDS, main
 from sb3_nigt.experiments.figures import FIGURES, Experiment, number_of_parameters
 from sb3_nigt.experiments.methods import check_method
 from sb3_nigt.experiments.setting import Budget
+from sb3_nigt.experiments.training import COLUMNS
+
+PAGE = (Path(__file__).parents[1] / "docs/guide/reproduce.md").read_text(encoding="utf-8")
 
 
 def test_experiments_of_the_paper():
@@ -77,3 +82,38 @@ def test_reproduce(time_per, runs_in_this_process, tmp_path, monkeypatch, capsys
     assert record["run"]["setting"]["time_per"] == time_per
     assert (tmp_path / f"small-per-{time_per}" / "curves.png").exists()
     assert "sync" in capsys.readouterr().out
+
+
+# The page
+
+
+def test_commands_on_the_page_can_be_typed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("tune").mkdir()
+    Path("tune/tuned.json").write_text('{"tuned": []}')
+    typed = []
+    for name in ("compare", "tune", "reproduce"):
+        monkeypatch.setattr(COMMANDS[name], "run", typed.append)
+    commands = re.findall(r"^sb3-nigt (.+)$", PAGE, re.MULTILINE)
+    for command in commands:
+        main(command.split())
+    assert len(typed) == len(commands) == 5
+
+
+def test_tables_on_the_page():
+    """Columns, figures with their laws, and the options of compare with their defaults."""
+    columns = PAGE.split("Columns of a curve:")[1].split("### ")[0]
+    assert re.findall(r"^\| `(\w+)` \|", columns, re.MULTILINE) == list(COLUMNS)
+    rows = re.findall(r"^\| (`.*`) \| [^|]* \| (\d+) \| ([^|]*) \| ([^|]*) \|$", PAGE.split("## Reproduce")[1], re.MULTILINE)
+    found = {}
+    for names, n_workers, step_times, message_times in rows:
+        for name in re.findall(r"`([\w-]+)`", names):
+            found[name] = (int(n_workers), step_times, message_times.partition(", d ")[0])
+    assert found == {name: (e.n_workers, e.step_times, e.message_times) for name, e in FIGURES.items()}
+
+
+def test_options_on_the_page(capsys):
+    with pytest.raises(SystemExit):
+        main(["compare", "--help"])
+    options = re.findall(r"^\| `(--[\w-]+)` \|", PAGE, re.MULTILINE)
+    assert set(options) == set(re.findall(r"^  (--[\w-]+)", capsys.readouterr().out, re.MULTILINE))

@@ -182,7 +182,7 @@ def draw(curves: Curves, heading: str, path: Path) -> None:
             draw_band(column[1], x, statistics.interquartile_mean(returns), low, high, number, name)
         column[1].set_xlabel(AXIS_LABELS[axis])
         if axis == "messages":
-            column[1].set_xscale("symlog", linthresh=1.0)  # with a 0, where all begin
+            column[1].set_xscale("symlog", linthresh=10.0)  # with a 0, where all begin
         for ax in column:
             ax.grid(alpha=0.3)
     axes[0, 0].set_ylabel("return: median, 20 to 80 % of runs")
