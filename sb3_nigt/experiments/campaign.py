@@ -23,6 +23,7 @@ from sb3_nigt.experiments.training import execute, files_of
 
 ATTEMPTS = 3  # at runs whose process was killed; an error in Python would come again
 POLL_SECONDS = 1.0
+OUT_OF_DATE = ".*The environment .* is out of date"  # gymnasium's warning; an experiment of v4 is repeated on v4
 
 
 class FailedRunsError(Exception):
@@ -111,8 +112,8 @@ def _prepare_process() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
     threading.Thread(target=_end_with_parent, daemon=True).start()
     th.set_num_threads(1)
-    gym.logger.min_level = gym.logger.ERROR  # nobody who repeats an experiment on v4 can act on "v4 is out of date"
-    warnings.filterwarnings("ignore", message=".*The environment .* is out of date.*")
+    gym.logger.min_level = gym.logger.ERROR
+    warnings.filterwarnings("ignore", message=OUT_OF_DATE)
     warnings.filterwarnings("ignore", message="The workers hold different tasks")  # that is the experiment
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import warnings
 
 from sb3_nigt.experiments.arguments import positive_integer, positive_number
+from sb3_nigt.experiments.campaign import OUT_OF_DATE
 from sb3_nigt.experiments.compare import add_execution, compare, seeded_runs
 from sb3_nigt.experiments.figures import FIGURES
 from sb3_nigt.experiments.setting import Budget
@@ -34,8 +36,10 @@ def run(args: argparse.Namespace) -> None:
     :param args: parsed command line
     """
     experiment = FIGURES[args.figure]
-    setting = experiment.setting(args.time_per)
-    seconds = args.scale * experiment.timesteps / setting.timesteps_a_second()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=OUT_OF_DATE)
+        setting = experiment.setting(args.time_per)
+        seconds = args.scale * experiment.timesteps / setting.timesteps_a_second()
     budget = Budget(seconds=seconds, points=args.points, episodes=args.episodes)
     runs = seeded_runs(experiment.methods, args.seeds, setting, budget, args.tuned)
     compare(runs, args.output / f"{args.figure}-per-{args.time_per}", args.processes)
