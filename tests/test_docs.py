@@ -11,7 +11,17 @@ import torch as th
 from stable_baselines3.common.logger import KVWriter, Logger
 
 import sb3_nigt
-from sb3_nigt import AFedPG, MaleniaNIGT, RennalaNIGT, RennalaPG, SyncNIGT, SyncPG, make_worker_vec_env
+from sb3_nigt import (
+    AFedPG,
+    MaleniaNIGT,
+    ProcessVecEnv,
+    RennalaNIGT,
+    RennalaPG,
+    SimulatedVecEnv,
+    SyncNIGT,
+    SyncPG,
+    make_worker_vec_env,
+)
 from sb3_nigt.envs.tasks import FAMILIES
 from sb3_nigt.optimizers import NIGT
 
@@ -120,17 +130,19 @@ class Keys(KVWriter):
         pass
 
 
-def logged_keys(algorithm, **kwargs):
-    env = make_worker_vec_env("CartPole-v1", 2, step_times=[1, 2])
+def logged_keys(algorithm, vec_env_cls=SimulatedVecEnv, **kwargs):
+    env = make_worker_vec_env("CartPole-v1", 2, vec_env_cls=vec_env_cls, step_times=[1, 2])
     model, keys = algorithm("MlpPolicy", env, seed=0, **kwargs), Keys()
     model.set_logger(Logger(None, [keys]))
     model.learn(300)
-    return {re.sub(r"^task/.*/", "task/<id>/", key) for key in keys.keys}
+    model.env.close()
+    return {re.sub(r"_\d+$", "_<id>", re.sub(r"^task/.*/", "task/<id>/", key)) for key in keys.keys}
 
 
 def test_keys_of_a_run_are_those_on_the_page():
     runs = [logged_keys(RennalaNIGT, n_trajectories=2, schedule="first_finished"), logged_keys(AFedPG)]
     runs += [logged_keys(algorithm, n_trajectories=2) for algorithm in (SyncNIGT, SyncPG, RennalaPG)]
+    runs += [logged_keys(RennalaNIGT, ProcessVecEnv)]
     runs += [logged_keys(MaleniaNIGT, n_trajectories=2, on_lost_task="drop")]
     assert set().union(*runs) == documented_keys() - {"rollout/success_rate"}
 

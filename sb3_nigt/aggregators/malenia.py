@@ -26,16 +26,18 @@ class Malenia(Aggregator):
     tasks: tuple[int, ...]
 
     @classmethod
-    def of(cls, n_trajectories: int, task_ids: Iterable[Hashable]) -> Malenia:
+    def of(cls, n_trajectories: int, task_ids: Iterable[Hashable], without: Collection[Hashable] = ()) -> Malenia:
         """
         Number the tasks in the order in which they appear.
 
         :param n_trajectories: M
         :param task_ids: one a worker
+        :param without: tasks that take no part
         """
         task_ids = list(task_ids)
-        numbers = {task_id: number for number, task_id in enumerate(dict.fromkeys(task_ids))}
-        return cls(n_trajectories, tuple(numbers[task_id] for task_id in task_ids))
+        left = [task_id for task_id in dict.fromkeys(task_ids) if task_id not in without]
+        numbers = {task_id: number for number, task_id in enumerate(left)}
+        return cls(n_trajectories, tuple(numbers.get(task_id, -1) for task_id in task_ids))
 
     def per_task(self, counts: IntArray) -> IntArray:
         """

@@ -9,7 +9,8 @@ from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.type_aliases import Schedule as ProgressSchedule
 
 from sb3_nigt.aggregators import Aggregator, Rennala
-from sb3_nigt.algorithms.base import AsyncPolicyGradient, refuse_arguments
+from sb3_nigt.algorithms.base import AsyncPolicyGradient
+from sb3_nigt.algorithms.checks import refuse_arguments
 from sb3_nigt.schedules import Immediate, Schedule
 
 

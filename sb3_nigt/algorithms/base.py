@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -23,6 +21,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_nigt.actors import make_head
 from sb3_nigt.aggregators import Aggregator
 from sb3_nigt.algorithms.buffer import TrajectoryBuffer
+from sb3_nigt.algorithms.checks import check_arguments, check_env, check_learning_rate
 from sb3_nigt.algorithms.reporting import RoundLogger
 from sb3_nigt.algorithms.round import MAX_REJECTED_IN_A_ROW, BetweenRounds, LengthEstimate, run_round
 from sb3_nigt.errors import LostWorkerError
@@ -30,18 +29,14 @@ from sb3_nigt.messages import Arrival, RoundReport, SamplingPoint
 from sb3_nigt.optimizers.nigt import NIGT
 from sb3_nigt.parameters import PolicySpec, flatten, has_batch_norm
 from sb3_nigt.policies import ActorCnnPolicy, ActorPolicy, MultiInputActorPolicy
-from sb3_nigt.schedules import FirstFinished, Pipelined, Planned, Schedule
+from sb3_nigt.schedules import SCHEDULES, FirstFinished, Schedule
 from sb3_nigt.ticks import Tick, TickAssembler
 from sb3_nigt.trajectory import Trajectory, map_observation
-from sb3_nigt.validation import check_integer, check_interval
 from sb3_nigt.vec_env.base import RolloutSpec, TrajectoryWorkers, WorkerVecEnv
 from sb3_nigt.vec_env.lockstep import LockstepWorkers
 from sb3_nigt.vec_env.wrappers import WrapperStack
 
 SelfAsyncPolicyGradient = TypeVar("SelfAsyncPolicyGradient", bound="AsyncPolicyGradient")
-
-OBSERVATION_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary, spaces.Dict)
-SCHEDULES: dict[str, type[Schedule]] = {"planned": Planned, "pipelined": Pipelined, "first_finished": FirstFinished}
 
 
 class AsyncPolicyGradient(OnPolicyAlgorithm):
@@ -148,20 +143,7 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
     # Setup
 
     def _check_arguments(self) -> None:
-        _check_learning_rate(self.learning_rate(1.0) if callable(self.learning_rate) else self.learning_rate)
-        check_interval("eta", self.eta(1.0) if callable(self.eta) else self.eta, 0.0, 1.0, open_low=True)
-        check_integer("n_trajectories", self.n_trajectories, 1)
-        if self.n_initial_trajectories is not None:
-            check_integer("n_initial_trajectories", self.n_initial_trajectories, 1)
-        check_integer("n_steps", self.n_steps, 1)
-        check_interval("gamma", self.gamma, 0.0, 1.0)
-        if not isinstance(self.schedule, str) or self.schedule not in SCHEDULES:
-            raise ValueError(f"schedule={self.schedule!r} is not allowed: give one of {', '.join(map(repr, SCHEDULES))}.")
-        if self.use_sde:
-            raise ValueError(
-                "use_sde=True is not allowed: gSDE keeps one noise matrix for many steps, which the estimator's score does "
-                "not cover. Leave use_sde=False: the policy's standard deviation depends on the state already."
-            )
+        check_arguments(self)
 
     def _setup_model(self) -> None:
         self._check_arguments()
@@ -181,7 +163,7 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
         self._has_batch_norm = has_batch_norm(self.policy)
         make_head(self.policy)  # refuses distributions without a score
         if self.env is not None:
-            self._check_env(self.env)
+            check_env(self, self.env)
 
     def set_random_seed(self, seed: int | None = None) -> None:
         """
@@ -203,35 +185,7 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
         super().set_env(env, force_reset)
         assert self.env is not None
         self._workers = None
-        self._check_env(self.env)
-
-    def _check_env(self, env: VecEnv) -> None:
-        """Refuse what cannot work before any job starts, and say when the objective depends on the speeds."""
-        if not isinstance(self.observation_space, OBSERVATION_SPACES):
-            raise ValueError(
-                f"env: the observation space {self.observation_space} is not supported: give one of "
-                f"{', '.join(space.__name__ for space in OBSERVATION_SPACES)}."
-            )
-        for kind, space in (("action", self.action_space), ("observation", self.observation_space)):
-            if not _starts_at_zero(space):
-                raise ValueError(
-                    f"env: the {kind} space {space} does not start at 0, which Stable-Baselines3 cannot handle: "
-                    f"shift it with a gymnasium.{kind.capitalize()}Wrapper."
-                )
-        if not isinstance(env.unwrapped, WorkerVecEnv):
-            return
-        WrapperStack(env)
-        if self._has_batch_norm:
-            raise ValueError(
-                f"policy={type(self.policy).__name__} has BatchNorm layers, whose statistics do not come back from workers: "
-                "use LayerNorm, or a DummyVecEnv."
-            )
-        if env.unwrapped.tasks_differ and not self.weighs_tasks_equally:
-            warnings.warn(
-                f"The workers hold different tasks, and {type(self).__name__} weighs each by the number of trajectories that "
-                "its workers deliver, so the objective depends on their speed or count. MaleniaNIGT weighs tasks equally.",
-                stacklevel=2,
-            )
+        check_env(self, self.env)
 
     def _excluded_save_params(self) -> list[str]:
         transient = [
@@ -302,7 +256,8 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
             assert self._last_episode_starts is not None
             workers.on_tick = partial(self._on_tick, callback)
             workers.resume(self._last_obs, self._last_episode_starts)
-        self.policy.set_training_mode(False)
+        if self.policy.training:
+            self.policy.set_training_mode(False)
         rollout_buffer.reset()
         workers.forget(self._n_updates)
         point = self._sampling_point()
@@ -319,7 +274,8 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
         self._mean_length = self._memory.lengths.mean
         self._take_round(report, accepted)
         per_step = getattr(workers, "time_per", "step") == "step"
-        self._round_logger.log(self.logger, report, first_finished=per_step and isinstance(self._schedule, FirstFinished))
+        first_finished = per_step and isinstance(self._schedule, FirstFinished)
+        self._round_logger.log(self.logger, report, first_finished=first_finished, restarts=workers.restarts)
         callback.on_rollout_end()
         return True
 
@@ -440,7 +396,7 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
         assert self._workers is not None
         assert self.last_round is not None
         alpha = self.lr_schedule(self._current_progress_remaining)
-        _check_learning_rate(alpha)
+        check_learning_rate(alpha)
         update_learning_rate(self.policy.optimizer, alpha)
         gradient = self._workers.gradient(self.rollout_buffer.arrivals, self.last_round.weights)  # type: ignore[attr-defined]
         gradient = gradient.to(self.device)
@@ -483,28 +439,3 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
             self.logger.record("train/eta", self._round_eta)
             self.logger.record("train/direction_norm", self.policy.optimizer.direction_norm())
             self.logger.record("train/extrapolation_norm", self._extrapolation_norm)
-
-
-def refuse_arguments(algorithm: str, given: dict[str, Any], *names: str) -> None:
-    """
-    Refuse arguments that other algorithms of the package have.
-
-    :param algorithm: name of the class
-    :param given: its further keyword arguments
-    :param names: what it does not have
-    :raises ValueError: for the first of them that was given
-    """
-    for name in names:
-        if name in given:
-            raise ValueError(f"{name}={given[name]!r} is not allowed: {algorithm} has no {name}, leave it out.")
-
-
-def _check_learning_rate(value: Any) -> None:
-    check_interval("learning_rate", value, 0.0, math.inf)
-
-
-def _starts_at_zero(space: spaces.Space[Any]) -> bool:
-    """Discrete values are used as indices."""
-    if isinstance(space, spaces.Dict):
-        return all(_starts_at_zero(subspace) for subspace in space.spaces.values())
-    return not np.any(getattr(space, "start", 0))

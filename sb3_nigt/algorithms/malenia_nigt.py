@@ -77,9 +77,7 @@ class MaleniaNIGT(AsyncPolicyGradient):
     def _make_aggregator(self, n_trajectories: int) -> Aggregator:
         task_ids = tuple(getattr(self._workers, "task_ids", range(self.n_envs)))
         self._drop_lost_tasks(task_ids)
-        left = [task_id for task_id in dict.fromkeys(task_ids) if task_id not in self._dropped]
-        numbers = {task_id: number for number, task_id in enumerate(left)}
-        return Malenia(n_trajectories, tuple(numbers.get(task_id, -1) for task_id in task_ids))
+        return Malenia.of(n_trajectories, task_ids, self._dropped)
 
     def _drop_lost_tasks(self, task_ids: tuple[Hashable, ...]) -> None:
         """Find out which tasks have nobody left; if none has anybody, keep all, so that the round fails."""

@@ -10,6 +10,7 @@ from stable_baselines3.common.logger import Logger
 
 from sb3_nigt.messages import RoundReport
 
+MAX_SHARES = 32  # workers whose shares are logged one by one
 TASK_NAME_LENGTH = 18  # the logger cuts keys at 36 characters and refuses two that become equal
 
 
@@ -39,13 +40,14 @@ class RoundLogger:
         self._names = {} if task_ids is None else task_names(task_ids)
         self._returns: dict[Hashable, deque[float]] = defaultdict(lambda: deque(maxlen=window_size))
 
-    def log(self, logger: Logger, report: RoundReport, *, first_finished: bool) -> None:
+    def log(self, logger: Logger, report: RoundReport, *, first_finished: bool, restarts: int | None) -> None:
         """
         Record one round.
 
         :param logger: the model's logger
         :param report: the round
         :param first_finished: the schedule over-samples what finishes early, so its bound is of interest
+        :param restarts: of worker processes so far; None if there are no processes
         """
         shares = report.counts / report.counts.sum()
         executed = report.used_steps + report.discarded_steps
@@ -54,7 +56,12 @@ class RoundLogger:
         logger.record("async/discarded_fraction", report.discarded_steps / max(1, executed))
         logger.record("async/share_min", float(shares.min()))
         logger.record("async/share_max", float(shares.max()))
+        if len(shares) <= MAX_SHARES:
+            for worker, share in enumerate(shares):
+                logger.record(f"async/share_{worker}", float(share), exclude="stdout")
         logger.record("async/rejected", len(report.rejected))
+        if restarts is not None:
+            logger.record("async/restarts", restarts)
         logger.record("async/staleness", float(np.mean([arrival.staleness for arrival in report.arrivals])))
         if first_finished:
             logger.record("async/bias_bound", bias_bound([a.n_steps for a in report.arrivals], len(report.counts)))

@@ -9,7 +9,8 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
 from sb3_nigt.aggregators import Aggregator, Synchronous
-from sb3_nigt.algorithms.base import AsyncPolicyGradient, refuse_arguments
+from sb3_nigt.algorithms.base import AsyncPolicyGradient
+from sb3_nigt.algorithms.checks import refuse_arguments
 
 
 class SyncPG(AsyncPolicyGradient):

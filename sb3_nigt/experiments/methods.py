@@ -11,8 +11,9 @@ from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_nigt.algorithms import AFedPG, MaleniaNIGT, RennalaNIGT, RennalaPG, SyncNIGT, SyncPG
-from sb3_nigt.algorithms.base import SCHEDULES, AsyncPolicyGradient
+from sb3_nigt.algorithms.base import AsyncPolicyGradient
 from sb3_nigt.experiments.setting import CountedVecEnv
+from sb3_nigt.schedules import SCHEDULES
 
 OURS: dict[str, type[AsyncPolicyGradient]] = {
     "rennala": RennalaNIGT,

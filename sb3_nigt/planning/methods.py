@@ -10,11 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from sb3_nigt.aggregators import Aggregator, Malenia, Rennala, Synchronous, predicted_counts
-from sb3_nigt.algorithms.base import SCHEDULES
 from sb3_nigt.messages import RoundReport
 from sb3_nigt.planning.closed_forms import afedpg_interval
 from sb3_nigt.planning.simulation import Workload, simulate
-from sb3_nigt.schedules import Immediate, Planned, Schedule
+from sb3_nigt.schedules import SCHEDULES, Immediate, Planned, Schedule
 from sb3_nigt.validation import check_integer, per_worker, time_values
 from sb3_nigt.vec_env.base import checked_task_ids
 

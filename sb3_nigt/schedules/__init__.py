@@ -6,4 +6,10 @@ from sb3_nigt.schedules.immediate import Immediate
 from sb3_nigt.schedules.pipelined import Pipelined
 from sb3_nigt.schedules.planned import Planned
 
-__all__ = ["FirstFinished", "Immediate", "Pipelined", "Planned", "Schedule", "Start"]
+SCHEDULES: dict[str, type[Schedule]] = {  # that a user may choose by name
+    "planned": Planned,
+    "pipelined": Pipelined,
+    "first_finished": FirstFinished,
+}
+
+__all__ = ["SCHEDULES", "FirstFinished", "Immediate", "Pipelined", "Planned", "Schedule", "Start"]

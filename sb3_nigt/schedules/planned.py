@@ -57,16 +57,24 @@ class Planned(Schedule):
         starts: list[Start] = []
         if tickets.left(pool) == 0:
             return starts
-        idle = sorted((float(durations[w]), w) for w in tickets.pools[pool].workers if w not in self._running)
+        workers = tickets.pools[pool].workers
+        quickest = float(durations[list(workers)].min())
+        idle = sorted((float(durations[w]), w) for w in workers if w not in self._running)
         for duration, worker in idle:
             if tickets.left(pool) == 0:
                 break
-            without = self._finish_without(worker, tickets, pool, now, durations)
-            if now + duration > without + SLACK * abs(without):
+            # each of the others does so many at least, so this needs no closer look
+            rounds_of_others = -(-self._n_to_do(tickets, pool) // max(1, len(workers) - 1))
+            if duration > quickest * rounds_of_others and not self._in_time(worker, tickets, pool, now, durations):
                 break  # whoever is slower is refused as well: the others could use this worker too
             ticket = self._running[worker] = tickets.take(pool, now)
             starts.append(Start(worker, tickets.key(ticket)))
         return starts
+
+    def _in_time(self, worker: int, tickets: RoundTickets, pool: int, now: float, durations: FloatArray) -> bool:
+        """Whether an idle worker is predicted to finish a trajectory before the others could do without it."""
+        without = self._finish_without(worker, tickets, pool, now, durations)
+        return now + float(durations[worker]) <= without + SLACK * abs(without)
 
     def _n_to_do(self, tickets: RoundTickets, pool: int) -> int:
         """Trajectories that the workers of a pool have to begin until all its tickets are given out."""

@@ -101,6 +101,11 @@ class TrajectoryWorkers(RoundWorkers):
 
     rollout_spec: RolloutSpec | None = None  # of the last prepare
 
+    @property
+    def restarts(self) -> int | None:
+        """Restarts of workers so far; None where a worker cannot fail on its own."""
+        return None
+
     @abstractmethod
     def prepare(self, spec: RolloutSpec) -> None:
         """

@@ -47,6 +47,7 @@ class WorkerFailures:
     def _prepare_failures(self) -> None:
         self._job_failures: Counter[TrajectoryKey] = Counter()
         self._ever_ready = self._ever_arrived = False
+        self._down: set[int] = set()  # workers without a process
 
     # Noticing
 
@@ -79,6 +80,7 @@ class WorkerFailures:
         lost = restart_at is None
         slot.state = State.LOST if lost else State.WAITING
         slot.restart_at = np.inf if restart_at is None else restart_at
+        self._down.add(index)
         if busy and not self._ever_arrived and all(other.history.failures for other in self._slots):
             message = f"every worker has failed before the first trajectory, this one: {reason}"
             raise WorkerError(message, index, self.task_ids[index])
@@ -103,20 +105,22 @@ class WorkerFailures:
         self._arrived.append((arrival, empty))
 
     def _restart_due(self, now: float) -> None:
-        for index, slot in enumerate(self._slots):
-            if slot.state == State.WAITING and now >= slot.restart_at:
+        for index in sorted(self._down):
+            slot = self._slots[index]
+            if now >= slot.restart_at:  # never, for those that are lost
+                self._down.remove(index)
                 slot.remote, slot.state, slot.job_number = self._start(index), State.STARTING, 0
                 self._note_progress(slot)
 
     def _time_until_restart(self) -> npt.NDArray[np.float64]:
         """Seconds for which each worker will do nothing; infinite if it is lost."""
-        down = (State.WAITING, State.LOST)
         now = time.monotonic()
-        return np.array([max(0.0, slot.restart_at - now) if slot.state in down else 0.0 for slot in self._slots])
+        down = [index in self._down for index in range(len(self._slots))]
+        return np.array([max(0.0, slot.restart_at - now) if d else 0.0 for d, slot in zip(down, self._slots, strict=True)])
 
     def lost(self) -> frozenset[int]:
         """See ``TrajectoryWorkers``."""
-        return frozenset(index for index, slot in enumerate(self._slots) if slot.state == State.LOST)
+        return frozenset(index for index in self._down if self._slots[index].state == State.LOST)
 
 
 def _ordinal(n: int) -> str:

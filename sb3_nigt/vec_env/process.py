@@ -131,6 +131,11 @@ class ProcessVecEnv(WorkerFailures, SynchronousProcesses, WorkerVecEnv):
         """Process ids of the workers, of the last process where one has died."""
         return [slot.remote.process.pid for slot in self._slots]
 
+    @property
+    def restarts(self) -> int:
+        """See ``TrajectoryWorkers``."""
+        return sum(slot.restarts for slot in self._slots)
+
     # Speeds
 
     @property
@@ -156,7 +161,7 @@ class ProcessVecEnv(WorkerFailures, SynchronousProcesses, WorkerVecEnv):
             scale = np.median(times[known] / self._guessed_times[known]) if known.any() else 1.0
             times = np.where(known, times, scale * self._guessed_times)
         durations = times * n_steps
-        return durations if all(slot.remote_is_up for slot in self._slots) else durations + self._time_until_restart()
+        return durations + self._time_until_restart() if self._down else durations
 
     def aggregate_messages(self, workers: Sequence[int]) -> None:
         """Real messages take their time by themselves."""

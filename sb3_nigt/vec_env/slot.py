@@ -50,11 +50,6 @@ class Slot:
     transforms: tuple[Any, Any] = (None, None)  # that the process has
 
     @property
-    def remote_is_up(self) -> bool:
-        """Whether there is a process."""
-        return self.state not in (State.WAITING, State.LOST)
-
-    @property
     def owes_an_answer(self) -> bool:
         """Whether the parent waits for a message."""
         return self.state.owes_an_answer or self.remote.owes_gradient

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from sb3_nigt.experiments.arguments import environment, positive_integer
 from sb3_nigt.experiments.benchmark import processes, simulated, startup, stragglers
 from sb3_nigt.experiments.benchmark.table import HEADER, Row
+from sb3_nigt.schedules import SCHEDULES
 
 PARTS = ("simulated", "startup", "stragglers", "processes")
 
@@ -21,13 +22,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to measure; everything by default")
     parser.add_argument("--env", type=environment, nargs="+", default=["Humanoid-v5", "Hopper-v5"])
     parser.add_argument("--n-workers", type=positive_integer, default=10)
-    parser.add_argument("--n-trajectories", nargs="+", type=positive_integer, default=[20, 50], help="M on processes")
-    parser.add_argument("--schedule", default="pipelined", help="of RennalaNIGT on processes")
-    parser.add_argument("--timesteps", type=positive_integer, default=20_000, help="steps of a simulated measurement")
+    parser.add_argument(
+        "--n-trajectories", nargs="+", type=positive_integer, default=[20, 50], help="M of the rounds on processes"
+    )
+    parser.add_argument("--schedule", choices=list(SCHEDULES), default="pipelined", help="of RennalaNIGT on processes")
+    parser.add_argument("--timesteps", type=positive_integer, default=20_000, help="of each simulated measurement")
     parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement on processes")
-    parser.add_argument("--rounds", type=positive_integer, default=20, help="rounds with and without a straggler")
-    parser.add_argument("--start", nargs="+", default=["CartPole-v1:100", "Humanoid-v5:10"], help="environment:processes")
+    parser.add_argument("--rounds", type=positive_integer, default=20, help="with and without a straggler")
+    parser.add_argument(
+        "--start", nargs="+", type=_start, default=[("CartPole-v1", 100), ("Humanoid-v5", 10)], help="environment:processes"
+    )
     parser.add_argument("--repeats", type=positive_integer, default=5)
+
+
+def _start(text: str) -> tuple[str, int]:
+    env_id, _, number = text.rpartition(":")
+    return environment(env_id), positive_integer(number)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -47,9 +57,8 @@ def _measure(args: argparse.Namespace) -> Iterator[Row]:
         for env_id in args.env:
             yield simulated.measure(env_id, args.n_workers, args.timesteps, args.repeats)
     if "startup" in args.parts:
-        for what in args.start:
-            env_id, n_workers = what.split(":")
-            yield from startup.measure(env_id, int(n_workers))
+        for env_id, n_workers in args.start:
+            yield from startup.measure(env_id, n_workers)
     if "stragglers" in args.parts:
         yield from stragglers.measure(args.n_workers, args.rounds)
     if "processes" in args.parts:

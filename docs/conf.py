@@ -1,0 +1,15 @@
+"""Sphinx configuration: ``sphinx-build -W -b html docs docs/_build``."""
+
+from sb3_nigt import __version__
+
+project = "sb3_nigt"
+author = "The sb3_nigt developers"
+version = release = __version__
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinx.ext.viewcode"]
+myst_heading_anchors = 4  # pages link to headings of other pages
+exclude_patterns = ["_build"]
+html_theme = "furo"
+autodoc_member_order = "bysource"
+autodoc_typehints = "none"  # the signature has them
+nitpicky = False  # types of Stable-Baselines3 and torch are not ours to resolve

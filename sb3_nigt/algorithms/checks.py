@@ -1,0 +1,110 @@
+"""What an algorithm refuses, before any worker has a job."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_nigt.schedules import SCHEDULES
+from sb3_nigt.validation import check_integer, check_interval
+from sb3_nigt.vec_env.base import WorkerVecEnv
+from sb3_nigt.vec_env.wrappers import WrapperStack
+
+if TYPE_CHECKING:
+    from sb3_nigt.algorithms.base import AsyncPolicyGradient
+
+OBSERVATION_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary, spaces.Dict)
+
+
+def check_arguments(model: AsyncPolicyGradient) -> None:
+    """
+    Refuse numbers and names that no run could use.
+
+    :param model: with its arguments as attributes
+    :raises ValueError: naming the argument, its value and what is allowed
+    """
+    check_learning_rate(model.learning_rate(1.0) if callable(model.learning_rate) else model.learning_rate)
+    check_interval("eta", model.eta(1.0) if callable(model.eta) else model.eta, 0.0, 1.0, open_low=True)
+    check_integer("n_trajectories", model.n_trajectories, 1)
+    if model.n_initial_trajectories is not None:
+        check_integer("n_initial_trajectories", model.n_initial_trajectories, 1)
+    check_integer("n_steps", model.n_steps, 1)
+    check_interval("gamma", model.gamma, 0.0, 1.0)
+    if not isinstance(model.schedule, str) or model.schedule not in SCHEDULES:
+        raise ValueError(f"schedule={model.schedule!r} is not allowed: give one of {', '.join(map(repr, SCHEDULES))}.")
+    if model.use_sde:
+        raise ValueError(
+            "use_sde=True is not allowed: gSDE keeps one noise matrix for many steps, which the estimator's score does "
+            "not cover. Leave use_sde=False: the policy's standard deviation depends on the state already."
+        )
+
+
+def check_env(model: AsyncPolicyGradient, env: VecEnv) -> None:
+    """
+    Refuse what cannot work before any job starts, and say when the objective depends on the speeds.
+
+    :param model: with its spaces and its policy
+    :param env: that it shall train on
+    :raises ValueError: for spaces, policies and wrappers that workers cannot have
+    """
+    if not isinstance(model.observation_space, OBSERVATION_SPACES):
+        raise ValueError(
+            f"env: the observation space {model.observation_space} is not supported: give one of "
+            f"{', '.join(space.__name__ for space in OBSERVATION_SPACES)}."
+        )
+    for kind, space in (("action", model.action_space), ("observation", model.observation_space)):
+        if not _starts_at_zero(space):
+            raise ValueError(
+                f"env: the {kind} space {space} does not start at 0, which Stable-Baselines3 cannot handle: "
+                f"shift it with a gymnasium.{kind.capitalize()}Wrapper."
+            )
+    if not isinstance(env.unwrapped, WorkerVecEnv):
+        return
+    WrapperStack(env)
+    if model._has_batch_norm:
+        raise ValueError(
+            f"policy={type(model.policy).__name__} has BatchNorm layers, whose statistics do not come back from workers: "
+            "use LayerNorm, or a DummyVecEnv."
+        )
+    if env.unwrapped.tasks_differ and not model.weighs_tasks_equally:
+        warnings.warn(
+            f"The workers hold different tasks, and {type(model).__name__} weighs each by the number of trajectories that "
+            "its workers deliver, so the objective depends on their speed or count. MaleniaNIGT weighs tasks equally.",
+            stacklevel=2,
+        )
+
+
+def refuse_arguments(algorithm: str, given: dict[str, Any], *names: str) -> None:
+    """
+    Refuse arguments that other algorithms of the package have.
+
+    :param algorithm: name of the class
+    :param given: its further keyword arguments
+    :param names: what it does not have
+    :raises ValueError: for the first of them that was given
+    """
+    for name in names:
+        if name in given:
+            raise ValueError(f"{name}={given[name]!r} is not allowed: {algorithm} has no {name}, leave it out.")
+
+
+def check_learning_rate(value: Any) -> None:
+    """
+    Refuse a step length that is none.
+
+    :param value: α
+    :raises ValueError: if it is negative or no finite number
+    """
+    check_interval("learning_rate", value, 0.0, math.inf)
+
+
+def _starts_at_zero(space: spaces.Space[Any]) -> bool:
+    """Discrete values are used as indices."""
+    if isinstance(space, spaces.Dict):
+        return all(_starts_at_zero(subspace) for subspace in space.spaces.values())
+    return not np.any(getattr(space, "start", 0))
