@@ -30,7 +30,7 @@ th.set_num_threads(1)
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "sb3_nigt"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"^```([\w{}-]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 FILE = re.compile(r"`([\w./-]+/[\w.-]+\.(?:py|md|png|txt))`")
 RECORD = re.compile(r"logger\.record\(\s*f?\"([^\"]+)\"")
@@ -99,7 +99,7 @@ def test_examples_are_closed_and_marked(page):
     """An unclosed or unmarked fence would hide an example from these tests."""
     text = page.read_text(encoding="utf-8")
     assert text.count("```") == 2 * len(FENCE.findall(text))
-    assert {language for language, _ in FENCE.findall(text)} <= {"python", "bash", "bibtex", "text"}
+    assert {language for language, _ in FENCE.findall(text)} <= {"python", "bash", "bibtex", "text", "{toctree}", "{eval-rst}"}
 
 
 def documented_keys():
