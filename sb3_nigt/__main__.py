@@ -8,11 +8,19 @@ import sys
 from types import ModuleType
 from typing import NoReturn
 
-from sb3_nigt.experiments import benchmark, plan, timeline
+from sb3_nigt.experiments import benchmark, compare, plan, reproduce, timeline, tune
 from sb3_nigt.experiments.arguments import UsageError
+from sb3_nigt.experiments.campaign import FailedRunsError
 
 # A command is a module: its docstring is the help, add_arguments(parser) and run(args) do the rest.
-COMMANDS: dict[str, ModuleType] = {"benchmark": benchmark, "plan": plan, "timeline": timeline}
+COMMANDS: dict[str, ModuleType] = {
+    "benchmark": benchmark,
+    "compare": compare,
+    "plan": plan,
+    "reproduce": reproduce,
+    "timeline": timeline,
+    "tune": tune,
+}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -39,6 +47,10 @@ def main(argv: list[str] | None = None) -> None:
         args.run(args)
     except UsageError as error:
         args.parser.error(str(error))
+    except FailedRunsError as error:
+        parser.exit(1, f"{error}\n")
+    except KeyboardInterrupt:
+        parser.exit(130, "\nInterrupted; compare, tune and reproduce go on with the same command.\n")
     except BrokenPipeError:  # whoever reads the output, head for example, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its end
 

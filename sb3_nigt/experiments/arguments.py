@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -60,6 +61,21 @@ def positive_integer(text: str) -> int:
     return int(text)
 
 
+def positive_number(text: str) -> float:
+    """
+    Convert an argument that measures something.
+
+    :param text: what the user typed
+    """
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0.0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not allowed: give a number greater than 0, for example 0.1")
+    return number
+
+
 def environment(text: str) -> str:
     """
     Check the id of an environment.
@@ -102,4 +118,16 @@ def picture(text: str) -> Path:
         raise argparse.ArgumentTypeError(f"{text!r} is not allowed: give a name that ends in {', '.join(PICTURES)}")
     if not path.parent.is_dir():
         raise argparse.ArgumentTypeError(f"{text!r} is not allowed: there is no directory {str(path.parent)!r}, make it first")
+    return path
+
+
+def directory(text: str) -> Path:
+    """
+    Check the name of a directory that is made if it does not exist.
+
+    :param text: what the user typed
+    """
+    path = Path(text)
+    if any(part.exists() and not part.is_dir() for part in (path, *path.parents)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not allowed: it is a file, give the name of a directory")
     return path

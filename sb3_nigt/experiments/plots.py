@@ -57,3 +57,30 @@ def draw_timeline(ax: Any, reports: Sequence[RoundReport]) -> None:
     ax.ticklabel_format(axis="x", useOffset=False)
     ax.set_xlabel("seconds on the workers' clock")
     ax.set_ylabel("worker")
+
+
+def method_style(number: int) -> dict[str, Any]:
+    """
+    Style of a line; beyond the sixth the styles come again with a marker.
+
+    :param number: of the line, from 0
+    """
+    marker = {} if number < len(LINE_STYLES) else {"marker": "o", "markevery": 20, "markersize": 4}
+    return {"linewidth": 1.8, **LINE_STYLES[number % len(LINE_STYLES)], **marker}
+
+
+def draw_band(ax: Any, x: Any, middle: Any, low: Any, high: Any, number: int, label: str) -> None:
+    """
+    Draw a line with the interval around it.
+
+    :param ax: matplotlib axes
+    :param x: where
+    :param middle: the line
+    :param low: lower end of the interval
+    :param high: upper end of the interval
+    :param number: of the line, from 0
+    :param label: for the legend
+    """
+    style = method_style(number)
+    ax.plot(x, middle, label=label, **style)
+    ax.fill_between(x, low, high, color=style["color"], alpha=0.15, linewidth=0)

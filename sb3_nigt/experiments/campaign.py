@@ -1,0 +1,125 @@
+"""Many runs, several at a time. What is finished stays finished, whatever ends the program."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing as mp
+import os
+import signal
+import threading
+import warnings
+from collections.abc import Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+import gymnasium as gym
+import torch as th
+from tqdm import tqdm
+
+from sb3_nigt.experiments.arguments import UsageError
+from sb3_nigt.experiments.setting import Run
+from sb3_nigt.experiments.training import execute, files_of
+
+ATTEMPTS = 3  # at runs whose process was killed; an error in Python would come again
+POLL_SECONDS = 1.0
+OUT_OF_DATE = ".*The environment .* is out of date"  # gymnasium's warning; an experiment of v4 is repeated on v4
+
+
+class FailedRunsError(Exception):
+    """Runs that ended with an error; the others are finished."""
+
+
+def execute_all(runs: Sequence[Run], directory: Path, processes: int) -> None:
+    """
+    Execute all runs that are not finished yet.
+
+    :param runs: with different names
+    :param directory: takes the files; made if it does not exist
+    :param processes: runs at a time
+    :raises UsageError: if the directory has a run of the same name that is another one
+    :raises FailedRunsError: if some have failed, after all others are finished
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    errors: dict[str, str] = {}
+    waiting = [run for run in runs if not is_finished(run, directory)]
+    with tqdm(total=len(runs), unit="run", bar_format="{l_bar}{bar}| {n:.1f}/{total} runs [{elapsed}<{remaining}]") as bar:
+        for _ in range(ATTEMPTS):
+            if waiting:
+                _attempt(waiting, directory, processes, errors, bar, len(runs) - len(waiting))
+            waiting = [run for run in waiting if run.name not in errors and not is_finished(run, directory)]
+    errors.update({run.name: "its process was killed, perhaps for want of memory" for run in waiting})
+    if errors:
+        lines = "\n".join(f"  {name}: {error}" for name, error in sorted(errors.items()))
+        raise FailedRunsError(f"{len(errors)} of {len(runs)} runs failed; the same command tries them again:\n{lines}")
+
+
+def is_finished(run: Run, directory: Path) -> bool:
+    """
+    Tell whether a run has its files.
+
+    :param run: the run
+    :param directory: where to look
+    :raises UsageError: if the files are those of another run
+    """
+    curve, configuration = files_of(run, directory)
+    if not (curve.exists() and configuration.exists()):
+        return False
+    found, wanted = json.loads(configuration.read_text(encoding="utf-8"))["run"], run.as_json()
+    differing = [name for name in wanted if found.get(name) != wanted[name]]
+    if differing:
+        raise UsageError(f"{configuration} is of a run with another {differing[0]}: give another directory, or remove it")
+    return True
+
+
+def _attempt(
+    waiting: Sequence[Run], directory: Path, processes: int, errors: dict[str, str], bar: tqdm[None], n_finished: int
+) -> None:
+    """Execute until all are done, or a process is killed, which takes those that run beside it along."""
+    started_before = set(mp.active_children())
+    pool = ProcessPoolExecutor(min(processes, len(waiting)), mp_context=mp.get_context("spawn"), initializer=_prepare_process)
+    try:
+        futures = {pool.submit(execute, run, directory): run for run in waiting}
+        unfinished: set[Future[None]] = set(futures)
+        while unfinished:
+            done, unfinished = wait(unfinished, timeout=POLL_SECONDS)
+            for future in done:
+                error = future.exception()
+                if error is not None and not isinstance(error, BrokenProcessPool):
+                    errors[futures[future].name] = f"{type(error).__name__}: {error}"
+            bar.n = n_finished + sum(_share_done(futures[future], directory, future.running()) for future in futures)
+            bar.refresh()
+    finally:  # Ctrl-C included: what is unfinished begins again with the next command
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in set(mp.active_children()) - started_before:
+            process.terminate()
+            process.join()
+
+
+def _share_done(run: Run, directory: Path, running: bool) -> float:
+    """Read how far a run is from the last line of its curve."""
+    curve, configuration = files_of(run, directory)
+    if configuration.exists():
+        return 1.0
+    lines = curve.read_text(encoding="utf-8").splitlines() if running and curve.exists() else []
+    if len(lines) < 2:
+        return 0.0
+    values = dict(zip(lines[0].split(","), lines[-1].split(","), strict=False))
+    return min(1.0, run.budget.spent(int(values["timesteps"]), float(values["seconds"])))
+
+
+def _prepare_process() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    th.set_num_threads(1)
+    gym.logger.min_level = gym.logger.ERROR
+    warnings.filterwarnings("ignore", message=OUT_OF_DATE)
+    warnings.filterwarnings("ignore", message="The workers hold different tasks")  # that is the experiment
+
+
+def _end_with_parent() -> None:
+    """A run that outlives its killed parent would write into the files of the command that goes on."""
+    parent = mp.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

@@ -1,0 +1,192 @@
+"""Train methods on the same workers and compare their returns: a table, and pictures over time, timesteps and messages."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from sb3_nigt.envs.tasks import FAMILIES
+from sb3_nigt.experiments import statistics
+from sb3_nigt.experiments.arguments import UsageError, directory, environment, parse_times, positive_integer, positive_number
+from sb3_nigt.experiments.campaign import execute_all
+from sb3_nigt.experiments.methods import check_method
+from sb3_nigt.experiments.plots import draw_band
+from sb3_nigt.experiments.results import AXES, Curves, default_threshold, grid_of, load_curves, on_grid, table
+from sb3_nigt.experiments.setting import Budget, Run, Setting
+from sb3_nigt.experiments.tuned import Tuned, arguments_of, tuned_file
+
+AXIS_LABELS = {
+    "seconds": "seconds on the workers' clock",
+    "timesteps": "environment steps",
+    "messages": "messages to the learner",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """
+    Describe the command line.
+
+    :param parser: of the subcommand
+    """
+    add_setting(parser)
+    parser.add_argument(
+        "--algos",
+        metavar="NAMES",
+        type=methods,
+        default=methods("rennala,afedpg,sync,ppo"),
+        help="methods with commas between them, such as rennala,rennala:first_finished,malenia,sync,afedpg,ppo,a2c,trpo,ars",
+    )
+    parser.add_argument("--seeds", metavar="N", type=positive_integer, default=5, help="runs of each method")
+    parser.add_argument("--target-return", metavar="R", type=float, help="return whose time is in the table")
+    parser.add_argument("--tuned", metavar="FILE", type=tuned_file, default=[], help="arguments that sb3-nigt tune has found")
+    add_execution(parser, "compare")
+
+
+def add_setting(parser: argparse.ArgumentParser) -> None:
+    """
+    Describe environment, workers and length of the runs.
+
+    :param parser: of a subcommand
+    """
+    parser.add_argument("--env", type=environment, required=True)
+    parser.add_argument("--n-workers", metavar="N", type=positive_integer, help="for words and single numbers")
+    parser.add_argument(
+        "--step-times", metavar="TIMES", default="equal", help="1,1.4,2 or equal, sqrt, linear; equal by default"
+    )
+    parser.add_argument("--message-times", metavar="TIMES", default="0", help="seconds per message; 0 by default")
+    parser.add_argument("--time-per", choices=("step", "trajectory"), default="step", help="what --step-times measures")
+    parser.add_argument("--tasks", choices=FAMILIES, help="the workers hold different tasks, see the guide")
+    length = parser.add_mutually_exclusive_group(required=True)
+    length.add_argument("--timesteps", metavar="N", type=positive_integer, help="length of a run in environment steps")
+    length.add_argument("--seconds", metavar="S", type=positive_number, help="length of a run on the workers' clock")
+
+
+def add_execution(parser: argparse.ArgumentParser, output: str) -> None:
+    """
+    Describe how the runs are executed.
+
+    :param parser: of a subcommand
+    :param output: where the files go by default
+    """
+    parser.add_argument("--points", metavar="N", type=positive_integer, default=30, help="evaluations of a run, about; 30")
+    parser.add_argument("--episodes", metavar="N", type=positive_integer, default=10, help="of an evaluation; 10 by default")
+    parser.add_argument("--processes", metavar="N", type=positive_integer, default=os.cpu_count(), help="runs at a time")
+    parser.add_argument("--output", metavar="DIR", type=directory, default=Path(output), help=f"{output} by default")
+
+
+def methods(text: str) -> list[str]:
+    """
+    Read names of methods.
+
+    :param text: what the user typed
+    """
+    try:
+        return list(dict.fromkeys(check_method(name) for name in text.split(",")))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def setting_of(args: argparse.Namespace) -> Setting:
+    """
+    Return environment and workers.
+
+    :param args: parsed command line
+    """
+    step_times = tuple(parse_times(args.step_times, args.n_workers).tolist())
+    message_times = parse_times(args.message_times, len(step_times), name="--message-times", positive=False)
+    setting = Setting(args.env, step_times, tuple(message_times.tolist()), args.time_per, args.tasks)
+    try:
+        setting.env_arguments()
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    return setting
+
+
+def run(args: argparse.Namespace) -> None:
+    """
+    Train, print, draw.
+
+    :param args: parsed command line
+    """
+    setting, budget = setting_of(args), Budget(args.timesteps, args.seconds, args.points, args.episodes)
+    runs = seeded_runs(args.algos, args.seeds, setting, budget, args.tuned)
+    compare(runs, args.output, args.processes, args.target_return)
+
+
+def seeded_runs(names: Sequence[str], n_seeds: int, setting: Setting, budget: Budget, tuned: Sequence[Tuned]) -> list[Run]:
+    """
+    List the runs of a comparison, seed by seed, so that early on there is something of every method.
+
+    :param names: of the methods
+    :param n_seeds: runs of each
+    :param setting: environment and workers
+    :param budget: of each run
+    :param tuned: their arguments; empty: the defaults
+    """
+    arguments = {name: arguments_of(name, setting, tuned) for name in names}
+    return [Run(name, seed, setting, budget, arguments[name]) for seed in range(n_seeds) for name in names]
+
+
+def compare(runs: Sequence[Run], output: Path, processes: int, threshold: float | None = None) -> None:
+    """
+    Execute what is not finished, and write the table and the pictures.
+
+    :param runs: of one setting
+    :param output: takes all files
+    :param processes: runs at a time
+    :param threshold: return whose time is in the table; None: three quarters of what the best method has gained
+    """
+    execute_all(runs, output, processes)
+    curves = load_curves(runs, output)
+    text = table(curves, default_threshold(curves) if threshold is None else threshold)
+    (output / "table.txt").write_text(text + "\n", encoding="utf-8")
+    draw(curves, title(runs[0].setting), output / "curves.png")
+    print(f"{text}\n\n{output}: table.txt, curves.png, and two files for each of {len(runs)} runs")
+
+
+def title(setting: Setting) -> str:
+    """
+    Describe a setting in a line.
+
+    :param setting: of the picture
+    """
+    h, kappa = setting.step_times, setting.message_times
+    tasks = f", {setting.tasks} tasks" if setting.tasks else ""
+    return (
+        f"{setting.env}{tasks}, {setting.n_workers} workers, {min(h):.3g} to {max(h):.3g} s a {setting.time_per},"
+        f" {min(kappa):.3g} to {max(kappa):.3g} s a message"
+    )
+
+
+def draw(curves: Curves, heading: str, path: Path) -> None:
+    """
+    Write the picture: returns over time, timesteps and messages; median and interquartile mean.
+
+    :param curves: of all methods
+    :param heading: above the picture
+    :param path: of the picture
+    """
+    figure = Figure(figsize=(15, 8.5), layout="constrained")
+    axes = figure.subplots(2, len(AXES), sharey=True, sharex="col")
+    for column, axis in zip(axes.T, AXES, strict=True):
+        grid = grid_of(curves, axis)
+        for number, (name, method) in enumerate(curves.items()):
+            x, returns = on_grid(method, axis, grid)
+            low, median, high = statistics.quantile_band(returns)
+            draw_band(column[0], x, median, low, high, number, name)
+            low, high = statistics.bootstrap_interval(returns, statistics.interquartile_mean)
+            draw_band(column[1], x, statistics.interquartile_mean(returns), low, high, number, name)
+        column[1].set_xlabel(AXIS_LABELS[axis])
+        if axis == "messages":
+            column[1].set_xscale("symlog", linthresh=10.0)  # with a 0, where all begin
+        for ax in column:
+            ax.grid(alpha=0.3)
+    axes[0, 0].set_ylabel("return: median, 20 to 80 % of runs")
+    axes[1, 0].set_ylabel("return: interquartile mean, 95 % interval")
+    axes[0, 0].legend()
+    figure.suptitle(heading)
+    figure.savefig(path, dpi=100)

@@ -1,0 +1,45 @@
+"""Repeat an experiment of the paper: its workers, its methods, its picture."""
+
+from __future__ import annotations
+
+import argparse
+import warnings
+
+from sb3_nigt.experiments.arguments import positive_integer, positive_number
+from sb3_nigt.experiments.campaign import OUT_OF_DATE
+from sb3_nigt.experiments.compare import add_execution, compare, seeded_runs
+from sb3_nigt.experiments.figures import FIGURES
+from sb3_nigt.experiments.setting import Budget
+from sb3_nigt.experiments.tuned import tuned_file
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """
+    Describe the command line.
+
+    :param parser: of the subcommand
+    """
+    parser.add_argument("figure", metavar="FIGURE", choices=FIGURES, help=", ".join(FIGURES))
+    parser.add_argument(
+        "--scale", metavar="S", type=positive_number, default=1.0, help="length of the runs, 1 is the full one"
+    )
+    parser.add_argument("--seeds", metavar="N", type=positive_integer, default=5, help="runs of each method")
+    parser.add_argument("--time-per", choices=("step", "trajectory"), default="step", help="how h_i is read; step by default")
+    parser.add_argument("--tuned", metavar="FILE", type=tuned_file, default=[], help="arguments that sb3-nigt tune has found")
+    add_execution(parser, "reproduce")
+
+
+def run(args: argparse.Namespace) -> None:
+    """
+    Train, print, draw.
+
+    :param args: parsed command line
+    """
+    experiment = FIGURES[args.figure]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=OUT_OF_DATE)
+        setting = experiment.setting(args.time_per)
+        seconds = args.scale * experiment.timesteps / setting.timesteps_a_second()
+    budget = Budget(seconds=seconds, points=args.points, episodes=args.episodes)
+    runs = seeded_runs(experiment.methods, args.seeds, setting, budget, args.tuned)
+    compare(runs, args.output / f"{args.figure}-per-{args.time_per}", args.processes)

@@ -1,0 +1,157 @@
+"""From the files of finished runs to a table and to bands over seeds."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from sb3_nigt.experiments import statistics
+from sb3_nigt.experiments.setting import Run
+from sb3_nigt.experiments.statistics import FloatArray
+from sb3_nigt.experiments.training import files_of
+
+AXES = ("seconds", "timesteps", "messages")
+GRID_POINTS = 200
+THRESHOLD_SHARE = 0.75  # of the way from the return at the start to that of the best method at the end
+
+
+@dataclass(frozen=True)
+class Curve:
+    """
+    One run.
+
+    :param columns: of its file, by name
+    """
+
+    columns: dict[str, FloatArray]
+
+    @classmethod
+    def load(cls, path: Path) -> Curve:
+        """
+        Read a file.
+
+        :param path: as ``CurveWriter`` has written it
+        """
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        return cls({name: np.array([float(row[name]) for row in rows]) for name in rows[0] if name != "method"})
+
+    def __getitem__(self, column: str) -> FloatArray:
+        return self.columns[column]
+
+    @property
+    def final_return(self) -> float:
+        """Mean over the last tenth of the evaluations."""
+        return statistics.last_tenth(self["return"])
+
+    def time_to(self, threshold: float) -> float:
+        """
+        Seconds on the workers' clock until the return was reached; infinite if it never was.
+
+        :param threshold: the return
+        """
+        return statistics.time_to_threshold(self["seconds"], self["return"], threshold)
+
+
+Curves = dict[str, list[Curve]]  # of each method, one a seed
+
+
+def load_curves(runs: Sequence[Run], directory: Path) -> Curves:
+    """
+    Read the curves of finished runs.
+
+    :param runs: what to read
+    :param directory: where the files are
+    """
+    curves: Curves = {}
+    for run in runs:
+        curves.setdefault(run.label or run.method, []).append(Curve.load(files_of(run, directory)[0]))
+    return curves
+
+
+def on_grid(curves: Sequence[Curve], axis: str, grid: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """
+    Bring the runs of a method onto a common grid, the last value carried forward.
+
+    :param curves: one a seed
+    :param axis: "seconds", "timesteps" or "messages"
+    :param grid: ascending, from 0 or later
+    :return: the grid up to where the first of the runs ends, and the returns there, shape (points, runs)
+    """
+    shared = grid[grid <= min(curve[axis][-1] for curve in curves)]
+    returns = [statistics.carried_forward(curve[axis], curve["return"], shared) for curve in curves]
+    return shared, np.stack(returns, axis=-1)
+
+
+def grid_of(curves: Curves, axis: str) -> FloatArray:
+    """
+    Equally spaced points up to where the longest run ends; for messages, in which methods differ much, equal ratios.
+
+    :param curves: of all methods
+    :param axis: "seconds", "timesteps" or "messages"
+    """
+    end = max(curve[axis][-1] for method in curves.values() for curve in method)
+    if axis == "messages":
+        return np.concatenate([[0.0], np.geomspace(1.0, max(1.0, end), GRID_POINTS)])
+    return np.linspace(0.0, end, GRID_POINTS)
+
+
+def default_threshold(curves: Curves) -> float:
+    """
+    Return that all methods are asked how soon they reached it: three quarters of what the best one has gained.
+
+    :param curves: of all methods
+    """
+    start = float(np.mean([curve["return"][0] for method in curves.values() for curve in method]))
+    best = max(float(np.median([curve.final_return for curve in method])) for method in curves.values())
+    return start + THRESHOLD_SHARE * (best - start)
+
+
+def table(curves: Curves, threshold: float) -> str:
+    """
+    Write the comparison as text.
+
+    :param curves: of all methods
+    :param threshold: return whose time is asked for
+    """
+    width = 2 + max(6, *map(len, curves))
+    heads = (f"{'final return (IQM)':>28}", f"{f'seconds to {threshold:,.4g}':>32}", f"{'reached':>9}")
+    lines = [f"{'method':<{width}}" + "".join(heads) + f"{'seconds':>12}{'timesteps':>12}{'messages':>10}{'updates':>10}"]
+    lines += [f"{name:<{width}}{_row(runs, threshold)}" for name, runs in curves.items()]
+    n_runs = ", ".join(dict.fromkeys(str(len(runs)) for runs in curves.values()))
+    lines += [
+        f"{n_runs} runs a method; 95 % bootstrap intervals in brackets; final return: mean over the last tenth of a run,",
+        "then interquartile mean over the runs; seconds to a return: median, > where that many runs did not reach it;",
+        "seconds, timesteps, messages, updates: of a whole run, medians. Seconds are those of the workers' clock.",
+    ]
+    return "\n".join(lines)
+
+
+def _row(runs: Sequence[Curve], threshold: float) -> str:
+    finals, times = np.array([run.final_return for run in runs]), np.array([run.time_to(threshold) for run in runs])
+    end = max(run["seconds"][-1] for run in runs)
+    final = _with_interval(finals, statistics.interquartile_mean, end=math.inf)
+    counts = (
+        f"{np.median([run[column][-1] for run in runs]):,.0f}" for column in ("seconds", "timesteps", "messages", "updates")
+    )
+    numbers = "".join(f"{count:>{size}}" for count, size in zip(counts, (12, 12, 10, 10), strict=True))
+    reached = f"{int(np.isfinite(times).sum())}/{len(times)}"
+    return f"{final:>28}{_with_interval(times, statistics.censored_median, end):>32}{reached:>9}{numbers}"
+
+
+def _with_interval(values: FloatArray, statistic: Callable[[FloatArray], FloatArray], end: float) -> str:
+    low, high = statistics.bootstrap_interval(values, statistic)
+    middle, low_text, high_text = (_number(float(value), end) for value in (statistic(values), low, high))
+    return f"{middle} [{low_text}, {high_text}]"
+
+
+def _number(value: float, end: float) -> str:
+    """Four digits; what had not happened when the runs ended is not a number but a bound."""
+    if math.isinf(value):
+        return f">{end:,.0f}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"

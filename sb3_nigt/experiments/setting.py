@@ -1,0 +1,172 @@
+"""What is run, as data: where, for how long, with which method and seed. Everything can be written as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
+
+from sb3_nigt.envs import make_tasks
+from sb3_nigt.timing.time_models import TimePer
+from sb3_nigt.vec_env import SimulatedVecEnv, make_worker_vec_env
+from sb3_nigt.vec_env.simulated import DEFAULT_EPISODE_STEPS
+
+ONE_TASK = "return"  # name of the only task
+
+
+class CountedVecEnv(SimulatedVecEnv):
+    """Workers that count their lock-steps, since not every baseline counts the steps it makes."""
+
+    lockstep_timesteps = 0
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """See ``SimulatedVecEnv``."""
+        self.lockstep_timesteps += self.num_envs
+        return super().step_wait()
+
+
+@dataclass(frozen=True)
+class Setting:
+    """
+    Environment and workers, the same for all methods that are compared.
+
+    :param env: a registered id
+    :param step_times: h_i, one a worker
+    :param message_times: κ_i, one a worker
+    :param time_per: what ``step_times`` measures, "step" or "trajectory"
+    :param tasks: None, or a family of ``make_tasks``: the workers hold different tasks
+    :param task_kwargs: further arguments of ``make_tasks``
+    """
+
+    env: str
+    step_times: tuple[float, ...]
+    message_times: tuple[float, ...]
+    time_per: TimePer = "step"
+    tasks: str | None = None
+    task_kwargs: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def n_workers(self) -> int:
+        """Number of workers."""
+        return len(self.step_times)
+
+    def env_arguments(self) -> dict[str, Any]:
+        """
+        Return what ``make_worker_vec_env`` needs for the environments.
+
+        :raises ValueError: for tasks that do not fit the environment
+        """
+        if self.tasks is None:
+            return {"env_id": self.env, "n_workers": self.n_workers}
+        return make_tasks(self.tasks, self.env, self.n_workers, **self.task_kwargs)
+
+    def timesteps_a_second(self) -> float:
+        """Environment steps of all workers if none ever waits and no episode ends early."""
+        units = float(np.sum(1.0 / np.array(self.step_times)))
+        if self.time_per == "step":
+            return units
+        env = next(iter(self.make_evaluation_envs(1).values())).envs[0]
+        return units * ((env.spec and env.spec.max_episode_steps) or DEFAULT_EPISODE_STEPS)
+
+    def make_workers(self, seed: int) -> CountedVecEnv:
+        """
+        Make the workers.
+
+        :param seed: of the first lock-step reset
+        """
+        workers = make_worker_vec_env(
+            **self.env_arguments(),
+            vec_env_cls=CountedVecEnv,
+            step_times=self.step_times,
+            message_times=self.message_times,
+            time_per=self.time_per,
+            seed=seed,
+        )
+        assert isinstance(workers, CountedVecEnv)
+        return workers
+
+    def make_evaluation_envs(self, episodes: int) -> dict[str, DummyVecEnv]:
+        """
+        Make environments that no worker uses, for each task as many as episodes are to be run at once.
+
+        :param episodes: of one evaluation
+        """
+        arguments = self.env_arguments()
+        if self.tasks is None:
+            return {ONE_TASK: DummyVecEnv([partial(_monitored, gym.make, id=self.env)] * episodes)}
+        distinct = dict(zip(arguments["task_ids"], arguments["env_kwargs"], strict=True))
+        make = arguments["env_id"]
+        return {task: DummyVecEnv([partial(_monitored, make, **kwargs)] * episodes) for task, kwargs in distinct.items()}
+
+
+def _monitored(make: Callable[..., gym.Env[Any, Any]], **kwargs: Any) -> Monitor[Any, Any]:
+    return Monitor(make(**kwargs))
+
+
+@dataclass(frozen=True)
+class Budget:
+    """
+    When a run ends and how often it is evaluated; exactly one of the first two is given.
+
+    :param timesteps: environment steps of all workers together
+    :param seconds: on the workers' clock
+    :param points: evaluations of a run, about
+    :param episodes: of an evaluation, for each task
+    """
+
+    timesteps: int | None = None
+    seconds: float | None = None
+    points: int = 30
+    episodes: int = 10
+
+    def spent(self, timesteps: int, seconds: float) -> float:
+        """
+        Return the share that is spent, 1 at the end.
+
+        :param timesteps: made so far
+        :param seconds: passed so far
+        """
+        if self.timesteps is not None:
+            return timesteps / self.timesteps
+        assert self.seconds is not None
+        return seconds / self.seconds
+
+
+@dataclass(frozen=True)
+class Run:
+    """
+    One training run.
+
+    :param method: a name that ``methods.check_method`` knows
+    :param seed: of everything random
+    :param setting: environment and workers
+    :param budget: its length
+    :param arguments: of the algorithm, where they are not its defaults
+    :param label: what the run is called in files, tables and pictures; None: the method
+    """
+
+    method: str
+    seed: int
+    setting: Setting
+    budget: Budget
+    arguments: dict[str, Any] = field(default_factory=dict)
+    label: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Name of its files, without suffix."""
+        return f"{(self.label or self.method).replace(':', '-')}-seed{self.seed}"
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything above as it comes back from a JSON file."""
+        converted: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        return converted

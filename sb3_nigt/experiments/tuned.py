@@ -1,0 +1,95 @@
+"""The result of tuning as a small file: the best arguments of each method in each setting."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sb3_nigt.experiments.setting import Budget, Setting
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """
+    The best arguments of a method in a setting.
+
+    :param method: its name
+    :param setting: environment and workers
+    :param budget: of the runs that have decided
+    :param arguments: of the algorithm
+    :param final_returns: one a seed
+    """
+
+    method: str
+    setting: Setting
+    budget: Budget
+    arguments: dict[str, Any]
+    final_returns: list[float]
+
+
+def load(path: Path) -> list[Tuned]:
+    """
+    Read a file.
+
+    :param path: of the file
+    :raises ValueError: if it is something else
+    """
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))["tuned"]
+        return [
+            Tuned(**{**entry, "setting": _setting(entry["setting"]), "budget": Budget(**entry["budget"])}) for entry in entries
+        ]
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{str(path)!r} has no tuned values: give a file that sb3-nigt tune has written") from None
+
+
+def _setting(entry: dict[str, Any]) -> Setting:
+    return Setting(**{**entry, "step_times": tuple(entry["step_times"]), "message_times": tuple(entry["message_times"])})
+
+
+def save(best: Tuned, path: Path) -> None:
+    """
+    Add a result to a file, in place of an earlier one of the same method and setting.
+
+    :param best: the result
+    :param path: of the file
+    """
+    before = load(path) if path.exists() else []
+    others = [tuned for tuned in before if (tuned.method, tuned.setting) != (best.method, best.setting)]
+    text = json.dumps({"tuned": [dataclasses.asdict(tuned) for tuned in (*others, best)]}, indent=1)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def tuned_file(text: str) -> list[Tuned]:
+    """
+    Read an argument.
+
+    :param text: what the user typed
+    """
+    try:
+        return load(Path(text))
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{text}: {error.strerror}. Give a file that sb3-nigt tune has written") from None
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def arguments_of(method: str, setting: Setting, tuned: Sequence[Tuned]) -> dict[str, Any]:
+    """
+    Return the tuned arguments; none, and a line that says so, if the file has nothing for this method and setting.
+
+    :param method: its name
+    :param setting: environment and workers, which must be equal
+    :param tuned: from the file; empty if none was given
+    """
+    for entry in tuned:
+        if (entry.method, entry.setting) == (method, setting):
+            return entry.arguments
+    if tuned:
+        print(f"{method}: nothing tuned for this setting, so its defaults")
+    return {}

@@ -1,0 +1,363 @@
+"""Comparing methods: real runs of a few hundred steps, and a table of curves that are made by hand."""
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from envs import parameters
+from matplotlib.figure import Figure
+
+from sb3_nigt import RennalaNIGT
+from sb3_nigt.__main__ import main
+from sb3_nigt.experiments import campaign, training
+from sb3_nigt.experiments.campaign import FailedRunsError, execute_all
+from sb3_nigt.experiments.compare import draw
+from sb3_nigt.experiments.methods import BASELINES, OURS, check_method, make_model
+from sb3_nigt.experiments.plots import method_style
+from sb3_nigt.experiments.results import Curve, default_threshold, grid_of, on_grid, table
+from sb3_nigt.experiments.setting import Budget, Run, Setting
+
+CARTPOLE = Setting("CartPole-v1", (1.0, 2.0), (0.0, 5.0))
+FEW = Budget(timesteps=400, points=4, episodes=2)
+COMPARE = ["compare", "--env", "CartPole-v1", "--step-times", "1,2", "--points", "4", "--episodes", "2", "--processes", "1"]
+
+
+def executed(run, directory):
+    """Curve and configuration of a run."""
+    training.execute(run, directory)
+    curve, configuration = training.files_of(run, directory)
+    return Curve.load(curve), json.loads(configuration.read_text())
+
+
+# Names
+
+
+@pytest.mark.parametrize("name", [*OURS, *BASELINES, "rennala:pipelined", "malenia:first_finished"])
+def test_every_method_trains_and_is_measured(name, tmp_path):
+    curve, record = executed(Run(name, 0, CARTPOLE, FEW), tmp_path)
+    assert curve["seconds"][0] == curve["timesteps"][0] == curve["messages"][0] == 0
+    assert 400 <= curve["timesteps"][-1] < 420 if name != "ars" else curve["timesteps"][-1] == 400
+    for axis in ("seconds", "timesteps", "messages", "updates"):
+        assert (np.diff(curve[axis]) >= 0).all()
+    assert 1 <= curve["return"].min() <= curve["return"].max() <= 500
+    assert record["algorithm"] == {**OURS, **BASELINES}[name.partition(":")[0]].__name__
+    assert record["arguments"]["seed"] == 0
+
+
+def test_names_of_methods():
+    workers = CARTPOLE.make_workers(0)
+    assert make_model("rennala:first_finished", workers, 0, {}).schedule == "first_finished"
+    assert make_model("rennala", workers, 0, {"eta": 0.5}).eta == 0.5
+    assert check_method(" rennala:planned") == "rennala"
+    assert check_method("rennala:pipelined") == "rennala:pipelined"
+    for wrong, message in {
+        "dqn": "give some of rennala, malenia, .*, ars",
+        "ppo:planned": "ppo has no choice of schedule, write ppo",
+        "rennala:fast": "write rennala:planned, rennala:pipelined, rennala:first_finished",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            check_method(wrong)
+
+
+def test_sizes_of_baselines():
+    """As for one environment: PPO 32 batches of about 64 steps, TRPO 16 of about 128."""
+    for n_workers, n_steps, batch_size in ((1, 2048, 64), (2, 1024, 64), (10, 192, 60), (100, 32, 100)):
+        workers = Setting("CartPole-v1", (1.0,) * n_workers, (0.0,) * n_workers).make_workers(0)
+        model = make_model("ppo", workers, 0, {})
+        assert (model.n_steps, model.batch_size) == (n_steps, batch_size)
+    assert make_model("trpo", CARTPOLE.make_workers(0), 0, {}).n_steps == 1024
+    assert make_model("ars", CARTPOLE.make_workers(0), 0, {}).n_eval_episodes == 2
+
+
+# Clock, timesteps, messages, by hand
+
+SHORT_ROUNDS = {"ppo": {"n_steps": 32, "n_epochs": 1}, "rennala": {"n_trajectories": 3}}
+
+
+class Constant:
+    """In place of the evaluation: returns the number of updates so far."""
+
+    def __init__(self, *args):
+        self.envs = {"return": None}
+
+    def returns(self, model, number):
+        return {"return": float(model._n_updates)}
+
+
+def curve_of(method, setting, budget, monkeypatch, **arguments):
+    """The lines of a run whose return is its number of updates."""
+    monkeypatch.setattr(training, "Evaluator", Constant)
+    workers, file = setting.make_workers(0), StringIO()
+    run = Run(method, 0, setting, budget, arguments)
+    writer = training.CurveWriter(run, workers, file)
+    with pytest.raises(training._BudgetSpent):
+        make_model(method, workers, 0, arguments).learn(10**9, callback=writer)
+    rows = list(csv.DictReader(StringIO(file.getvalue())))
+    names = ("seconds", "timesteps", "messages", "return")
+    return [tuple(float(row[name]) for name in names) for row in rows]
+
+
+def test_curve_of_ppo_by_hand(monkeypatch):
+    """
+    Covers: a step waits for the slowest, 2 s; a message a worker and rollout, max κ = 5 s; a return is that in force.
+
+    A rollout of 3 steps of 2 workers takes 6 s, the message 5 s: updates (one epoch of one batch each) at 11, 22, 33 …
+    seconds. Points every 10 s: at 10 θ_0, at 20 θ_1 (from 11 on), at 30 θ_2 (from 22 on), at 40 θ_3. θ_0 is that of the
+    first line. Counts are those of the event that shows that the moment has passed: the end of the messages at 22, 33, 44.
+    """
+    budget = Budget(seconds=40.0, points=4, episodes=1)
+    rows = curve_of("ppo", CARTPOLE, budget, monkeypatch, n_steps=3, batch_size=6, n_epochs=1)
+    assert rows == [(0, 0, 0, 0), (20, 12, 4, 1), (30, 18, 6, 2), (40, 24, 8, 3)]
+
+
+def test_curve_of_rennala_by_hand(monkeypatch):
+    """
+    Covers: rounds of a time per trajectory; a message of each worker that takes part; moments without a new policy.
+
+    h = 2, 3 s a trajectory, κ = 1: with M = 3 the planned round is worker 0 at 2 and 4, worker 1 at 3, then a message until
+    5. So θ_k is in force from 5 k on. Points every 4 s up to 16: θ_0 at 0; the first point at or after 5 is 8, after 10 it
+    is 12, after 15 it is 16, the end.
+    """
+    setting = Setting("CartPole-v1", (2.0, 3.0), (1.0, 1.0), "trajectory")
+    rows = curve_of("rennala", setting, Budget(seconds=16.0, points=4), monkeypatch, n_trajectories=3)
+    assert [(seconds, messages, value) for seconds, _, messages, value in rows] == [
+        (0, 0, 0),
+        (8, 2, 1),
+        (12, 4, 2),
+        (16, 6, 3),
+    ]
+
+
+def test_messages_of_afedpg(monkeypatch):
+    """One a trajectory, thus one an update."""
+    rows = curve_of("afedpg", CARTPOLE, FEW, monkeypatch)
+    assert [messages for _, _, messages, _ in rows] == [value for *_, value in rows]
+    assert rows[-1][2] > 5
+
+
+def test_timesteps_of_ars(monkeypatch):
+    """ARS itself counts every step once for each worker; a step of two workers is two timesteps and takes two seconds."""
+    rows = curve_of("ars", CARTPOLE, FEW, monkeypatch)
+    assert rows[-1][:2] == (400, 400)
+
+
+def test_no_more_than_twice_as_many_points_as_wanted(monkeypatch):
+    """Episodes end long before their limit, on which the spacing is based: AFedPG passes a moment at every update."""
+    setting = Setting("CartPole-v1", (1.0, 1.0), (0.0, 0.0), "trajectory")
+    rows = curve_of("afedpg", setting, Budget(timesteps=2000, points=4), monkeypatch)
+    assert rows[-1][-1] > 20
+    assert 4 < len(rows) <= 2 * 4 + 2
+
+
+@pytest.mark.parametrize("method", ["ppo", "rennala"])
+def test_evaluation_leaves_training_alone(method):
+    """The same parameters whether a run is evaluated often or hardly ever, also where actions come from torch's generator."""
+    trained = []
+    for points in (6, 1):
+        workers = CARTPOLE.make_workers(3)
+        run = Run(method, 3, CARTPOLE, Budget(seconds=1500.0, points=points, episodes=1), SHORT_ROUNDS[method])
+        model = make_model(method, workers, 3, run.arguments)
+        with pytest.raises(training._BudgetSpent):
+            model.learn(10**9, callback=training.CurveWriter(run, workers, StringIO()))
+        assert model._n_updates > 5
+        trained.append(parameters(model))
+    assert np.array_equal(*trained)
+
+
+def test_returns_are_of_the_iterate_on_episodes_of_its_own():
+    """Seeded by run and number, whatever the training does."""
+    evaluator = training.Evaluator(CARTPOLE, 3, seed=1)
+    model = RennalaNIGT("MlpPolicy", CARTPOLE.make_workers(0), seed=0, device="cpu")
+    assert evaluator.returns(model, 0) == evaluator.returns(model, 0)
+    assert evaluator.returns(model, 0) != evaluator.returns(model, 1)
+    assert evaluator.returns(model, 0) != training.Evaluator(CARTPOLE, 3, seed=2).returns(model, 0)
+
+
+def test_actions_are_sampled():
+    """Of two equally likely actions the more likely one is always the first: the pole falls within eleven steps."""
+    model = RennalaNIGT("MlpPolicy", CARTPOLE.make_workers(0), seed=0, device="cpu")
+    for parameter in model.policy.action_net.parameters():
+        parameter.data.zero_()
+    assert training.Evaluator(CARTPOLE, 10, seed=0).returns(model, 0)["return"] > 12
+
+
+def test_tasks_are_columns_and_weigh_equally(tmp_path):
+    setting = Setting("CartPole-v1", (1.0, 1.0), (0.0, 0.0), tasks="flipped", task_kwargs={"append_bit": False})
+    curve, record = executed(Run("malenia", 0, setting, FEW), tmp_path)
+    tasks = [name for name in curve.columns if name.startswith("flipped=")]
+    assert tasks == ["flipped=False", "flipped=True"]
+    assert np.allclose(curve["return"], np.mean([curve[task] for task in tasks], axis=0))
+    assert record["run"]["setting"]["task_kwargs"] == {"append_bit": False}
+
+
+# Files
+
+
+def test_configuration_is_complete(tmp_path):
+    run = Run("rennala:first_finished", 3, CARTPOLE, FEW, {"eta": 0.5})
+    _, record = executed(run, tmp_path)
+    assert record["run"] == run.as_json()
+    expected = {
+        "schedule": "first_finished",
+        "eta": 0.5,
+        "learning_rate": 2**-6,
+        "n_trajectories": 20,
+        "gamma": 0.99,
+        "seed": 3,
+    }
+    assert record["arguments"].items() >= expected.items()
+    assert {"sb3_nigt", "torch", "python", "stable-baselines3"} <= set(record["versions"])
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["rennala-first_finished-seed3.csv", "rennala-first_finished-seed3.json"]
+
+
+def files_in(directory):
+    return {path.name: path.read_bytes() for path in directory.iterdir() if path.suffix in (".csv", ".json")}
+
+
+def test_killed_command_goes_on_and_leaves_the_same_files(tmp_path, capfd):
+    """Kill the whole program in the middle of a run; nothing writes any more, and the same command completes the files."""
+    arguments = [*COMPARE, "--algos", "rennala,afedpg", "--seeds", "2", "--timesteps", "1500", "--output"]
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    with subprocess.Popen([sys.executable, "-m", "sb3_nigt", *arguments, killed], stderr=subprocess.PIPE) as process:
+        while not any(path.stat().st_size > 150 for path in killed.glob("*.csv")):
+            assert process.poll() is None
+            time.sleep(0.02)
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate(timeout=30)  # ends when nobody is left who could write
+    finished = {path: path.stat().st_mtime_ns for path in killed.glob("*.json")}
+    assert len(finished) < 4
+    main([*arguments, str(killed)])
+    assert all(path.stat().st_mtime_ns == before for path, before in finished.items())
+    whole.mkdir()
+    for method in ("rennala", "afedpg"):
+        for seed in range(2):
+            budget = Budget(timesteps=1500, points=4, episodes=2)
+            training.execute(Run(method, seed, Setting("CartPole-v1", (1.0, 2.0), (0.0, 0.0)), budget), whole)
+    assert files_in(killed) == files_in(whole)
+    assert (killed / "curves.png").read_bytes().startswith(b"\x89PNG")
+    table_text = (killed / "table.txt").read_text()
+    assert table_text in capfd.readouterr().out
+    assert re.search(r"^rennala .* 1,50\d ", table_text, re.MULTILINE)
+
+
+def test_finished_runs_are_not_run_again(tmp_path, monkeypatch):
+    runs = [Run("rennala", seed, CARTPOLE, FEW) for seed in range(2)]
+    for run in runs:
+        training.execute(run, tmp_path)
+    monkeypatch.setattr(campaign, "_attempt", lambda *args: pytest.fail("there is nothing to do"))
+    execute_all(runs, tmp_path, 1)
+
+
+def test_a_run_that_fails_stops_no_other(tmp_path):
+    good, bad = Run("rennala", 0, CARTPOLE, FEW), Run("rennala", 1, CARTPOLE, FEW, {"eta": 2.0})
+    with pytest.raises(FailedRunsError, match=r"1 of 2 runs failed.*\n  rennala-seed1: ValueError: eta=2.0 is not allowed"):
+        execute_all([bad, good], tmp_path, 1)
+    assert campaign.is_finished(good, tmp_path)
+    assert not campaign.is_finished(bad, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("", "--env"),
+        ("--env CartPole-v1", "--timesteps --seconds is required"),
+        ("--env Nothing-v0 --timesteps 9", "Give an id that gymnasium knows"),
+        ("--env CartPole-v1 --timesteps 9 --algos rennala,dqn", "'dqn' is not a method: give some of rennala"),
+        ("--env CartPole-v1 --timesteps 9 --algos sync:planned", "sync has no choice of schedule"),
+        ("--env CartPole-v1 --timesteps 9 --seconds 9", "not allowed with argument"),
+        ("--env CartPole-v1 --seconds -1", "give a number greater than 0"),
+        ("--env CartPole-v1 --timesteps 9", "for example --n-workers 10"),
+        ("--env CartPole-v1 --timesteps 9 --step-times 1,2 --message-times 1,2,3", "--message-times has 3 values for 2"),
+        ("--env CartPole-v1 --timesteps 9 --step-times 1,2 --output taken", "is a file, give the name of a directory"),
+        ("--env CartPole-v1 --timesteps 9 --step-times 1,2 --algos ppo --seeds 1 --output other", "with another method"),
+    ],
+)
+def test_wrong_arguments_cost_one_line(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("taken").write_text("")
+    Path("other").mkdir()
+    Path("other/ppo-seed0.csv").write_text("")
+    Path("other/ppo-seed0.json").write_text(json.dumps({"run": {}}))
+    with pytest.raises(SystemExit) as stopped:
+        main(["compare", *arguments.split()])
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("sb3-nigt compare: ")
+    assert error.count("\n") == 1
+    assert message in error
+
+
+# Table and pictures, of curves made by hand
+
+
+def curve(returns, seconds=None, messages=None):
+    seconds = np.arange(len(returns)) * 10.0 if seconds is None else np.array(seconds, dtype=float)
+    messages = seconds / 10 if messages is None else np.array(messages, dtype=float)
+    return Curve(
+        {"seconds": seconds, "timesteps": seconds * 4, "messages": messages, "updates": seconds, "return": np.array(returns)}
+    )
+
+
+CURVES = {
+    "quick": [curve([0.0, 50.0, 100.0]), curve([0.0, 60.0, 100.0])],
+    "slow": [curve([0.0, 10.0, 20.0, 50.0]), curve([0.0, 10.0, 20.0, 40.0])],
+}
+
+
+def test_table_by_hand():
+    """50 is reached by quick after 10 s twice, by slow after 30 s once: the other run is shown as later than its end."""
+    rows = [" ".join(row.split()) for row in table(CURVES, 50.0).splitlines()]
+    assert rows[0] == "method final return (IQM) seconds to 50 reached seconds timesteps messages updates"
+    assert rows[1] == "quick 100 [100, 100] 10 [10, 10] 2/2 20 80 2 20"
+    assert rows[2] == "slow 45 [40, 50] >30 [30, >30] 1/2 30 120 3 30"
+    assert rows[3].startswith("2 runs a method")
+
+
+def test_default_threshold_by_hand():
+    """All begin at 0, the best median is quick's 100."""
+    assert default_threshold(CURVES) == 75
+
+
+def test_common_grid_by_hand():
+    """Nothing is drawn beyond the end of a method's shortest run."""
+    runs = [curve([1.0, 2.0, 3.0]), curve([5.0, 7.0], seconds=[0, 15])]
+    x, returns = on_grid(runs, "seconds", np.array([0.0, 10.0, 15.0, 20.0]))
+    assert x.tolist() == [0, 10, 15]
+    assert returns.tolist() == [[1, 5], [2, 5], [2, 7]]
+    assert grid_of(CURVES, "seconds")[[0, -1]].tolist() == [0, 30]
+    assert grid_of(CURVES, "messages")[[0, 1, -1]].tolist() == pytest.approx([0, 1, 3])
+
+
+def test_picture(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path, dpi: drawn.append(figure))
+    draw(CURVES, "two methods", tmp_path / "curves.png")
+    axes = np.array(drawn[0].axes).reshape(2, 3)
+    labels = [ax.get_xlabel() for ax in axes[1]]
+    assert labels == ["seconds on the workers' clock", "environment steps", "messages to the learner"]
+    assert [text.get_text() for text in axes[0, 0].get_legend().get_texts()] == ["quick", "slow"]
+    slow = axes[0, 0].lines[1]
+    assert slow.get_xdata()[-1] == 30
+    assert slow.get_ydata()[-1] == 45  # the median; the interquartile mean of two is the same
+    assert axes[1, 0].lines[1].get_ydata()[-1] == 45
+
+
+def test_picture_of_runs_that_end_before_the_first_update(tmp_path):
+    """Nobody has sent a message."""
+    draw({"short": [curve([1.0, 1.0], messages=[0, 0])]}, "one method", tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").exists()
+
+
+def test_more_methods_than_styles():
+    styles = [str(sorted(method_style(number).items(), key=str)) for number in range(12)]
+    assert len(set(styles)) == 12

@@ -1,0 +1,119 @@
+"""The experiments of the paper as data, against the text of the paper, and one of them for real."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sb3_nigt.__main__ import COMMANDS, main
+from sb3_nigt.experiments.figures import FIGURES, Experiment, number_of_parameters
+from sb3_nigt.experiments.methods import check_method
+from sb3_nigt.experiments.setting import Budget
+from sb3_nigt.experiments.training import COLUMNS
+
+PAGE = (Path(__file__).parents[1] / "docs/guide/reproduce.md").read_text(encoding="utf-8")
+
+
+def test_experiments_of_the_paper():
+    assert {figure.partition("-")[0] for figure in FIGURES} == {"humanoid", "reacher", "walker2d", "hopper", "malenia"}
+    equal, root = (FIGURES[f"hopper-{name}"].setting("step") for name in ("equal", "sqrt"))
+    assert (equal.step_times, equal.message_times) == ((1.0,) * 10, (0.0,) * 10)
+    assert root.step_times == root.message_times == tuple(np.sqrt(np.arange(1, 11)))
+    assert FIGURES["reacher-sqrt-n100"].setting("trajectory").n_workers == 100
+    decreasing = FIGURES["humanoid-decreasing"].setting("step").step_times
+    assert decreasing[0] == 1
+    assert (np.diff(decreasing) < 0).all()
+
+
+def test_messages_by_the_number_of_parameters():
+    """Reacher-v4: 11 observations, two layers of 64, two heads of 2: 12·64 + 65·64 + 65·4 = 5188."""
+    assert number_of_parameters("Reacher-v4") == 5188
+    setting = FIGURES["reacher-communication"].setting("step")
+    assert setting.message_times == pytest.approx(np.sqrt(np.arange(1, 11)) * 5188**0.25)
+    assert setting.step_times == pytest.approx(np.sqrt(np.arange(1, 11)))
+
+
+@pytest.mark.parametrize(
+    ("figure", "tasks", "size"),
+    [
+        ("malenia-bit", ["flipped=False", "flipped=True"], 1),
+        ("malenia-no-bit", ["flipped=False", "flipped=True"], 0),
+        ("malenia-reward", ["velocity=0.5", "velocity=2.0"], 0),
+        ("malenia-dynamics", ["gravity=0.5", "gravity=1.5"], 0),
+    ],
+)
+def test_two_tasks(figure, tasks, size):
+    """Humanoid-v4 has 376 observations; the bit is one more."""
+    setting = FIGURES[figure].setting("step")
+    assert (setting.step_times, setting.message_times) == ((1.0, 10.0), (0.0, 0.0))
+    evaluated = setting.make_evaluation_envs(1)
+    assert list(evaluated) == tasks
+    assert {env.observation_space.shape for env in evaluated.values()} == {(376 + size,)}
+
+
+@pytest.mark.parametrize("figure", FIGURES)
+def test_methods_of_figures(figure):
+    for method in FIGURES[figure].methods:
+        assert check_method(method) == method
+
+
+def test_timesteps_a_second_of_both_readings():
+    """h = 1, √2, …, per step Σ 1/h; per trajectory of at most 50 steps of Reacher 50 times that."""
+    rate = np.sum(1 / np.sqrt(np.arange(1, 11)))
+    assert FIGURES["reacher-sqrt"].setting("step").timesteps_a_second() == pytest.approx(rate)
+    assert FIGURES["reacher-sqrt"].setting("trajectory").timesteps_a_second() == pytest.approx(50 * rate)
+
+
+def test_a_budget_is_spent_in_its_own_unit():
+    assert Budget(timesteps=200).spent(50, 9.0) == 0.25
+    assert Budget(seconds=18.0).spent(50, 9.0) == 0.5
+
+
+@pytest.mark.parametrize("time_per", ["step", "trajectory"])
+def test_reproduce(time_per, runs_in_this_process, tmp_path, monkeypatch, capsys):
+    """A figure of its own with CartPole: 1500 timesteps at two a second, or at two episodes of at most 500 steps a second."""
+    monkeypatch.setitem(FIGURES, "small", Experiment("CartPole-v1", "1", "0", 2, ("rennala", "sync"), timesteps=15_000))
+    output = ["--output", str(tmp_path), "--points", "3", "--episodes", "2", "--seeds", "1"]
+    main(["reproduce", "small", "--scale", "0.1", "--time-per", time_per, *output])
+    record = json.loads((tmp_path / f"small-per-{time_per}" / "rennala-seed0.json").read_text())
+    assert record["run"]["budget"]["seconds"] == {"step": 750.0, "trajectory": 1.5}[time_per]
+    assert record["run"]["setting"]["time_per"] == time_per
+    assert (tmp_path / f"small-per-{time_per}" / "curves.png").exists()
+    assert "sync" in capsys.readouterr().out
+
+
+# The page
+
+
+def test_commands_on_the_page_can_be_typed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("tune").mkdir()
+    Path("tune/tuned.json").write_text('{"tuned": []}')
+    typed = []
+    for name in ("compare", "tune", "reproduce"):
+        monkeypatch.setattr(COMMANDS[name], "run", typed.append)
+    commands = re.findall(r"^sb3-nigt (.+)$", PAGE, re.MULTILINE)
+    for command in commands:
+        main(command.split())
+    assert len(typed) == len(commands) == 5
+
+
+def test_tables_on_the_page():
+    """Columns, figures with their laws, and the options of compare with their defaults."""
+    columns = PAGE.split("Columns of a curve:")[1].split("### ")[0]
+    assert re.findall(r"^\| `(\w+)` \|", columns, re.MULTILINE) == list(COLUMNS)
+    rows = re.findall(r"^\| (`.*`) \| [^|]* \| (\d+) \| ([^|]*) \| ([^|]*) \|$", PAGE.split("## Reproduce")[1], re.MULTILINE)
+    found = {}
+    for names, n_workers, step_times, message_times in rows:
+        for name in re.findall(r"`([\w-]+)`", names):
+            found[name] = (int(n_workers), step_times, message_times.partition(", d ")[0])
+    assert found == {name: (e.n_workers, e.step_times, e.message_times) for name, e in FIGURES.items()}
+
+
+def test_options_on_the_page(capsys):
+    with pytest.raises(SystemExit):
+        main(["compare", "--help"])
+    options = re.findall(r"^\| `(--[\w-]+)` \|", PAGE, re.MULTILINE)
+    assert set(options) == set(re.findall(r"^  (--[\w-]+)", capsys.readouterr().out, re.MULTILINE))

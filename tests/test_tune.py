@@ -1,0 +1,150 @@
+"""Tuning and what reads its result: a landscape made by hand in place of the runs, and one real run of everything."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sb3_nigt.__main__ import main
+from sb3_nigt.experiments import tune
+from sb3_nigt.experiments.campaign import FailedRunsError
+from sb3_nigt.experiments.results import Curve
+from sb3_nigt.experiments.setting import Budget, Setting
+from sb3_nigt.experiments.tuned import Tuned, arguments_of, load, save
+
+CARTPOLE = Setting("CartPole-v1", (1.0, 2.0), (0.0, 0.0))
+BUDGET = Budget(timesteps=300, points=2, episodes=1)
+
+
+@pytest.mark.parametrize(("method", "size"), [("rennala", 90), ("malenia:pipelined", 90), ("afedpg", 90), ("syncpg", 30)])
+def test_grid_is_that_of_the_paper(method, size):
+    grid = tune.grid(method)
+    assert len(grid) == size
+    rates = {arguments["learning_rate"] for arguments in grid.values()}
+    assert (min(rates), max(rates), len(rates)) == (2**-10, 2**-1, 10)
+    m = "n_initial_trajectories" if method == "afedpg" else "n_trajectories"
+    assert {arguments[m] for arguments in grid.values()} == {20, 30, 50}
+    assert {arguments.get("eta") for arguments in grid.values()} == ({None} if size == 30 else {0.001, 0.01, 0.1})
+
+
+class Landscape:
+    """In place of the runs: a candidate's return is what ``height`` says; notes how many runs each call asks for."""
+
+    def __init__(self, monkeypatch, height, broken=()):
+        self.calls, self.height, self.broken = [], height, set(broken)
+        monkeypatch.setattr(tune, "execute_all", self.execute_all)
+        monkeypatch.setattr(tune, "load_curves", self.load_curves)
+        monkeypatch.setattr(tune, "is_finished", lambda run, output: run.label not in self.broken)
+
+    def execute_all(self, runs, output, processes):
+        self.calls.append(runs)
+        if any(run.label in self.broken for run in runs):
+            raise FailedRunsError("broken")
+
+    def load_curves(self, runs, output):
+        curves = {}
+        for run in runs:
+            curves.setdefault(run.label, []).append(Curve({"return": np.array([self.height(run.label, run.seed - 1000)])}))
+        return curves
+
+
+def labels(calls):
+    return [list(dict.fromkeys(run.label for run in runs)) for runs in calls]
+
+
+def test_halving_by_hand(monkeypatch, tmp_path):
+    """
+    Eight, four, two candidates with one, two, three seeds: 8 + 8 + 6 runs asked for, of which 8 + 4 + 2 are new.
+
+    Candidate k has the return k, but 0 has 15 on its first seed: means 15, 15/2, 15/3, so 7 is behind, behind, ahead.
+    """
+    order = []
+
+    def height(label, seed):
+        if label not in order:
+            order.append(label)
+        return 15.0 if (order.index(label), seed) == (0, 0) else float(order.index(label))
+
+    landscape = Landscape(monkeypatch, height)
+    best = tune.tune("rennala", CARTPOLE, BUDGET, 8, tmp_path, 1)
+    assert [len(runs) for runs in landscape.calls] == [8, 8, 6]
+    assert labels(landscape.calls)[1:] == [[order[k] for k in (0, 7, 6, 5)], [order[k] for k in (0, 7)]]
+    assert (best.arguments, best.final_returns) == (tune.grid("rennala")[order[7]], [7, 7, 7])
+    assert {run.seed for run in landscape.calls[-1]} == {1000, 1001, 1002}
+
+
+def test_one_candidate_is_enough(monkeypatch, tmp_path):
+    landscape = Landscape(monkeypatch, lambda label, seed: 1.0)
+    assert tune.tune("sync", CARTPOLE, BUDGET, 1, tmp_path, 1).final_returns == [1.0]
+    assert len(landscape.calls) == 1
+
+
+def test_all_of_the_grid_if_there_are_more_candidates_than_that(monkeypatch, tmp_path):
+    landscape = Landscape(monkeypatch, lambda label, seed: 1.0)
+    tune.tune("syncpg", CARTPOLE, BUDGET, 1000, tmp_path, 1)
+    assert len(landscape.calls[0]) == 30
+
+
+def test_broken_candidates_are_out(monkeypatch, tmp_path):
+    """The highest one breaks its run; the next one wins. If all break, that is an error."""
+    heights = {label: number for number, label in enumerate(tune.grid("sync"))}
+    top, second = sorted(heights, key=heights.get)[-1:-3:-1]
+    Landscape(monkeypatch, lambda label, seed: float(heights[label]), broken=[top])
+    assert tune.tune("sync", CARTPOLE, BUDGET, 90, tmp_path, 1).arguments == tune.grid("sync")[second]
+    Landscape(monkeypatch, lambda label, seed: 1.0, broken=heights)
+    with pytest.raises(FailedRunsError):
+        tune.tune("sync", CARTPOLE, BUDGET, 90, tmp_path, 1)
+
+
+def test_file_of_tuned_values(tmp_path, capsys):
+    path = tmp_path / "tuned.json"
+    other = Setting("CartPole-v1", (1.0, 3.0), (0.0, 0.0))
+    first = Tuned("rennala", CARTPOLE, BUDGET, {"eta": 0.1}, [1.0])
+    better, elsewhere = Tuned("rennala", CARTPOLE, BUDGET, {"eta": 0.01}, [2.0]), Tuned("rennala", other, BUDGET, {}, [3.0])
+    for tuned in (first, elsewhere, better):
+        save(tuned, path)
+    found = load(path)
+    assert found == [elsewhere, better]
+    assert arguments_of("rennala", CARTPOLE, found) == {"eta": 0.01}
+    assert capsys.readouterr().out == ""
+    assert arguments_of("rennala:first_finished", CARTPOLE, found) == {}
+    assert capsys.readouterr().out == "rennala:first_finished: nothing tuned for this setting, so its defaults\n"
+    assert arguments_of("ppo", CARTPOLE, []) == {}
+    assert capsys.readouterr().out == ""
+
+
+def test_tune_then_compare(runs_in_this_process, tmp_path, monkeypatch, capsys):
+    """The real thing: one candidate of the grid, found in the configuration of the run that is compared."""
+    monkeypatch.chdir(tmp_path)
+    common = "--env CartPole-v1 --step-times 1,2 --timesteps 300 --points 2 --episodes 1"
+    main(f"tune {common} --algos rennala --candidates 1".split())
+    assert "rennala: learning_rate=" in capsys.readouterr().out
+    main(f"compare {common} --algos rennala --seeds 1 --tuned tune/tuned.json".split())
+    record = json.loads(Path("compare/rennala-seed0.json").read_text())
+    assert record["run"]["arguments"] == load(Path("tune/tuned.json"))[0].arguments
+    assert record["arguments"].items() >= record["run"]["arguments"].items()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("tune --env CartPole-v1 --timesteps 9 --n-workers 2 --algos rennala,ppo", "'ppo' has no grid: give some of rennala"),
+        ("tune --env CartPole-v1 --timesteps 9 --n-workers 2 --candidates 0", "'0' is not allowed"),
+        ("tune --env CartPole-v1 --timesteps 9 --n-workers 2 --tasks gravity", "CartPole"),
+        ("compare --env CartPole-v1 --timesteps 9 --tuned none.json", "none.json: No such file or directory. Give a file"),
+        ("compare --env CartPole-v1 --timesteps 9 --tuned other.json", "give a file that sb3-nigt tune has written"),
+        ("reproduce mars", "invalid choice: 'mars' .*humanoid-equal.*malenia-bit"),
+        ("reproduce humanoid-equal --scale 0", "'0' is not allowed: give a number greater than 0"),
+    ],
+)
+def test_wrong_arguments_cost_one_line(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("other.json").write_text("[]")
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments.split())
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert re.search(message, error), error
