@@ -84,6 +84,8 @@ def train(schedule: str, seed: int, args: argparse.Namespace) -> Result:
     result.before = float(evaluate_policy(model, eval_env, EPISODES, deterministic=False)[0])
     model.learn(10**9, callback=Budget(args.seconds, result))
     env.close()
+    if not result.reports:
+        raise SystemExit(f"No round was complete after {args.seconds:g} seconds: give more --seconds.")
     result.after = float(evaluate_policy(model, eval_env, EPISODES, deterministic=False)[0])
     return result
 
