@@ -2,33 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import os
-import sys
-from types import ModuleType
-from typing import NoReturn
-
-from sb3_nigt.experiments import benchmark, compare, plan, reproduce, timeline, tune
-from sb3_nigt.experiments.arguments import UsageError
-from sb3_nigt.experiments.campaign import FailedRunsError
-
-# A command is a module: its docstring is the help, add_arguments(parser) and run(args) do the rest.
-COMMANDS: dict[str, ModuleType] = {
-    "benchmark": benchmark,
-    "compare": compare,
-    "plan": plan,
-    "reproduce": reproduce,
-    "timeline": timeline,
-    "tune": tune,
-}
-
-
-class _Parser(argparse.ArgumentParser):
-    """A wrong argument costs one line, not the whole usage."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message.rstrip('.')}. Help: {self.prog} --help\n")
-
 
 def main(argv: list[str] | None = None) -> None:
     """
@@ -36,23 +9,10 @@ def main(argv: list[str] | None = None) -> None:
 
     :param argv: arguments, those of the process by default
     """
-    parser = _Parser(prog="sb3-nigt", description="Tools for workers of different speed.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    for name, module in COMMANDS.items():
-        command = commands.add_parser(name, help=module.__doc__, description=module.__doc__)
-        module.add_arguments(command)
-        command.set_defaults(run=module.run, parser=command)
-    args = parser.parse_args(argv)
-    try:
-        args.run(args)
-    except UsageError as error:
-        args.parser.error(str(error))
-    except FailedRunsError as error:
-        parser.exit(1, f"{error}\n")
-    except KeyboardInterrupt:
-        parser.exit(130, "\nInterrupted; compare, tune and reproduce go on with the same command.\n")
-    except BrokenPipeError:  # whoever reads the output, head for example, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its end
+    # Not at the top: every worker process imports this module anew, and has no use for tables and pictures.
+    from sb3_nigt.experiments.command_line import main as run
+
+    run(argv)
 
 
 if __name__ == "__main__":
