@@ -11,8 +11,9 @@ from envs import run_rounds, simulated
 from matplotlib.figure import Figure
 
 from sb3_nigt import RennalaNIGT, RunRecorder
+from sb3_nigt.__main__ import main
 from sb3_nigt.experiments.arguments import UsageError, parse_times
-from sb3_nigt.experiments.command_line import COMMANDS, main
+from sb3_nigt.experiments.command_line import COMMANDS
 from sb3_nigt.experiments.plots import draw_timeline
 
 ROOT = Path(__file__).parents[1]

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sb3_nigt.experiments.command_line import COMMANDS, main
+from sb3_nigt.__main__ import main
+from sb3_nigt.experiments.command_line import COMMANDS
 from sb3_nigt.experiments.figures import FIGURES, Experiment, number_of_parameters
 from sb3_nigt.experiments.methods import check_method
 from sb3_nigt.experiments.setting import Budget
