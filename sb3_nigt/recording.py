@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_nigt.messages import Arrival, Discarded, RoundReport, TrajectoryKey
+from sb3_nigt.parameters import flatten
 
 FORMAT = 1
 
@@ -39,6 +41,7 @@ class Recording:
     :param algorithm: name of the class
     :param seed: of all trajectories
     :param task_ids: one a worker, as strings
+    :param settings: numbers that decide what a run computes, and a checksum of its first parameters
     :param sums_by_worker: each worker summed its own gradients, so rounding was that of sums of sums
     :param rounds: in order
     """
@@ -46,6 +49,7 @@ class Recording:
     algorithm: str
     seed: int
     task_ids: tuple[str, ...]
+    settings: dict[str, Any]
     sums_by_worker: bool
     rounds: tuple[RecordedRound, ...]
 
@@ -76,7 +80,9 @@ class Recording:
             except json.JSONDecodeError:
                 if number < len(lines) - 1:
                     raise ValueError(f"path={str(path)!r}: line {number + 1} is damaged.") from None
-        return cls(header["algorithm"], header["seed"], tuple(header["task_ids"]), header["sums_by_worker"], tuple(rounds))
+        names = ("algorithm", "seed", "task_ids", "settings", "sums_by_worker")
+        values = {name: header[name] for name in names}
+        return cls(**{**values, "task_ids": tuple(header["task_ids"])}, rounds=tuple(rounds))
 
 
 class RunRecorder(BaseCallback):
@@ -103,6 +109,7 @@ class RunRecorder(BaseCallback):
                 "algorithm": type(self.model).__name__,
                 "seed": self.model._root_seed,  # type: ignore[attr-defined]
                 "task_ids": [str(task_id) for task_id in task_ids],
+                "settings": settings_of(self.model),
                 "sums_by_worker": getattr(env, "sums_by_worker", False),
             }
             self.path.write_text(json.dumps(header) + "\n", encoding="utf-8")
@@ -121,6 +128,18 @@ class RunRecorder(BaseCallback):
 
     def _on_step(self) -> bool:
         return True
+
+
+def settings_of(model: Any) -> dict[str, Any]:
+    """
+    What two models must share for one to repeat the run of the other.
+
+    :param model: one of this package's
+    :return: the numbers among its arguments, and a checksum of its parameters
+    """
+    names = ("n_steps", "gamma", "eta", "learning_rate")
+    numbers = {name: value for name in names if isinstance(value := getattr(model, name), int | float)}
+    return {**numbers, "parameters": zlib.crc32(flatten(model.policy).tobytes())}
 
 
 def _encoded(recorded: RecordedRound) -> dict[str, Any]:

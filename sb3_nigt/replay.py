@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from sb3_nigt.algorithms.base import AsyncPolicyGradient
 from sb3_nigt.messages import Arrival, Job, SamplingPoint, TrajectoryKey
-from sb3_nigt.recording import Recording
+from sb3_nigt.recording import Recording, settings_of
 from sb3_nigt.trajectory import Trajectory
 from sb3_nigt.vec_env import SimulatedVecEnv
 
@@ -29,6 +29,8 @@ def replay(model: Model, recording: Recording) -> Model:
     :raises ValueError: if the model does not fit the recording
     :raises RuntimeError: if a trajectory comes out differently
     """
+    if not isinstance(recording, Recording):
+        raise ValueError(f"recording={recording!r} is not a recording: give Recording.load(path).")
     workers = _fitting_workers(model, recording)
     model._root_seed = recording.seed
     assert model.env is not None
@@ -73,6 +75,13 @@ def _fitting_workers(model: AsyncPolicyGradient, recording: Recording) -> Simula
             f"model: it has made {model._n_updates} updates, the recording begins after {recording.rounds[0].report.round}: "
             "give a fresh model, or the one that was saved before the recording began."
         )
+    settings = settings_of(model)
+    for name, was in recording.settings.items():
+        if settings.get(name) != was:
+            raise ValueError(
+                f"model: {name} is {settings.get(name)!r}, the recorded model began with {was!r}: "
+                "make it with the same arguments and seed, or load the one that was saved before the recording began."
+            )
     return env
 
 

@@ -279,6 +279,21 @@ def test_env_kwargs_of_a_wrong_type(env_kwargs):
         make_worker_vec_env(TwoStepEnv, 2, env_kwargs=env_kwargs)
 
 
+@pytest.mark.parametrize(
+    ("kwargs", "expected"),
+    [
+        ({"env_id": [TwoStepEnv] * 2}, "a list of functions goes to SimulatedVecEnv or ProcessVecEnv themselves"),
+        ({"env_id": 3}, "env_id=3 is not allowed: give a registered id or one function that makes an environment"),
+        ({"vec_env_cls": "process"}, "vec_env_cls='process' is not allowed: give SimulatedVecEnv or ProcessVecEnv"),
+        ({"seed": "x"}, "seed='x' is not allowed: give an integer of at least 0"),
+        ({"seed": -1}, "seed=-1 is not allowed: give an integer of at least 0"),
+    ],
+)
+def test_other_arguments_of_workers(kwargs, expected):
+    with pytest.raises(ValueError, match=says(expected)):
+        make_worker_vec_env(**{"env_id": TwoStepEnv, "n_workers": 2, **kwargs})
+
+
 @pytest.mark.parametrize("n_workers", [0, -1, 2.0, "2", None, True, NAN])
 def test_number_of_workers(n_workers):
     with pytest.raises(ValueError, match=says(f"n_workers={n_workers!r} is not allowed: give an integer of at least 1")):

@@ -157,6 +157,16 @@ def test_all_workers_fail_at_once(make):
         RennalaNIGT("MlpPolicy", env, seed=0).learn(100)
 
 
+def test_the_same_failure_again_takes_one_line(make):
+    model = RennalaNIGT("MlpPolicy", make(LengthFromSeedEnv, partial(FaultyEnv, "raise", at=2)), n_trajectories=6, seed=0)
+    with pytest.warns(UserWarning, match="failed") as caught:
+        train_rounds(model, 10)
+    first, second = (str(warning.message) for warning in caught[:2])
+    assert "Traceback" in first
+    said = "LookupError: the physics exploded (as before). It is restarted, for the 2nd time."
+    assert second == f"Worker 1 (task 1) failed: {said}"
+
+
 @pytest.mark.filterwarnings(FAILED)
 def test_a_lost_worker(make):
     """Rennala goes on without it; Malenia cannot, since its task has nobody else."""

@@ -72,10 +72,15 @@ def test_evaluation_in_a_callback_changes_nothing(make, tmp_path, algorithm, kin
     np.testing.assert_allclose(parameters(model), parameters(reference), rtol=2e-4, atol=2e-5)
 
 
-def test_evaluation_on_the_workers_themselves_is_an_error(make):
-    env = make(monitored, monitored)
+@pytest.mark.parametrize("schedule", ["planned", "pipelined", "first_finished"])
+@pytest.mark.parametrize("kind", ["processes", "simulated"])
+def test_evaluation_on_the_workers_themselves_is_an_error(make, kind, schedule):
+    """Its resets would void the trajectories in flight, and who is in flight is no random choice."""
+    env = make(monitored, monitored) if kind == "processes" else SimulatedVecEnv([monitored] * 2)
     with pytest.raises(RuntimeError, match="as EvalCallback does with its eval_env, give it another one"):
-        RennalaNIGT("MlpPolicy", env, **ARGUMENTS).learn(1000, callback=EvalCallback(env, eval_freq=4, verbose=0))
+        RennalaNIGT("MlpPolicy", env, **ARGUMENTS, schedule=schedule).learn(
+            1000, callback=EvalCallback(env, eval_freq=4, verbose=0)
+        )
 
 
 # Ctrl-C

@@ -1,6 +1,7 @@
 """Recorded runs: what was written comes back, and the simulator repeats a run of real processes to the same parameters."""
 
 import dataclasses
+from functools import partial
 
 import numpy as np
 import pytest
@@ -174,6 +175,16 @@ def test_model_that_does_not_fit(tmp_path):
     trained = make("planned", SimulatedVecEnv(ENV_FNS)).learn(10)
     with pytest.raises(ValueError, match=r"it has made \d updates, the recording begins after 0"):
         replay(trained, recording)
-    other = RennalaNIGT("MlpPolicy", SimulatedVecEnv(ENV_FNS), device="cpu", **{**SETTINGS, "seed": 4})
+    for name, value, says in (
+        ("seed", 4, r"parameters is \d+, the recorded model began with \d+"),
+        ("n_steps", 4, "n_steps is 4, the recorded model began with 5"),
+        ("learning_rate", 0.2, "learning_rate is 0.2, the recorded model began with 0.1"),
+    ):
+        other = RennalaNIGT("MlpPolicy", SimulatedVecEnv(ENV_FNS), device="cpu", **{**SETTINGS, name: value})
+        with pytest.raises(ValueError, match=says):
+            replay(other, recording)
+    other = make("planned", SimulatedVecEnv([partial(LengthFromSeedEnv, 3)] * 3))
     with pytest.raises(RuntimeError, match=r"Round 0, worker \d(?s:.*)depends on something else than its seed"):
         replay(other, recording)
+    with pytest.raises(ValueError, match=r"run.jsonl' is not a recording: give Recording.load"):
+        replay(make("planned", SimulatedVecEnv(ENV_FNS)), "run.jsonl")

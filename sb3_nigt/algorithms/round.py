@@ -18,6 +18,12 @@ LENGTH_SMOOTHING = 0.1  # weight of a new trajectory in the running mean of leng
 MAX_REJECTED_IN_A_ROW = 5  # non-finite trajectories of one worker, or non-finite gradients, before a run stops
 
 
+RESET_IN_A_ROUND = (
+    "The workers were reset in the middle of a round, which voids the trajectories in flight. If a callback evaluates on the "
+    "environment that is trained on, as EvalCallback does with its eval_env, give it another one."
+)
+
+
 @dataclass
 class LengthEstimate:
     """
@@ -79,6 +85,7 @@ def run_round(
     :raises WorkerError: if one worker delivers non-finite numbers several times in a row
     """
     clock, started_at, steps_before = workers.clock, workers.clock.now(), workers.steps_executed
+    n_resets = workers.n_resets
     lengths = memory.lengths
     accepted, memory.early = [_now_due(point, *pair) for pair in memory.early], []
     n_steps_early = sum(arrival.n_steps for arrival, _ in accepted)  # executed before this round
@@ -92,6 +99,8 @@ def run_round(
         result = workers.next_arrival()
         if result is None or not replay(result[1]):
             return None
+        if workers.n_resets != n_resets:
+            raise RuntimeError(RESET_IN_A_ROUND)
         arrival, trajectory = result
         if arrival.rejected is None:
             if arrival.key.round > point.round:
@@ -151,9 +160,12 @@ def _check_lost(workers: RoundWorkers, aggregator: Aggregator, n_workers: int) -
     if not aggregator.can_do_without(lost, n_workers):
         worker = max(lost)
         task_id = getattr(workers, "task_ids", range(n_workers))[worker]
-        name = type(aggregator).__name__
+        others = f"all {n_workers} workers are lost" if len(lost) == n_workers else "it is lost"
         raise LostWorkerError(
-            f"it is lost after too many restarts, and {name} cannot complete a round without it", worker, task_id
+            f"{others} after too many restarts (the warnings above say why; max_restarts of ProcessVecEnv allows more), and "
+            f"{type(aggregator).__name__} cannot complete a round without it",
+            worker,
+            task_id,
         )
 
 

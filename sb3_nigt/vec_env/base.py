@@ -41,6 +41,7 @@ class RoundWorkers(ABC):
 
     clock: Clock
     steps_executed: int = 0  # environment steps of all trajectories that were handed out, cancelled ones included
+    n_resets: int = 0  # by the synchronous API, each of which voids what is in flight
 
     @abstractmethod
     def busy(self, worker: int) -> bool:

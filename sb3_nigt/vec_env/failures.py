@@ -22,6 +22,10 @@ from sb3_nigt.vec_env.restarts import RestartLimits
 from sb3_nigt.vec_env.slot import Slot, State
 
 ALIVE_SECONDS = 1.0  # of silence; then look whether the process is gone: a child of its own may keep its connection open
+START_HINT = (
+    "What it has printed says more. A worker process imports your script first: the code that makes the workers must stand "
+    'behind the line if __name__ == "__main__":, and the script must be a file, not the standard input.'
+)
 RETRIES = 2  # of a trajectory whose worker dies; then it counts as rejected, since its content may be what kills
 
 
@@ -73,7 +77,7 @@ class WorkerFailures:
         index, busy = slot.remote.index, slot.job is not None or slot.state == State.PREPARING
         slot.remote.kill()
         if not self._ever_ready:
-            raise WorkerError(f"making its environment failed: {reason}", index, self.task_ids[index])
+            raise WorkerError(f"making its environment failed: {reason}. {START_HINT}", index, self.task_ids[index])
         slot.held.clear()
         slot.point = None
         restart_at = slot.history.failed(time.monotonic())
@@ -84,8 +88,9 @@ class WorkerFailures:
         if busy and not self._ever_arrived and all(other.history.failures for other in self._slots):
             message = f"every worker has failed before the first trajectory, this one: {reason}"
             raise WorkerError(message, index, self.task_ids[index])
+        said, slot.last_failure = (f"{_last_line(reason)} (as before)" if reason == slot.last_failure else reason), reason
         what_next = f"lost ({slot.history.broken})" if lost else f"restarted, for the {_ordinal(slot.history.failures)} time"
-        warnings.warn(f"Worker {index} (task {self.task_ids[index]!r}) failed: {reason}. It is {what_next}.", stacklevel=2)
+        warnings.warn(f"Worker {index} (task {self.task_ids[index]!r}) failed: {said}. It is {what_next}.", stacklevel=2)
         if slot.job is not None:
             self._job_failures[slot.job.key] += 1
             if lost or self._job_failures[slot.job.key] > RETRIES:
@@ -121,6 +126,10 @@ class WorkerFailures:
     def lost(self) -> frozenset[int]:
         """See ``TrajectoryWorkers``."""
         return frozenset(index for index in self._down if self._slots[index].state == State.LOST)
+
+
+def _last_line(text: str) -> str:
+    return text.rstrip().splitlines()[-1]
 
 
 def _ordinal(n: int) -> str:

@@ -48,9 +48,18 @@ def make_worker_vec_env(
     :param time_model: any time model, in place of ``step_times``, ``message_times`` and ``time_per``
     :param vec_env_kwargs: further arguments of ``vec_env_cls``
     :return: the workers
-    :raises ValueError: for lengths that differ from ``n_workers`` and times that are not allowed
+    :raises ValueError: for arguments of another kind, lengths that differ from ``n_workers`` and times that are not allowed
     """
     check_integer("n_workers", n_workers, 1)
+    if not (isinstance(env_id, str) or callable(env_id)):
+        raise ValueError(
+            f"env_id={env_id!r} is not allowed: give a registered id or one function that makes an environment; a list of "
+            "functions goes to SimulatedVecEnv or ProcessVecEnv themselves."
+        )
+    if not callable(vec_env_cls):
+        raise ValueError(f"vec_env_cls={vec_env_cls!r} is not allowed: give SimulatedVecEnv or ProcessVecEnv (the class).")
+    if seed is not None:
+        check_integer("seed", seed, 0)
     if time_per not in ("step", "trajectory"):
         raise ValueError(f'time_per={time_per!r} is not allowed: give "step" or "trajectory".')
     kwargs_list = _kwargs_per_worker(env_kwargs, n_workers)

@@ -234,10 +234,7 @@ class ProcessVecEnv(WorkerFailures, SynchronousProcesses, WorkerVecEnv):
         """See ``TrajectoryWorkers``."""
         while not self._arrived:
             if all(slot.job is None for slot in self._slots):
-                raise RuntimeError(
-                    "There is nothing to wait for: no worker has a job. If a callback resets this environment, as "
-                    "EvalCallback does with its eval_env, give it another one."
-                )
+                raise RuntimeError("There is nothing to wait for: no worker has a job.")
             self._pump(POLL_SECONDS)
         arrival, trajectory = self._arrived.popleft()
         self._undelivered.discard(arrival.worker)

@@ -33,6 +33,7 @@ class SynchronousProcesses(VecEnv):
     _discarded: list[Any]
     _finalizer: Callable[[], Any]
     task_ids: tuple[Hashable, ...]
+    n_resets: int
     timeout: float
     closed: bool
     _needs_reset = False  # trajectories have run since the last reset
@@ -170,6 +171,7 @@ class SynchronousProcesses(VecEnv):
 
     def reset(self) -> VecEnvObs:
         """Reset all environments; trajectories in flight are void."""
+        self.n_resets += 1
         self._needs_reset = False
         self._settle()
         results = self._call("reset", list(zip(self._seeds, self._options, strict=True)))

@@ -135,6 +135,7 @@ class SimulatedVecEnv(DummyVecEnv, WorkerVecEnv):
 
     def reset(self) -> VecEnvObs:
         """Reset all environments; trajectories in flight are void."""
+        self.n_resets += 1
         self._void_flights()
         self._needs_reset = False
         return super().reset()

@@ -45,6 +45,7 @@ class Slot:
     point_number: int = 0
     held: set[TrajectoryKey] = field(default_factory=set)  # finished trajectories whose steps the process still has
     restart_at: float = 0.0
+    last_failure: str = ""
     heartbeat: Heartbeat = field(default_factory=Heartbeat)
     seconds_per_step: float = math.nan  # a running mean
     transforms: tuple[Any, Any] = (None, None)  # that the process has

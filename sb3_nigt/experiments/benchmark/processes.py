@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from stable_baselines3 import A2C
@@ -54,7 +54,7 @@ def learning_rate_of_steps(model: BaseAlgorithm, seconds: float) -> float:
 
 def measure(
     env_id: str, n_workers: int, n_trajectories: Sequence[int], schedule: str, seconds: float, repeats: int
-) -> list[Row]:
+) -> Iterator[Row]:
     """
     Measure RennalaNIGT on ProcessVecEnv, A2C on SubprocVecEnv and processes that only step, in turn.
 
@@ -69,7 +69,6 @@ def measure(
     """
     raw = RandomProcesses(env_id, n_workers)
     a2c = A2C("MlpPolicy", make_vec_env(env_id, n_workers, vec_env_cls=SubprocVecEnv), learning_rate=0.0, device="cpu")
-    rows = []
     for m in n_trajectories:
         env = make_worker_vec_env(env_id, n_workers, vec_env_cls=ProcessVecEnv)
         kwargs: dict[str, Any] = {"n_trajectories": m, "schedule": schedule, "learning_rate": 1e-9}
@@ -83,8 +82,7 @@ def measure(
         env.close()
         ours, limit, theirs = zip(*rates, strict=True)
         what = f"{env_id}, {n_workers} processes, M={m}, {schedule}"
-        rows.append(Row(what, "steps/s", ours, limit, f"{n_workers} processes that step at random"))
-        rows.append(Row(what, "steps/s", ours, theirs, "A2C on SubprocVecEnv"))
+        yield Row(what, "steps/s", ours, limit, f"{n_workers} processes that step at random")
+        yield Row(what, "steps/s", ours, theirs, "A2C on SubprocVecEnv")
     raw.close()
     a2c.env.close()  # type: ignore[union-attr]
-    return rows

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -79,14 +79,13 @@ ALGORITHMS: dict[str, tuple[Callable[..., BaseAlgorithm], dict[str, Any]]] = {
 }
 
 
-def measure(n_workers: int, n_rounds: int) -> list[Row]:
+def measure(n_workers: int, n_rounds: int) -> Iterator[Row]:
     """
     Compare the rounds with and without the slow worker.
 
     :param n_workers: processes, the slow one included
     :param n_rounds: rounds of RennalaNIGT; the others, which wait, run a few
     """
-    rows = []
     for name, (algorithm, kwargs) in ALGORITHMS.items():
         medians = []
         for slow in (True, False):
@@ -97,5 +96,4 @@ def measure(n_workers: int, n_rounds: int) -> list[Row]:
             env.close()
             medians.append(float(np.median(times.seconds)))
         what = f"{name}, {n_workers} processes, one {SLOWER} times slower"
-        rows.append(Row(what, "s/round", medians[:1], medians[1:], "without that one"))
-    return rows
+        yield Row(what, "s/round", medians[:1], medians[1:], "without that one")
