@@ -152,7 +152,8 @@ def test_an_error_by_default(make):
 
 def test_an_error_when_nobody_is_left(make):
     model = MaleniaNIGT("MlpPolicy", make(20, 60), on_lost_task="drop", **ARGUMENTS)
-    with pytest.warns(UserWarning, match=DROPPED), pytest.raises(WorkerError, match=r"Worker 1 \(task 1\): all 2 workers are lost"):
+    says = r"Worker 1 \(task 1\): all 2 workers are lost"
+    with pytest.warns(UserWarning, match=DROPPED), pytest.raises(WorkerError, match=says):
         model.learn(10**6)
 
 
