@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from io import StringIO
 from pathlib import Path
 
@@ -224,16 +223,39 @@ def files_in(directory):
     return {path.name: path.read_bytes() for path in directory.iterdir() if path.suffix in (".csv", ".json")}
 
 
-def test_killed_command_goes_on_and_leaves_the_same_files(tmp_path, capfd):
-    """Kill the whole program in the middle of a run; nothing writes any more, and the same command completes the files."""
+KILLING_ENV = """
+import os, signal
+from pathlib import Path
+import gymnasium as gym
+from gymnasium.envs.classic_control import CartPoleEnv
+
+class Killing(CartPoleEnv):
+    n_steps = 0  # of all environments of a process together
+
+    def step(self, action):
+        Killing.n_steps += 1
+        if Killing.n_steps == 2500 and not Path({flag!r}).exists():
+            Path({flag!r}).touch()
+            os.kill(os.getppid(), signal.SIGKILL)
+        return super().step(action)
+
+gym.register("Killing-v0", Killing, max_episode_steps=500)
+"""
+
+
+def test_killed_command_goes_on_and_leaves_the_same_files(tmp_path, capfd, monkeypatch):
+    """The program is killed in the middle of a run; nothing writes any more, and the same command completes the files."""
+    (tmp_path / "killing.py").write_text(KILLING_ENV.format(flag=str(tmp_path / "killed_once")))
+    monkeypatch.syspath_prepend(tmp_path)
     arguments = [*COMPARE, "--algos", "rennala,afedpg", "--seeds", "2", "--timesteps", "1500", "--output"]
+    arguments[arguments.index("CartPole-v1")] = "killing:Killing-v0"
     killed, whole = tmp_path / "killed", tmp_path / "whole"
-    with subprocess.Popen([sys.executable, "-m", "sb3_nigt", *arguments, killed], stderr=subprocess.PIPE) as process:
-        while not any(path.stat().st_size > 150 for path in killed.glob("*.csv")):
-            assert process.poll() is None
-            time.sleep(0.02)
-        os.kill(process.pid, signal.SIGKILL)
-        process.communicate(timeout=30)  # ends when nobody is left who could write
+    command = [sys.executable, "-m", "sb3_nigt", *arguments, killed]
+    process = subprocess.run(
+        command, stderr=subprocess.PIPE, timeout=90, env={**os.environ, "PYTHONPATH": f"{tmp_path}:{os.getcwd()}"}
+    )  # its stderr ends when nobody is left who could write
+    assert process.returncode == -signal.SIGKILL
+    assert any(path.stat().st_size > 150 for path in killed.glob("*.csv"))  # the curve of the run has begun
     finished = {path: path.stat().st_mtime_ns for path in killed.glob("*.json")}
     assert len(finished) < 4
     main([*arguments, str(killed)])
@@ -242,7 +264,7 @@ def test_killed_command_goes_on_and_leaves_the_same_files(tmp_path, capfd):
     for method in ("rennala", "afedpg"):
         for seed in range(2):
             budget = Budget(timesteps=1500, points=4, episodes=2)
-            training.execute(Run(method, seed, Setting("CartPole-v1", (1.0, 2.0), (0.0, 0.0)), budget), whole)
+            training.execute(Run(method, seed, Setting("killing:Killing-v0", (1.0, 2.0), (0.0, 0.0)), budget), whole)
     assert files_in(killed) == files_in(whole)
     assert (killed / "curves.png").read_bytes().startswith(b"\x89PNG")
     table_text = (killed / "table.txt").read_text()

@@ -11,7 +11,7 @@ from functools import partial
 import numpy as np
 import pytest
 from envs import LengthFromSeedEnv, job, parameters, prepared
-from processes import FAILED, is_running, wait_until, worker_processes
+from processes import FAILED, Bell, ends_of, is_running, ring, worker_processes
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
@@ -91,6 +91,7 @@ from pathlib import Path
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that runs the tests in the background lets it be ignored
 sys.path.insert(0, {tests!r})
 from envs import PointEnv
+from processes import ring
 from stable_baselines3.common.callbacks import BaseCallback
 from sb3_nigt import ProcessVecEnv, RennalaNIGT
 
@@ -98,12 +99,14 @@ class Env(PointEnv):
     def __init__(self):
         super().__init__()
         Path("pids", str(os.getpid())).touch()
+        ring("made")
         while {slow}:
             time.sleep(10)
 
 class Told(BaseCallback):
     def _on_step(self):
-        Path("learning").touch()
+        if self.n_calls == 1:
+            ring("learning")
         return True
 
 if __name__ == "__main__":
@@ -118,30 +121,33 @@ if __name__ == "__main__":
 """
 
 
-def interrupted(tmp_path, slow, is_ready, whole_group):
-    """Run the script, interrupt it when it is ready; return what it says and the processes of its workers."""
+def interrupted(tmp_path, slow, whole_group):
+    """Run the script, interrupt it when it learns or makes workers; return what it says and the processes of its workers."""
     (tmp_path / "pids").mkdir()
+    made, learning = Bell(tmp_path / "made"), Bell(tmp_path / "learning")
     (tmp_path / "script.py").write_text(textwrap.dedent(SCRIPT.format(tests=os.path.dirname(__file__), slow=slow)))
     script = subprocess.Popen(
         [sys.executable, "script.py"], cwd=tmp_path, stdout=subprocess.PIPE, text=True, start_new_session=True
     )
-    with script:
+    with script, made, learning:
         try:
-            wait_until(is_ready, "the script")
+            made.wait(times=3)
+            if not slow:
+                learning.wait()
             pids = [int(path.name) for path in (tmp_path / "pids").iterdir()]
-            (os.killpg if whole_group else os.kill)(script.pid, signal.SIGINT)
-            said, _ = script.communicate(timeout=60)
+            with ends_of(pids):
+                (os.killpg if whole_group else os.kill)(script.pid, signal.SIGINT)
+                said, _ = script.communicate(timeout=60)
         finally:
             script.kill()
     assert script.returncode == 0
-    wait_until(lambda: not any(map(is_running, pids)), "the end of the workers")
     return said, pids
 
 
 @pytest.mark.parametrize("whole_group", [True, False], ids=["terminal", "parent only"])
 class TestInterrupt:
     def test_during_learn(self, tmp_path, whole_group):
-        said, pids = interrupted(tmp_path, False, (tmp_path / "learning").exists, whole_group)
+        said, pids = interrupted(tmp_path, False, whole_group)
         assert said == "interrupted\n"
         assert len(pids) == 3
         loaded = RennalaNIGT.load(tmp_path / "model", env=SimulatedVecEnv([LengthFromSeedEnv] * 3))
@@ -149,7 +155,7 @@ class TestInterrupt:
         loaded.learn(50)
 
     def test_while_the_workers_are_made(self, tmp_path, whole_group):
-        said, pids = interrupted(tmp_path, True, lambda: len(list((tmp_path / "pids").iterdir())) == 3, whole_group)
+        said, pids = interrupted(tmp_path, True, whole_group)
         assert said == "interrupted\n"
         assert len(pids) == 3
 
@@ -182,15 +188,15 @@ def test_learning_goes_on_after_an_interrupt(make):
 
 
 class StuckEnv(LengthFromSeedEnv):
-    """Says in a file that a step or ``close`` has begun, and stays there."""
+    """Rings when a step or ``close`` has begun, and stays there."""
 
-    def __init__(self, where, file):
+    def __init__(self, where, bell):
         super().__init__()
-        self.where, self.file = where, file
+        self.where, self.bell = where, bell
 
     def _stay(self, where):
         if where == self.where:
-            self.file.touch()
+            ring(self.bell)
             while True:
                 time.sleep(10)
 
@@ -202,47 +208,46 @@ class StuckEnv(LengthFromSeedEnv):
         self._stay("close")
 
 
-SECONDS = 20  # generous: what is stuck would stay for ever
+@pytest.fixture
+def bell(tmp_path):
+    with Bell(tmp_path / "stuck") as bell:
+        yield bell
 
 
-def close_and_time(env):
-    pids, start = [slot.remote.pid for slot in env._slots], time.monotonic()
+def close(env):
+    """What is stuck would stay for ever."""
+    pids = env.worker_pids
     env.close()
     env.close()
-    assert time.monotonic() - start < SECONDS
     assert not any(map(is_running, pids))
 
 
-def test_close_with_workers_stuck_in_a_trajectory(tmp_path):
-    files = [tmp_path / str(i) for i in range(3)]
-    env, point = prepared(ProcessVecEnv([LengthFromSeedEnv, *(partial(StuckEnv, "step", file) for file in files)]))
+def test_close_with_workers_stuck_in_a_trajectory(bell):
+    env, point = prepared(ProcessVecEnv([LengthFromSeedEnv, *[partial(StuckEnv, "step", bell.path)] * 3]))
     for worker in range(4):
         env.submit(job(point, worker))
-    wait_until(lambda: all(file.exists() for file in files), "the steps")
-    close_and_time(env)
+    bell.wait(times=3)
+    close(env)
 
 
-def test_close_with_a_worker_stuck_in_a_command(tmp_path):
+def test_close_with_a_worker_stuck_in_a_command(bell):
     """As after Ctrl-C in ``env.step``."""
-    file = tmp_path / "stuck"
-    env = ProcessVecEnv([LengthFromSeedEnv, partial(StuckEnv, "step", file)])
+    env = ProcessVecEnv([LengthFromSeedEnv, partial(StuckEnv, "step", bell.path)])
     env.reset()
     env._slots[1].remote.send_command("step", np.zeros(1, dtype=np.float32))
-    wait_until(file.exists, "the step")
-    close_and_time(env)
+    bell.wait()
+    close(env)
 
 
-def test_close_with_workers_stuck_in_the_close_of_their_environments(tmp_path):
-    files = [tmp_path / str(i) for i in range(3)]
-    env = ProcessVecEnv([partial(StuckEnv, "close", file) for file in files])
-    close_and_time(env)
-    assert all(file.exists() for file in files)
+def test_close_with_workers_stuck_in_the_close_of_their_environments(bell):
+    close(ProcessVecEnv([partial(StuckEnv, "close", bell.path)] * 3))
+    bell.wait(times=3)
 
 
 def test_close_with_a_stopped_worker():
     env = ProcessVecEnv([LengthFromSeedEnv, LengthFromSeedEnv])
     os.kill(env._slots[1].remote.pid, signal.SIGSTOP)
-    close_and_time(env)
+    close(env)
 
 
 @pytest.mark.filterwarnings(FAILED)
@@ -252,7 +257,7 @@ def test_close_while_a_worker_waits_for_its_restart():
     for worker in range(2):
         env.submit(job(point, worker))
     env.next_arrival()
-    close_and_time(env)
+    close(env)
 
 
 class TellsItsEnd(LengthFromSeedEnv):

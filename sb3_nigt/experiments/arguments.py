@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -78,13 +79,16 @@ def positive_number(text: str) -> float:
 
 def environment(text: str) -> str:
     """
-    Check the id of an environment.
+    Check the id of an environment; ``module:Name-v0`` imports the module, as ``gym.make`` does.
 
     :param text: what the user typed
     """
+    module, _, name = text.rpartition(":")
     try:
-        gym.spec(text)
-    except (gym.error.Error, ModuleNotFoundError) as error:  # what stands in front of a colon is a module
+        if module:
+            importlib.import_module(module)
+        gym.spec(name)
+    except (gym.error.Error, ModuleNotFoundError) as error:
         reason = str(error).splitlines()[0]
         raise argparse.ArgumentTypeError(f"{reason} Give an id that gymnasium knows, for example CartPole-v1") from None
     return text
