@@ -9,10 +9,11 @@ import pytest
 
 from sb3_nigt.__main__ import main
 from sb3_nigt.experiments.command_line import COMMANDS
-from sb3_nigt.experiments.figures import FIGURES, Experiment, number_of_parameters
+from sb3_nigt.experiments.figures import FIGURES, TRAJECTORY_STEPS, Experiment, number_of_parameters
 from sb3_nigt.experiments.methods import check_method
 from sb3_nigt.experiments.setting import Budget
 from sb3_nigt.experiments.training import COLUMNS
+from sb3_nigt.experiments.tuned import load
 
 PAGE = (Path(__file__).parents[1] / "docs/guide/reproduce.md").read_text(encoding="utf-8")
 
@@ -23,9 +24,22 @@ def test_experiments_of_the_paper():
     assert (equal.step_times, equal.message_times) == ((1.0,) * 10, (0.0,) * 10)
     assert root.step_times == root.message_times == tuple(np.sqrt(np.arange(1, 11)))
     assert FIGURES["reacher-sqrt-n100"].setting("trajectory").n_workers == 100
-    decreasing = FIGURES["humanoid-decreasing"].setting("step").step_times
-    assert decreasing[0] == 1
-    assert (np.diff(decreasing) < 0).all()
+
+
+def test_speeds_that_change():
+    """From √i to √i/10, and to √(n+1-i): half of the way, in equal factors, they are the geometric means."""
+    roots = np.sqrt(np.arange(1, 11))
+    for name, final in (("faster", roots / 10), ("reversed", roots[::-1])):
+        experiment = FIGURES[f"humanoid-{name}"]
+        workers, seconds = experiment.setting("step", scale=0.5).make_workers(0), 0.5 * experiment.seconds("step")
+        for moment, times in ((0.0, roots), (0.5 * seconds, np.sqrt(roots * final)), (seconds, final), (9 * seconds, final)):
+            assert workers.time_model.step_times(moment) == pytest.approx(times)
+
+
+@pytest.mark.parametrize(("time_per", "seconds"), [("step", 200_000.0), ("trajectory", 4_000.0)])
+def test_length_of_a_run(time_per, seconds):
+    """h = 1 for ten workers, 50 steps an episode: a round of 20 makes 1000 of 2 million steps and takes 100 seconds, or 2."""
+    assert FIGURES["reacher-equal"].seconds(time_per) == pytest.approx(seconds)
 
 
 def test_messages_by_the_number_of_parameters():
@@ -41,8 +55,10 @@ def test_messages_by_the_number_of_parameters():
     [
         ("malenia-bit", ["flipped=False", "flipped=True"], 1),
         ("malenia-no-bit", ["flipped=False", "flipped=True"], 0),
-        ("malenia-reward", ["velocity=0.5", "velocity=2.0"], 0),
-        ("malenia-dynamics", ["gravity=0.5", "gravity=1.5"], 0),
+        ("malenia-velocity", ["velocity=0.5", "velocity=2.0"], 0),
+        ("malenia-direction", ["direction=0", "direction=90"], 0),
+        ("malenia-gravity", ["gravity=0.5", "gravity=1.5"], 0),
+        ("malenia-friction", ["friction=0.5", "friction=1.5"], 0),
     ],
 )
 def test_two_tasks(figure, tasks, size):
@@ -74,14 +90,20 @@ def test_a_budget_is_spent_in_its_own_unit():
 
 @pytest.mark.parametrize("time_per", ["step", "trajectory"])
 def test_reproduce(time_per, runs_in_this_process, tmp_path, monkeypatch, capsys):
-    """A figure of its own with CartPole: 1500 timesteps at two a second, or at two episodes of at most 500 steps a second."""
-    monkeypatch.setitem(FIGURES, "small", Experiment("CartPole-v1", "1", "0", 2, ("rennala", "sync"), timesteps=15_000))
+    """A figure of its own with CartPole, tuned: 1500 timesteps at two a second, or at two episodes of 10 steps a second."""
+    monkeypatch.setitem(TRAJECTORY_STEPS, "CartPole-v1", 10)
+    monkeypatch.setitem(FIGURES, "small", Experiment("CartPole-v1", "1", "0", 2, ("rennala", "sync", "ppo"), timesteps=15_000))
     output = ["--output", str(tmp_path), "--points", "3", "--episodes", "2", "--seeds", "1"]
-    main(["reproduce", "small", "--scale", "0.1", "--time-per", time_per, *output])
-    record = json.loads((tmp_path / f"small-per-{time_per}" / "rennala-seed0.json").read_text())
-    assert record["run"]["budget"]["seconds"] == {"step": 750.0, "trajectory": 1.5}[time_per]
-    assert record["run"]["setting"]["time_per"] == time_per
-    assert (tmp_path / f"small-per-{time_per}" / "curves.png").exists()
+    main(["reproduce", "small", "--scale", "0.1", "--tune", "2", "--time-per", time_per, *output])
+    directory, seconds = tmp_path / f"small-per-{time_per}", {"step": 750.0, "trajectory": 75.0}[time_per]
+    rennala, sync = load(directory / "tuned.json")
+    assert rennala.budget.seconds == sync.budget.seconds == seconds / 2
+    for name, arguments in (("rennala", rennala.arguments), ("sync", sync.arguments), ("ppo", {})):
+        run = json.loads((directory / f"{name}-seed0.json").read_text())["run"]
+        assert run["arguments"] == arguments
+        assert run["budget"]["seconds"] == seconds
+        assert run["setting"]["time_per"] == time_per
+    assert (directory / "curves.png").exists()
     assert "sync" in capsys.readouterr().out
 
 
@@ -98,7 +120,12 @@ def test_commands_on_the_page_can_be_typed(tmp_path, monkeypatch):
     commands = re.findall(r"^sb3-nigt (.+)$", PAGE, re.MULTILINE)
     for command in commands:
         main(command.split())
-    assert len(typed) == len(commands) == 5
+    assert len(typed) == len(commands) == 6
+
+
+def step_times_of(experiment):
+    final = experiment.final_step_times
+    return experiment.step_times if final is None else f"{experiment.step_times}, later {final}"
 
 
 def test_tables_on_the_page():
@@ -110,7 +137,7 @@ def test_tables_on_the_page():
     for names, n_workers, step_times, message_times in rows:
         for name in re.findall(r"`([\w-]+)`", names):
             found[name] = (int(n_workers), step_times, message_times.partition(", d ")[0])
-    assert found == {name: (e.n_workers, e.step_times, e.message_times) for name, e in FIGURES.items()}
+    assert found == {name: (e.n_workers, step_times_of(e), e.message_times) for name, e in FIGURES.items()}
 
 
 def test_options_on_the_page(capsys):

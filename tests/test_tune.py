@@ -23,7 +23,8 @@ def test_grid_is_that_of_the_paper(method, size):
     grid = tune.grid(method)
     assert len(grid) == size
     rates = {arguments["learning_rate"] for arguments in grid.values()}
-    assert (min(rates), max(rates), len(rates)) == (2**-10, 2**-1, 10)
+    bounds = (2**-24, 2**-6) if method == "syncpg" else (2**-10, 2**-1)  # plain ascent has small steps
+    assert (min(rates), max(rates), len(rates)) == (*bounds, 10)
     m = "n_initial_trajectories" if method == "afedpg" else "n_trajectories"
     assert {arguments[m] for arguments in grid.values()} == {20, 30, 50}
     assert {arguments.get("eta") for arguments in grid.values()} == ({None} if size == 30 else {0.001, 0.01, 0.1})
@@ -50,6 +51,10 @@ class Landscape:
         return curves
 
 
+def candidates(method, number):
+    return {method: tune.drawn(tune.grid(method), number)}
+
+
 def labels(calls):
     return [list(dict.fromkeys(run.label for run in runs)) for runs in calls]
 
@@ -68,7 +73,7 @@ def test_halving_by_hand(monkeypatch, tmp_path):
         return 15.0 if (order.index(label), seed) == (0, 0) else float(order.index(label))
 
     landscape = Landscape(monkeypatch, height)
-    best = tune.tune("rennala", CARTPOLE, BUDGET, 8, tmp_path, 1)
+    (best,) = tune.tune(candidates("rennala", 8), CARTPOLE, BUDGET, tmp_path, 1)
     assert [len(runs) for runs in landscape.calls] == [8, 8, 6]
     assert labels(landscape.calls)[1:] == [[order[k] for k in (0, 7, 6, 5)], [order[k] for k in (0, 7)]]
     assert (best.arguments, best.final_returns) == (tune.grid("rennala")[order[7]], [7, 7, 7])
@@ -77,14 +82,41 @@ def test_halving_by_hand(monkeypatch, tmp_path):
 
 def test_one_candidate_is_enough(monkeypatch, tmp_path):
     landscape = Landscape(monkeypatch, lambda label, seed: 1.0)
-    assert tune.tune("sync", CARTPOLE, BUDGET, 1, tmp_path, 1).final_returns == [1.0]
+    (best,) = tune.tune(candidates("sync", 1), CARTPOLE, BUDGET, tmp_path, 1)
+    assert best.final_returns == [1.0]
     assert len(landscape.calls) == 1
 
 
 def test_all_of_the_grid_if_there_are_more_candidates_than_that(monkeypatch, tmp_path):
     landscape = Landscape(monkeypatch, lambda label, seed: 1.0)
-    tune.tune("syncpg", CARTPOLE, BUDGET, 1000, tmp_path, 1)
+    tune.tune(candidates("syncpg", 1000), CARTPOLE, BUDGET, tmp_path, 1)
     assert len(landscape.calls[0]) == 30
+
+
+def test_methods_are_tuned_side_by_side(monkeypatch, tmp_path):
+    """Four of one, two of the other: 4 + 2 runs, then (2 + 1 new ones, and) 2·2 for the first alone, the second is decided."""
+    landscape = Landscape(monkeypatch, lambda label, seed: 1.0)
+    first, second = tune.tune(candidates("sync", 4) | candidates("afedpg", 2), CARTPOLE, BUDGET, tmp_path, 1)
+    assert (first.method, second.method) == ("sync", "afedpg")
+    assert [[run.method for run in runs] for runs in landscape.calls] == [["sync"] * 4 + ["afedpg"] * 2, ["sync"] * 4]
+    assert (first.final_returns, second.final_returns) == ([1.0, 1.0], [1.0])
+
+
+@pytest.mark.parametrize(
+    ("method", "eta", "exponents"),
+    [
+        ("rennala:pipelined", 0.1, (-1, -4, -7, -10)),
+        ("afedpg", 0.1, (-1, -4, -7, -10)),
+        ("rennalapg", None, (-6, -12, -18, -24)),
+    ],
+)
+def test_learning_rates_alone(method, eta, exponents):
+    """In equal steps of the exponent, η = 0.1 and M = 20 as in the paper's pictures."""
+    found = list(tune.learning_rates(method, 4).values())
+    assert [arguments.pop("learning_rate") for arguments in found] == [2**exponent for exponent in exponents]
+    m = "n_initial_trajectories" if method == "afedpg" else "n_trajectories"
+    assert found == [{m: 20} if eta is None else {m: 20, "eta": eta}] * 4
+    assert len(tune.learning_rates(method, 99)) == 10
 
 
 def test_broken_candidates_are_out(monkeypatch, tmp_path):
@@ -92,10 +124,11 @@ def test_broken_candidates_are_out(monkeypatch, tmp_path):
     heights = {label: number for number, label in enumerate(tune.grid("sync"))}
     top, second = sorted(heights, key=heights.get)[-1:-3:-1]
     Landscape(monkeypatch, lambda label, seed: float(heights[label]), broken=[top])
-    assert tune.tune("sync", CARTPOLE, BUDGET, 90, tmp_path, 1).arguments == tune.grid("sync")[second]
+    (best,) = tune.tune(candidates("sync", 90), CARTPOLE, BUDGET, tmp_path, 1)
+    assert best.arguments == tune.grid("sync")[second]
     Landscape(monkeypatch, lambda label, seed: 1.0, broken=heights)
     with pytest.raises(FailedRunsError):
-        tune.tune("sync", CARTPOLE, BUDGET, 90, tmp_path, 1)
+        tune.tune(candidates("sync", 90), CARTPOLE, BUDGET, tmp_path, 1)
 
 
 def test_file_of_tuned_values(tmp_path, capsys):
@@ -111,7 +144,7 @@ def test_file_of_tuned_values(tmp_path, capsys):
     assert capsys.readouterr().out == ""
     assert arguments_of("rennala:first_finished", CARTPOLE, found) == {}
     assert capsys.readouterr().out == "rennala:first_finished: nothing tuned for this setting, so its defaults\n"
-    assert arguments_of("ppo", CARTPOLE, []) == {}
+    assert arguments_of("ppo", CARTPOLE, found) == arguments_of("rennala:pipelined", CARTPOLE, []) == {}
     assert capsys.readouterr().out == ""
 
 
@@ -136,12 +169,15 @@ def test_tune_then_compare(runs_in_this_process, tmp_path, monkeypatch, capsys):
         ("compare --env CartPole-v1 --timesteps 9 --tuned none.json", "none.json: No such file or directory. Give a file"),
         ("compare --env CartPole-v1 --timesteps 9 --tuned other.json", "give a file that sb3-nigt tune has written"),
         ("reproduce mars", "invalid choice: 'mars' .*humanoid-equal.*malenia-bit"),
+        ("reproduce humanoid-equal --tune 0", "'0' is not allowed"),
+        ("reproduce humanoid-equal --tune 2 --tuned tuned.json", "not allowed with argument --tune"),
         ("reproduce humanoid-equal --scale 0", "'0' is not allowed: give a number greater than 0"),
     ],
 )
 def test_wrong_arguments_cost_one_line(arguments, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("other.json").write_text("[]")
+    Path("tuned.json").write_text('{"tuned": []}')
     with pytest.raises(SystemExit) as stopped:
         main(arguments.split())
     assert stopped.value.code == 2

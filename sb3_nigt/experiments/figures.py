@@ -11,16 +11,20 @@ import numpy as np
 from sb3_nigt.experiments.arguments import FloatArray
 from sb3_nigt.experiments.methods import make_model
 from sb3_nigt.experiments.setting import Setting
+from sb3_nigt.planning import plan
 from sb3_nigt.timing.time_models import TimePer
 
-LAWS: dict[str, Callable[[FloatArray], FloatArray]] = {
+LAWS: dict[str, Callable[[FloatArray], FloatArray]] = {  # of the numbers of the workers, 1 to n
     "0": np.zeros_like,
     "1": np.ones_like,
     "√i": np.sqrt,
-    "1/√i": lambda i: 1.0 / np.sqrt(i),
+    "√i/10": lambda i: np.sqrt(i) / 10.0,
+    "√(n+1-i)": lambda i: np.sqrt(i[::-1]),
     "1, 10": lambda i: np.where(i == 1, 1.0, 10.0),
 }
 BY_PARAMETERS = "√i·d^(1/4)"  # d: number of parameters of the policy
+N_TRAJECTORIES = 20  # M, where it is not tuned
+TRAJECTORY_STEPS = {"Humanoid-v4": 50, "Reacher-v4": 50, "Walker2d-v4": 100, "Hopper-v4": 100}  # about, in these experiments
 
 
 @dataclass(frozen=True)
@@ -35,32 +39,52 @@ class Experiment:
     :param methods: who is compared
     :param tasks: None, or a family of ``make_tasks``
     :param task_kwargs: further arguments of ``make_tasks``
-    :param timesteps: what workers that never wait would make; it gives the length in seconds, equal for all methods
+    :param final_step_times: law of h_i at the end of the run, if the speeds change
+    :param timesteps: what Rennala NIGT, with tasks Malenia NIGT, makes, about; it gives the seconds, equal for all methods
     """
 
     env: str
     step_times: str
     message_times: str
     n_workers: int = 10
-    methods: tuple[str, ...] = ("rennala", "rennala:first_finished", "sync", "afedpg")
+    methods: tuple[str, ...] = ("rennala", "rennala:first_finished", "sync", "afedpg", "rennalapg", "syncpg", "ppo")
     tasks: str | None = None
     task_kwargs: dict[str, Any] = field(default_factory=dict)
+    final_step_times: str | None = None
     timesteps: int = 2_000_000
 
-    def setting(self, time_per: TimePer) -> Setting:
+    def setting(self, time_per: TimePer, scale: float = 1.0) -> Setting:
         """
         Return environment and workers.
 
         :param time_per: how h_i is read
+        :param scale: length of a run, 1 is the full one
         """
         workers = np.arange(1.0, self.n_workers + 1)
         if self.message_times == BY_PARAMETERS:
             message_times = np.sqrt(workers) * number_of_parameters(self.env) ** 0.25
         else:
             message_times = LAWS[self.message_times](workers)
-        step_times = LAWS[self.step_times](workers)
-        times = tuple(step_times.tolist()), tuple(message_times.tolist())
-        return Setting(self.env, *times, time_per, self.tasks, dict(self.task_kwargs))
+        h, kappa = tuple(LAWS[self.step_times](workers).tolist()), tuple(message_times.tolist())
+        if self.final_step_times is None:
+            return Setting(self.env, h, kappa, time_per, self.tasks, dict(self.task_kwargs))
+        final, seconds = tuple(LAWS[self.final_step_times](workers).tolist()), scale * self._seconds(h, kappa, time_per)
+        return Setting(self.env, h, kappa, time_per, final_step_times=final, change_seconds=seconds)
+
+    def seconds(self, time_per: TimePer) -> float:
+        """
+        Predict how long Rennala NIGT, with tasks Malenia NIGT, needs for ``timesteps``; changing speeds count as at the start.
+
+        :param time_per: how h_i is read
+        """
+        setting = self.setting(time_per)
+        return self._seconds(setting.step_times, setting.message_times, time_per)
+
+    def _seconds(self, h: tuple[float, ...], kappa: tuple[float, ...], time_per: TimePer) -> float:
+        steps = TRAJECTORY_STEPS[self.env]
+        rounds = plan(h, N_TRAJECTORIES, steps if time_per == "step" else 1, kappa)
+        update = rounds["Malenia" if self.tasks else "Rennala", "planned"]
+        return self.timesteps / (update.n_trajectories * steps) * update.update_seconds
 
 
 def number_of_parameters(env: str) -> int:
@@ -71,6 +95,11 @@ def number_of_parameters(env: str) -> int:
     """
     model = make_model("rennala", Setting(env, (1.0,), (0.0,)).make_workers(0), 0, {})
     return sum(p.numel() for p in model.policy.parameters())
+
+
+def _many_workers(env: str) -> Experiment:
+    methods = ("rennala", "rennala:first_finished", "sync", "afedpg")
+    return Experiment(env, "√i", "√i", 100, methods)
 
 
 def _two_tasks(tasks: str, **task_kwargs: Any) -> Experiment:
@@ -86,10 +115,13 @@ FIGURES: dict[str, Experiment] = {
         for env in ("Humanoid", "Reacher", "Walker2d", "Hopper")
         for name, times in _TIMES.items()
     },
-    **{f"{env.lower()}-sqrt-n100": Experiment(f"{env}-v4", "√i", "√i", 100) for env in ("Humanoid", "Reacher")},
-    "humanoid-decreasing": Experiment("Humanoid-v4", "1/√i", "1/√i"),
+    **{f"{env.lower()}-sqrt-n100": _many_workers(f"{env}-v4") for env in ("Humanoid", "Reacher", "Hopper")},
+    "humanoid-faster": Experiment("Humanoid-v4", "√i", "√i", final_step_times="√i/10"),
+    "humanoid-reversed": Experiment("Humanoid-v4", "√i", "√i", final_step_times="√(n+1-i)"),
     "malenia-bit": _two_tasks("flipped"),
     "malenia-no-bit": _two_tasks("flipped", append_bit=False),
-    "malenia-reward": _two_tasks("velocity", values=[0.5, 2.0]),
-    "malenia-dynamics": _two_tasks("gravity", values=[0.5, 1.5]),
+    "malenia-velocity": _two_tasks("velocity", values=[0.5, 2.0]),
+    "malenia-direction": _two_tasks("direction", values=[0, 90]),
+    "malenia-gravity": _two_tasks("gravity", values=[0.5, 1.5]),
+    "malenia-friction": _two_tasks("friction", values=[0.5, 1.5]),
 }

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import warnings
+from pathlib import Path
 
 from sb3_nigt.experiments.arguments import positive_integer, positive_number
 from sb3_nigt.experiments.campaign import OUT_OF_DATE
 from sb3_nigt.experiments.compare import add_execution, compare, seeded_runs
 from sb3_nigt.experiments.figures import FIGURES
+from sb3_nigt.experiments.methods import OURS
 from sb3_nigt.experiments.setting import Budget
-from sb3_nigt.experiments.tuned import tuned_file
+from sb3_nigt.experiments.tune import learning_rates, tune
+from sb3_nigt.experiments.tuned import load, save, tuned_file
+
+TUNING_SHARE = 0.5  # of the length of a run
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,21 +31,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seeds", metavar="N", type=positive_integer, default=5, help="runs of each method")
     parser.add_argument("--time-per", choices=("step", "trajectory"), default="step", help="how h_i is read; step by default")
-    parser.add_argument("--tuned", metavar="FILE", type=tuned_file, default=[], help="arguments that sb3-nigt tune has found")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument(
+        "--tune",
+        metavar="N",
+        type=positive_integer,
+        help="first choose each method's learning rate among N of the paper's grid",
+    )
+    source.add_argument("--tuned", metavar="FILE", type=tuned_file, default=[], help="arguments that sb3-nigt tune has found")
     add_execution(parser, "reproduce")
 
 
 def run(args: argparse.Namespace) -> None:
     """
-    Train, print, draw.
+    Tune if that is wanted; train, print, draw.
 
     :param args: parsed command line
     """
     experiment = FIGURES[args.figure]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=OUT_OF_DATE)
-        setting = experiment.setting(args.time_per)
-        seconds = args.scale * experiment.timesteps / setting.timesteps_a_second()
+        setting = experiment.setting(args.time_per, args.scale)
+        seconds = args.scale * experiment.seconds(args.time_per)
     budget = Budget(seconds=seconds, points=args.points, episodes=args.episodes)
-    runs = seeded_runs(experiment.methods, args.seeds, setting, budget, args.tuned)
-    compare(runs, args.output / f"{args.figure}-per-{args.time_per}", args.processes)
+    output: Path = args.output / f"{args.figure}-per-{args.time_per}"
+    tuned = args.tuned
+    if args.tune is not None:
+        candidates = {m: learning_rates(m, args.tune) for m in experiment.methods if m.partition(":")[0] in OURS}
+        shorter = dataclasses.replace(budget, seconds=TUNING_SHARE * seconds)
+        for best in tune(candidates, setting, shorter, output / "tune", args.processes):
+            save(best, output / "tuned.json")
+        tuned = load(output / "tuned.json")
+    compare(seeded_runs(experiment.methods, args.seeds, setting, budget, tuned), output, args.processes)

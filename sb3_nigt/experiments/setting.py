@@ -11,12 +11,13 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import numpy.typing as npt
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
 from sb3_nigt.envs import make_tasks
-from sb3_nigt.timing.time_models import TimePer
+from sb3_nigt.timing.time_models import FixedTimes, TimeModel, TimePer, VaryingTimes
 from sb3_nigt.vec_env import SimulatedVecEnv, make_worker_vec_env
 from sb3_nigt.vec_env.simulated import DEFAULT_EPISODE_STEPS
 
@@ -45,6 +46,8 @@ class Setting:
     :param time_per: what ``step_times`` measures, "step" or "trajectory"
     :param tasks: None, or a family of ``make_tasks``: the workers hold different tasks
     :param task_kwargs: further arguments of ``make_tasks``
+    :param final_step_times: None, or what ``step_times`` have become after ``change_seconds``, by equal factors in equal times
+    :param change_seconds: on the workers' clock
     """
 
     env: str
@@ -53,6 +56,8 @@ class Setting:
     time_per: TimePer = "step"
     tasks: str | None = None
     task_kwargs: dict[str, Any] = field(default_factory=dict)
+    final_step_times: tuple[float, ...] | None = None
+    change_seconds: float = 0.0
 
     @property
     def n_workers(self) -> int:
@@ -86,13 +91,22 @@ class Setting:
         workers = make_worker_vec_env(
             **self.env_arguments(),
             vec_env_cls=CountedVecEnv,
-            step_times=self.step_times,
-            message_times=self.message_times,
-            time_per=self.time_per,
+            time_model=self._time_model(),
             seed=seed,
         )
         assert isinstance(workers, CountedVecEnv)
         return workers
+
+    def _time_model(self) -> TimeModel:
+        if self.final_step_times is None:
+            return FixedTimes(self.step_times, self.message_times, self.time_per)
+        start, final = np.array(self.step_times), np.array(self.final_step_times)
+
+        def step_times(now: float) -> npt.NDArray[np.float64]:
+            times: npt.NDArray[np.float64] = start * (final / start) ** min(1.0, now / self.change_seconds)
+            return times
+
+        return VaryingTimes(step_times, self.message_times, self.time_per)
 
     def make_evaluation_envs(self, episodes: int) -> dict[str, DummyVecEnv]:
         """

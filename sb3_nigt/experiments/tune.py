@@ -19,8 +19,10 @@ from sb3_nigt.experiments.setting import Budget, Run, Setting
 from sb3_nigt.experiments.tuned import Tuned, save
 
 EXPONENTS = range(-10, 0)  # of two: α
+PLAIN_EXPONENTS = range(-24, -4, 2)  # of plain ascent, whose steps grow with the gradient: the paper does not say
 ETAS = (0.001, 0.01, 0.1)
 N_TRAJECTORIES = (20, 30, 50)  # M = M_init
+Candidates = dict[str, dict[str, Any]]  # arguments of an algorithm, by label
 FIRST_SEED = 1000  # a comparison begins at 0: what was chosen on a seed would look too good on it
 
 
@@ -61,15 +63,45 @@ def tunable_methods(text: str) -> list[str]:
     return names
 
 
-def grid(method: str) -> dict[str, dict[str, Any]]:
+def learning_rates(method: str, n_candidates: int) -> Candidates:
+    """
+    Return α's evenly spaced over the grid, from its largest one to its smallest, with η and M as in the paper's pictures.
+
+    :param method: its name
+    :param n_candidates: how many; one is the largest α
+    """
+    etas, ms = {ETAS[-1], None}, N_TRAJECTORIES[0]
+    of_alpha = [
+        (label, arguments)
+        for label, arguments in grid(method).items()
+        if arguments.get("eta") in etas and ms in arguments.values()
+    ][::-1]
+    chosen = np.unique(np.linspace(0, len(of_alpha) - 1, n_candidates).round().astype(int))
+    return dict(of_alpha[number] for number in chosen)
+
+
+def drawn(candidates: Candidates, n_candidates: int) -> Candidates:
+    """
+    Draw without replacement, from equal grids the same ones.
+
+    :param candidates: all of them
+    :param n_candidates: how many
+    """
+    numbers = np.random.default_rng(0).permutation(len(candidates))[:n_candidates]
+    labels = list(candidates)
+    return {labels[number]: candidates[labels[number]] for number in numbers}
+
+
+def grid(method: str) -> Candidates:
     """
     Return the arguments of all candidates, by label.
 
     :param method: its name
     """
     plain_ascent = method.partition(":")[0] in ("syncpg", "rennalapg")  # which has no η
-    found: dict[str, dict[str, Any]] = {}
-    for exponent, eta, m in itertools.product(EXPONENTS, (None,) if plain_ascent else ETAS, N_TRAJECTORIES):
+    found: Candidates = {}
+    exponents, etas = (PLAIN_EXPONENTS, (None,)) if plain_ascent else (EXPONENTS, ETAS)
+    for exponent, eta, m in itertools.product(exponents, etas, N_TRAJECTORIES):
         arguments: dict[str, Any] = {"learning_rate": 2.0**exponent}
         arguments["n_initial_trajectories" if method == "afedpg" else "n_trajectories"] = m
         if eta is not None:
@@ -86,37 +118,46 @@ def run(args: argparse.Namespace) -> None:
     """
     setting, budget = setting_of(args), Budget(args.timesteps, args.seconds, args.points, args.episodes)
     path = args.output / "tuned.json"
-    for method in args.algos:
-        best = tune(method, setting, budget, args.candidates, args.output, args.processes)
+    candidates = {method: drawn(grid(method), args.candidates) for method in args.algos}
+    for best in tune(candidates, setting, budget, args.output, args.processes):
         save(best, path)
         values = ", ".join(f"{name}={value:g}" for name, value in best.arguments.items())
         returns = ", ".join(f"{value:.4g}" for value in best.final_returns)
-        print(f"{method}: {values}; final returns of its seeds: {returns}")
+        print(f"{best.method}: {values}; final returns of its seeds: {returns}")
     print(f"{path}: for sb3-nigt compare and reproduce, --tuned {path}")
 
 
-def tune(method: str, setting: Setting, budget: Budget, n_candidates: int, output: Path, processes: int) -> Tuned:
+def tune(candidates: dict[str, Candidates], setting: Setting, budget: Budget, output: Path, processes: int) -> list[Tuned]:
     """
-    Successive halving over seeds: every candidate that is left gets one more seed, then the worse half goes.
+    Successive halving over seeds: every candidate that is left gets one more seed, then the worse half of its method goes.
 
-    :param method: its name
+    :param candidates: of each method, by its name
     :param setting: environment and workers
     :param budget: of each run
-    :param n_candidates: drawn from the grid without replacement, the same ones for all methods with that grid
     :param output: takes the files of the runs
     :param processes: runs at a time
+    :return: the best of each method
+    :raises FailedRunsError: if all candidates of a method have broken a run
     """
-    candidates = grid(method)
-    drawn = np.random.default_rng(0).permutation(len(candidates))[:n_candidates]
-    left = [list(candidates)[number] for number in drawn]
+    left = {method: list(labels) for method, labels in candidates.items()}
+    finals: dict[str, dict[str, list[float]]] = {method: {} for method in left}
     for n_seeds in itertools.count(1):
-        seeds = range(FIRST_SEED, FIRST_SEED + n_seeds)
-        runs = [Run(method, seed, setting, budget, candidates[label], label) for label in left for seed in seeds]
-        finals = _final_returns(runs, output, processes)
-        left = sorted(finals, key=lambda label: -float(np.mean(finals[label])))[: (len(left) + 1) // 2]
-        if len(left) == 1:
+        open_methods = [method for method in left if len(left[method]) > 1 or not finals[method]]
+        if not open_methods:
             break
-    return Tuned(method, setting, budget, candidates[left[0]], finals[left[0]])
+        seeds = range(FIRST_SEED, FIRST_SEED + n_seeds)
+        runs = [
+            Run(method, seed, setting, budget, candidates[method][label], label)
+            for method in open_methods
+            for label in left[method]
+            for seed in seeds
+        ]
+        found = _final_returns(runs, output, processes)
+        for method in open_methods:
+            finals[method] = {label: found[label] for label in left[method] if label in found}
+            ranked = sorted(finals[method], key=lambda label: -float(np.mean(finals[method][label])))
+            left[method] = ranked[: (len(left[method]) + 1) // 2]
+    return [Tuned(m, setting, budget, candidates[m][left[m][0]], finals[m][left[m][0]]) for m in left]
 
 
 def _final_returns(runs: Sequence[Run], output: Path, processes: int) -> dict[str, list[float]]:
@@ -126,7 +167,8 @@ def _final_returns(runs: Sequence[Run], output: Path, processes: int) -> dict[st
     except FailedRunsError as error:
         print(error)
         broken = {run.label for run in runs if not is_finished(run, output)}
+        methods_before = {run.method for run in runs}
         runs = [run for run in runs if run.label not in broken]
-        if not runs:
+        if methods_before != {run.method for run in runs}:  # one has nothing left
             raise
     return {label: [curve.final_return for curve in curves] for label, curves in load_curves(runs, output).items()}

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sb3_nigt.experiments.methods import BASELINES
 from sb3_nigt.experiments.setting import Budget, Setting
 
 
@@ -49,7 +50,8 @@ def load(path: Path) -> list[Tuned]:
 
 
 def _setting(entry: dict[str, Any]) -> Setting:
-    return Setting(**{**entry, "step_times": tuple(entry["step_times"]), "message_times": tuple(entry["message_times"])})
+    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in entry.items()}
+    return Setting(**values)
 
 
 def save(best: Tuned, path: Path) -> None:
@@ -83,6 +85,8 @@ def arguments_of(method: str, setting: Setting, tuned: Sequence[Tuned]) -> dict[
     """
     Return the tuned arguments; none, and a line that says so, if the file has nothing for this method and setting.
 
+    Nothing is said of baselines, which have no grid.
+
     :param method: its name
     :param setting: environment and workers, which must be equal
     :param tuned: from the file; empty if none was given
@@ -90,6 +94,6 @@ def arguments_of(method: str, setting: Setting, tuned: Sequence[Tuned]) -> dict[
     for entry in tuned:
         if (entry.method, entry.setting) == (method, setting):
             return entry.arguments
-    if tuned:
+    if tuned and method not in BASELINES:
         print(f"{method}: nothing tuned for this setting, so its defaults")
     return {}
