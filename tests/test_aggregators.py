@@ -6,12 +6,12 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from conformance import AggregatorTests
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 from sb3_nigt.aggregators import Aggregator, Malenia, Rennala, Synchronous, TicketPool, predicted_counts
+from sb3_nigt.testing import AggregatorTests
 
 
 class TestRennala(AggregatorTests):
@@ -49,6 +49,48 @@ class EveryWorkerOnce(Aggregator):
 
 class TestDefaultTickets(AggregatorTests):
     aggregators = ((EveryWorkerOnce(), 1), (EveryWorkerOnce(), 3))
+
+
+class Broken(Rennala):
+    """One fault at a time, by name."""
+
+    fault = ""
+
+    def is_complete(self, counts):
+        if self.fault == "forgets":
+            return int(counts.sum()) == self.n_trajectories
+        return self.fault == "empty" or super().is_complete(counts)
+
+    def weights(self, counts):
+        if self.fault == "spoils":
+            counts[0] += 1
+        scale = {"sum": 2.0}.get(self.fault, 1.0)
+        return np.full(len(counts), 1.0 / counts.sum()) if self.fault == "idle" else scale * super().weights(counts)
+
+    def tickets(self, durations):
+        missing = 1 if self.fault == "tickets" else 0
+        return [TicketPool(tuple(range(len(durations))), self.n_trajectories - missing)]
+
+
+@pytest.mark.parametrize(
+    ("fault", "test"),
+    [
+        ("empty", "test_nothing_is_not_complete"),
+        ("empty", "test_both_answers_occur"),
+        ("forgets", "test_more_work_keeps_a_round_complete"),
+        ("sum", "test_weights_sum_to_one"),
+        ("idle", "test_who_contributed_has_weight_and_nobody_else"),
+        ("spoils", "test_both_functions_are_pure"),
+        ("tickets", "test_tickets_make_a_complete_round_whoever_takes_them"),
+    ],
+)
+def test_inherited_tests_find_faults(fault, test):
+    class Tests(AggregatorTests):
+        aggregators = ((type(fault, (Broken,), {"fault": fault})(3), 2),)
+
+    arguments = [lambda i: 1.0] if "tickets" in test else []
+    with pytest.raises(AssertionError):
+        getattr(Tests(), test)(*arguments)
 
 
 # Hand-computed rules

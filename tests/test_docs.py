@@ -3,6 +3,8 @@
 import ast
 import inspect
 import re
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -74,6 +76,16 @@ def test_examples_run(page, tmp_path, monkeypatch):
     for line, block in python_blocks(page):
         # empty lines in front, so that a traceback names the line of the page
         exec(compile("\n" * line + block, name_of(page), "exec"), namespace)
+
+
+def test_tests_on_the_page_of_aggregators_pass(tmp_path):
+    """What a reader would put into a file and hand to pytest."""
+    blocks = [block for _, block in python_blocks(ROOT / "docs/guide/aggregators.md")]
+    (tmp_path / "test_page.py").write_text("\n".join(blocks))
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_page.py"]
+    outcome = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert outcome.returncode == 0, outcome.stdout
+    assert re.search(r"^1\d passed", outcome.stdout, re.MULTILINE), outcome.stdout
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)

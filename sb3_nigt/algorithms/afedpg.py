@@ -41,7 +41,8 @@ class AFedPG(AsyncPolicyGradient):
             policy, env, learning_rate, 1, n_initial_trajectories, n_steps, gamma, eta, "first_finished", **kwargs
         )
 
-    def _make_aggregator(self, n_trajectories: int) -> Aggregator:
+    def make_aggregator(self, n_trajectories: int) -> Aggregator:
+        """See ``AsyncPolicyGradient.make_aggregator``."""
         return Rennala(n_trajectories)
 
     def _make_schedule(self) -> Schedule:

@@ -133,8 +133,12 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
 
     # What a subclass decides
 
-    def _make_aggregator(self, n_trajectories: int) -> Aggregator:
-        """Return the rule of a round of so many trajectories."""
+    def make_aggregator(self, n_trajectories: int) -> Aggregator:
+        """
+        Return the rule of a round; a subclass overrides it.
+
+        :param n_trajectories: M, in the first round M_init
+        """
         raise NotImplementedError
 
     def _make_schedule(self) -> Schedule:
@@ -360,7 +364,7 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
 
     def _round_aggregator(self, round_: int) -> Aggregator:
         initial = round_ == 0 and self.n_initial_trajectories is not None
-        return self._make_aggregator(self.n_initial_trajectories if initial else self.n_trajectories)  # type: ignore[arg-type]
+        return self.make_aggregator(self.n_initial_trajectories if initial else self.n_trajectories)  # type: ignore[arg-type]
 
     def _replay(self, callback: BaseCallback, trajectory: Trajectory) -> bool:
         """Show the steps of a trajectory to the callback; plain VecEnvs have shown them already."""

@@ -74,7 +74,8 @@ class MaleniaNIGT(AsyncPolicyGradient):
             self.logger.record("async/lost_tasks", len(self._dropped))
         return goes_on
 
-    def _make_aggregator(self, n_trajectories: int) -> Aggregator:
+    def make_aggregator(self, n_trajectories: int) -> Aggregator:
+        """See ``AsyncPolicyGradient.make_aggregator``."""
         task_ids = tuple(getattr(self._workers, "task_ids", range(self.n_envs)))
         self._drop_lost_tasks(task_ids)
         return Malenia.of(n_trajectories, task_ids, self._dropped)

@@ -15,5 +15,6 @@ class RennalaNIGT(AsyncPolicyGradient):
     workers should hold the same task; for different ones see ``MaleniaNIGT``. Arguments: see ``AsyncPolicyGradient``.
     """
 
-    def _make_aggregator(self, n_trajectories: int) -> Aggregator:
+    def make_aggregator(self, n_trajectories: int) -> Aggregator:
+        """See ``AsyncPolicyGradient.make_aggregator``."""
         return Rennala(n_trajectories)

@@ -37,5 +37,6 @@ class RennalaPG(AsyncPolicyGradient):
         refuse_arguments("RennalaPG", kwargs, "eta", "n_initial_trajectories")
         super().__init__(policy, env, learning_rate, n_trajectories, None, n_steps, gamma, 1.0, schedule, **kwargs)
 
-    def _make_aggregator(self, n_trajectories: int) -> Aggregator:
+    def make_aggregator(self, n_trajectories: int) -> Aggregator:
+        """See ``AsyncPolicyGradient.make_aggregator``."""
         return Rennala(n_trajectories)

@@ -36,5 +36,6 @@ class SyncNIGT(AsyncPolicyGradient):
             policy, env, learning_rate, n_trajectories, n_initial_trajectories, n_steps, gamma, eta, "planned", **kwargs
         )
 
-    def _make_aggregator(self, n_trajectories: int) -> Aggregator:
+    def make_aggregator(self, n_trajectories: int) -> Aggregator:
+        """See ``AsyncPolicyGradient.make_aggregator``."""
         return Synchronous(n_trajectories)

@@ -35,5 +35,6 @@ class SyncPG(AsyncPolicyGradient):
         refuse_arguments("SyncPG", kwargs, "schedule", "eta", "n_initial_trajectories")
         super().__init__(policy, env, learning_rate, n_trajectories, None, n_steps, gamma, 1.0, "planned", **kwargs)
 
-    def _make_aggregator(self, n_trajectories: int) -> Aggregator:
+    def make_aggregator(self, n_trajectories: int) -> Aggregator:
+        """See ``AsyncPolicyGradient.make_aggregator``."""
         return Synchronous(n_trajectories)
