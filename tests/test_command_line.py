@@ -100,6 +100,8 @@ WRONG = {
     "plan --from short.jsonl": "short.jsonl has no complete round: give the file of a longer run",
     "plan --from run.jsonl --n-workers 3": "--n-workers goes with --step-times: leave it out",
     "plan --from run.jsonl --message-times 1,2,3": "--message-times has 3 values for 2 workers",
+    "summary": "arguments are required: DIR",
+    "summary nowhere": "'nowhere' has no curves.csv: give a directory that compare or reproduce has written",
     "timeline": "arguments are required: RUN",
     "timeline none.jsonl": "none.jsonl: No such file or directory",
     "timeline run.jsonl --rounds 3": "'3' is not allowed: give two numbers with a colon between them, as in 0:5",

@@ -1,6 +1,7 @@
 """Comparing methods: real runs of a few hundred steps, and a table of curves that are made by hand."""
 
 import csv
+import itertools
 import json
 import os
 import re
@@ -22,7 +23,7 @@ from sb3_nigt.experiments.campaign import FailedRunsError, execute_all
 from sb3_nigt.experiments.compare import draw
 from sb3_nigt.experiments.methods import BASELINES, OURS, check_method, make_model
 from sb3_nigt.experiments.plots import method_style
-from sb3_nigt.experiments.results import Curve, default_threshold, grid_of, on_grid, table
+from sb3_nigt.experiments.results import ALL_CURVES, Curve, default_threshold, grid_of, on_grid, table
 from sb3_nigt.experiments.setting import Budget, Run, Setting
 
 CARTPOLE = Setting("CartPole-v1", (1.0, 2.0), (0.0, 5.0))
@@ -220,7 +221,7 @@ def test_configuration_is_complete(tmp_path):
 
 
 def files_in(directory):
-    return {path.name: path.read_bytes() for path in directory.iterdir() if path.suffix in (".csv", ".json")}
+    return {path.name: path.read_bytes() for path in directory.iterdir() if "-seed" in path.name}
 
 
 KILLING_ENV = """
@@ -266,6 +267,8 @@ def test_killed_command_goes_on_and_leaves_the_same_files(tmp_path, capfd, monke
             budget = Budget(timesteps=1500, points=4, episodes=2)
             training.execute(Run(method, seed, Setting("killing:Killing-v0", (1.0, 2.0), (0.0, 0.0)), budget), whole)
     assert files_in(killed) == files_in(whole)
+    one_by_one = [path.read_text().splitlines()[1:] for path in sorted(killed.glob("*-seed*.csv"))]
+    assert sorted((killed / ALL_CURVES).read_text().splitlines()[1:]) == sorted(itertools.chain(*one_by_one))
     assert (killed / "curves.png").read_bytes().startswith(b"\x89PNG")
     table_text = (killed / "table.txt").read_text()
     assert table_text in capfd.readouterr().out
@@ -317,6 +320,26 @@ def test_wrong_arguments_cost_one_line(arguments, message, tmp_path, monkeypatch
     assert error.startswith("sb3-nigt compare: ")
     assert error.count("\n") == 1
     assert message in error
+
+
+def test_summary_of_files_made_by_hand(tmp_path, capsys):
+    """
+    Of a the returns over time are (0·10 + 10·10) / 20 = 5 and 6, at the end 10 and 12; of b 2 and 2, and 4 and 4.
+
+    Of the six ways to deal four runs out in pairs two separate them like this; b's runs go on for longer, which does not count.
+    """
+    directory = tmp_path / "by-hand"
+    directory.mkdir()
+    curves = {("a", 0): [0, 10], ("a", 1): [0, 12], ("b", 0): [0, 4, 4], ("b", 1): [0, 4, 4]}
+    lines = [
+        f"{m},{seed},{10 * k},{value}" for (m, seed), values in curves.items() for k, value in enumerate([*values, values[-1]])
+    ]
+    (directory / ALL_CURVES).write_text("\n".join(["method,seed,seconds,return", *lines]) + "\n")
+    main(["summary", str(directory)])
+    name, _, a, b, *_ = capsys.readouterr().out.splitlines()
+    assert name == "by-hand"
+    assert a.split() == ["a", "5.5", "11"]
+    assert b.split() == ["b", "2", "+3.5", "[+3,", "+4]", "0.333", "4", "+7", "[+6,", "+8]", "0.333"]
 
 
 # Table and pictures, of curves made by hand

@@ -115,12 +115,14 @@ def test_commands_on_the_page_can_be_typed(tmp_path, monkeypatch):
     Path("tune").mkdir()
     Path("tune/tuned.json").write_text('{"tuned": []}')
     typed = []
-    for name in ("compare", "tune", "reproduce"):
+    Path("reacher").mkdir()
+    Path("reacher/curves.csv").touch()
+    for name in ("compare", "summary", "tune", "reproduce"):
         monkeypatch.setattr(COMMANDS[name], "run", typed.append)
     commands = re.findall(r"^sb3-nigt (.+)$", PAGE, re.MULTILINE)
     for command in commands:
         main(command.split())
-    assert len(typed) == len(commands) == 6
+    assert len(typed) == len(commands) == 7
 
 
 def step_times_of(experiment):

@@ -2,14 +2,18 @@
 
 import numpy as np
 import pytest
+import scipy.stats
 
 from sb3_nigt.experiments.statistics import (
     bootstrap_interval,
     carried_forward,
     censored_median,
+    difference_interval,
     interquartile_mean,
     last_tenth,
+    permutation_p,
     quantile_band,
+    time_average,
     time_to_threshold,
 )
 
@@ -61,6 +65,40 @@ def test_bootstrap_interval_covers_about_as_often_as_it_says():
     samples = np.random.default_rng(1).normal(size=(300, 30))
     low, high = bootstrap_interval(samples, lambda values: values.mean(axis=-1), n_resamples=500)
     assert 0.90 < np.mean((low <= 0) & (high >= 0)) < 0.98
+
+
+def test_difference_of_means():
+    """Of equal runs the difference is certain; of two runs each, 0 and 1 against 10, it is -10, -9.5 or -9."""
+    assert difference_interval(np.array([3.0, 3.0]), np.array([1.0])) == (2.0, 2.0)
+    assert difference_interval(np.array([0.0, 1.0]), np.array([10.0, 10.0])) == (-10.0, -9.0)
+
+
+def test_permutation_test_by_hand():
+    """Of the ten ways to deal out 1, 2, 3 | 4, 9 no other one differs by 4.5; next are 3, 4, 9 | 1, 2 and 1, 2, 4 | 3, 9."""
+    assert permutation_p(array(1, 2, 3), array(4, 9)) == 0.1
+    assert permutation_p(array(3, 4, 9), array(1, 2)) == 0.2
+    assert permutation_p(array(1, 2, 4), array(3, 9)) == 0.3
+    assert permutation_p(np.ones(3), np.ones(3)) == 1.0
+    separate = np.arange(5.0)
+    assert permutation_p(separate, separate + 10) == permutation_p(separate + 10, separate) == 2 / 252
+
+
+def test_permutation_test_against_a_library():
+    rng = np.random.default_rng(1)
+    for _ in range(20):
+        first, second = rng.normal(size=5), rng.normal(0.8, size=4)
+        outcome = scipy.stats.permutation_test(
+            (first, second), lambda a, b: abs(a.mean() - b.mean()), alternative="greater", n_resamples=np.inf
+        )
+        assert permutation_p(first, second) == pytest.approx(outcome.pvalue)
+    first, second = rng.normal(size=30), rng.normal(0.5, size=30)  # of too many ways some are drawn; here a t-test is as good
+    assert permutation_p(first, second) == pytest.approx(scipy.stats.ttest_ind(first, second).pvalue, abs=0.01)
+
+
+def test_time_average():
+    """0 until 1, then 6 until 3, then 3 until the end at 5; later measurements do not count."""
+    x, y = np.array([0.0, 1.0, 3.0, 7.0]), np.array([0.0, 6.0, 3.0, 99.0])
+    assert time_average(x, y, 5.0) == (0 * 1 + 6 * 2 + 3 * 2) / 5
 
 
 def test_quantile_band():

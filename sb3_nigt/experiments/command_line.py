@@ -8,7 +8,7 @@ import sys
 from types import ModuleType
 from typing import NoReturn
 
-from sb3_nigt.experiments import benchmark, compare, plan, reproduce, timeline, tune
+from sb3_nigt.experiments import benchmark, compare, plan, reproduce, summary, timeline, tune
 from sb3_nigt.experiments.arguments import UsageError
 from sb3_nigt.experiments.campaign import FailedRunsError
 
@@ -18,6 +18,7 @@ COMMANDS: dict[str, ModuleType] = {
     "compare": compare,
     "plan": plan,
     "reproduce": reproduce,
+    "summary": summary,
     "timeline": timeline,
     "tune": tune,
 }

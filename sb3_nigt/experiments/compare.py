@@ -15,7 +15,17 @@ from sb3_nigt.experiments.arguments import UsageError, directory, environment, p
 from sb3_nigt.experiments.campaign import execute_all
 from sb3_nigt.experiments.methods import check_method
 from sb3_nigt.experiments.plots import draw_band
-from sb3_nigt.experiments.results import AXES, Curves, default_threshold, grid_of, load_curves, on_grid, table
+from sb3_nigt.experiments.results import (
+    ALL_CURVES,
+    AXES,
+    Curves,
+    default_threshold,
+    grid_of,
+    load_curves,
+    on_grid,
+    save_all,
+    table,
+)
 from sb3_nigt.experiments.setting import Budget, Run, Setting
 from sb3_nigt.experiments.tuned import Tuned, arguments_of, tuned_file
 
@@ -142,10 +152,12 @@ def compare(runs: Sequence[Run], output: Path, processes: int, threshold: float 
     """
     execute_all(runs, output, processes)
     curves = load_curves(runs, output)
-    text = table(curves, default_threshold(curves) if threshold is None else threshold)
+    heading = title(runs[0].setting)
+    text = f"{heading}\n{table(curves, default_threshold(curves) if threshold is None else threshold)}"
+    save_all(runs, output)
     (output / "table.txt").write_text(text + "\n", encoding="utf-8")
-    draw(curves, title(runs[0].setting), output / "curves.png")
-    print(f"{text}\n\n{output}: table.txt, curves.png, and two files for each of {len(runs)} runs")
+    draw(curves, heading, output / "curves.png")
+    print(f"{text}\n\n{output}: table.txt, {ALL_CURVES}, curves.png, and two files for each of {len(runs)} runs")
 
 
 def title(setting: Setting) -> str:
@@ -156,8 +168,10 @@ def title(setting: Setting) -> str:
     """
     h, kappa = setting.step_times, setting.message_times
     tasks = f", {setting.tasks} tasks" if setting.tasks else ""
+    final = setting.final_step_times
+    later = f" (at the end {final[0]:.3g} to {final[-1]:.3g} s)" if final else ""
     return (
-        f"{setting.env}{tasks}, {setting.n_workers} workers, {min(h):.3g} to {max(h):.3g} s a {setting.time_per},"
+        f"{setting.env}{tasks}, {setting.n_workers} workers, {min(h):.3g} to {max(h):.3g} s a {setting.time_per}{later},"
         f" {min(kappa):.3g} to {max(kappa):.3g} s a message"
     )
 

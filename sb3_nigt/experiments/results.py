@@ -15,6 +15,7 @@ from sb3_nigt.experiments.setting import Run
 from sb3_nigt.experiments.statistics import FloatArray
 from sb3_nigt.experiments.training import files_of
 
+ALL_CURVES = "curves.csv"  # the curves of all runs in one file
 AXES = ("seconds", "timesteps", "messages")
 GRID_POINTS = 200
 THRESHOLD_SHARE = 0.75  # of the way from the return at the start to that of the best method at the end
@@ -38,7 +39,15 @@ class Curve:
         :param path: as ``CurveWriter`` has written it
         """
         with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
+            return cls.of(list(csv.DictReader(file)))
+
+    @classmethod
+    def of(cls, rows: Sequence[dict[str, str]]) -> Curve:
+        """
+        Take the rows of one run.
+
+        :param rows: in the order of time, at least one
+        """
         return cls({name: np.array([float(row[name]) for row in rows]) for name in rows[0] if name != "method"})
 
     def __getitem__(self, column: str) -> FloatArray:
@@ -71,6 +80,34 @@ def load_curves(runs: Sequence[Run], directory: Path) -> Curves:
     curves: Curves = {}
     for run in runs:
         curves.setdefault(run.label or run.method, []).append(Curve.load(files_of(run, directory)[0]))
+    return curves
+
+
+def save_all(runs: Sequence[Run], directory: Path) -> None:
+    """
+    Write the curves of finished runs into one file.
+
+    :param runs: which ones
+    :param directory: where their files are, and where it goes
+    """
+    texts = [files_of(run, directory)[0].read_text(encoding="utf-8").splitlines() for run in runs]
+    lines = [texts[0][0], *(line for text in texts for line in text[1:])]
+    (directory / ALL_CURVES).write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def load_all(path: Path) -> Curves:
+    """
+    Read the curves of a comparison.
+
+    :param path: as ``save_all`` has written it
+    """
+    rows: dict[tuple[str, str], list[dict[str, str]]] = {}
+    with path.open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            rows.setdefault((row["method"], row["seed"]), []).append(row)
+    curves: Curves = {}
+    for (method, _), of_run in rows.items():
+        curves.setdefault(method, []).append(Curve.of(of_run))
     return curves
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float64]
+RESAMPLES = 2000
+DEALS = 20_000
 
 
 def interquartile_mean(values: FloatArray) -> FloatArray:
@@ -32,7 +36,7 @@ def censored_median(times: FloatArray) -> FloatArray:
 
 
 def bootstrap_interval(
-    values: FloatArray, statistic: Callable[[FloatArray], FloatArray], level: float = 0.95, n_resamples: int = 2000
+    values: FloatArray, statistic: Callable[[FloatArray], FloatArray], level: float = 0.95, n_resamples: int = RESAMPLES
 ) -> tuple[FloatArray, FloatArray]:
     """
     Percentile interval of a statistic over runs drawn with replacement, always the same draws.
@@ -49,6 +53,52 @@ def bootstrap_interval(
     # a value that occurs, since nothing lies between a number and infinity
     low, high = np.quantile(resampled, [tail, 1.0 - tail], axis=-1, method="inverted_cdf")
     return low, high
+
+
+def difference_interval(first: FloatArray, second: FloatArray, level: float = 0.95) -> tuple[float, float]:
+    """
+    Percentile interval of the difference of two means, the runs of both drawn with replacement, always the same draws.
+
+    :param first: one number a run
+    :param second: one number a run, of other runs
+    :param level: of the interval
+    :return: lower and upper end
+    """
+    rng, tail = np.random.default_rng(0), (1.0 - level) / 2.0
+    means = [values[rng.integers(len(values), size=(RESAMPLES, len(values)))].mean(axis=-1) for values in (first, second)]
+    low, high = np.quantile(means[0] - means[1], [tail, 1.0 - tail])
+    return float(low), float(high)
+
+
+def permutation_p(first: FloatArray, second: FloatArray) -> float:
+    """
+    Two-sided permutation test: the share of the ways to deal the runs out in two groups whose means differ as much or more.
+
+    Exact, that is over all ways, unless there are more than 20,000; then over so many that are drawn, always the same ones.
+
+    :param first: one number a run
+    :param second: one number a run, of other runs
+    """
+    runs, size = np.concatenate([first, second]), len(first)
+    if math.comb(len(runs), size) <= DEALS:
+        groups = np.array(list(itertools.combinations(runs, size)))
+    else:
+        drawn = np.random.default_rng(0).permuted(np.tile(runs, (DEALS - 1, 1)), axis=1)[:, :size]
+        groups = np.concatenate([first[None], drawn])  # the one that was found is one of them
+    differences = np.abs(groups.mean(axis=1) - (runs.sum() - groups.sum(axis=1)) / (len(runs) - size))
+    return float(np.mean(differences >= differences[0] * (1 - 1e-12)))
+
+
+def time_average(x: FloatArray, y: FloatArray, end: float) -> float:
+    """
+    Mean of y over the time up to the end, each value in force until the next one.
+
+    :param x: when y was measured, ascending, from 0
+    :param y: same shape
+    :param end: of the time, positive
+    """
+    moments = np.append(np.minimum(x, end), end)
+    return float(np.sum(y * np.diff(moments)) / end)
 
 
 def quantile_band(values: FloatArray, low: float = 0.2, high: float = 0.8) -> tuple[FloatArray, FloatArray, FloatArray]:
