@@ -116,11 +116,11 @@ def main() -> None:
             futures = {run: pool.submit(train, *run, args) for run in order}
             results = {run: future.result() for run, future in futures.items()}
     names = ("return before", "return after", "used steps/s", "updates/s", "discarded", "staleness")
-    print(f"{'schedule':<16}" + "".join(f"{name:>24}" for name in names))
+    print(f"{'schedule':<16}" + "".join(f"{name:>28}" for name in names))
     for schedule in SCHEDULES:
         columns = np.array([results[schedule, seed].columns for seed in range(args.seeds)]).T
         cells = [with_interval(column, digits) for column, digits in zip(columns, (0, 0, 1, 4, 2, 2), strict=True)]
-        print(f"{schedule:<16}" + "".join(f"{cell:>24}" for cell in cells))
+        print(f"{schedule:<16}" + "".join(f"{cell:>28}" for cell in cells))
 
 
 if __name__ == "__main__":

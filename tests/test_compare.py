@@ -326,7 +326,7 @@ def test_summary_of_files_made_by_hand(tmp_path, capsys):
     """
     Of a the returns over time are (0·10 + 10·10) / 20 = 5 and 6, at the end 10 and 12; of b 2 and 2, and 4 and 4.
 
-    Of the six ways to deal four runs out in pairs two separate them like this; b's runs go on for longer, which does not count.
+    Two of the six ways to deal four runs out in pairs separate them so. That b's runs go on for longer does not count.
     """
     directory = tmp_path / "by-hand"
     directory.mkdir()

@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import json
 import re
 import subprocess
 import sys
@@ -24,7 +25,11 @@ from sb3_nigt import (
     SyncPG,
     make_worker_vec_env,
 )
+from sb3_nigt.__main__ import main
 from sb3_nigt.envs.tasks import FAMILIES
+from sb3_nigt.experiments import reproduce
+from sb3_nigt.experiments.results import ALL_CURVES, load_all
+from sb3_nigt.experiments.tuned import load as load_tuned
 from sb3_nigt.optimizers import NIGT
 
 th.set_num_threads(1)
@@ -111,7 +116,61 @@ def test_examples_are_closed_and_marked(page):
     """An unclosed or unmarked fence would hide an example from these tests."""
     text = page.read_text(encoding="utf-8")
     assert text.count("```") == 2 * len(FENCE.findall(text))
-    assert {language for language, _ in FENCE.findall(text)} <= {"python", "bash", "bibtex", "text", "{toctree}", "{eval-rst}"}
+    assert {language for language, _ in FENCE.findall(text)} <= {
+        "python",
+        "bash",
+        "bibtex",
+        "text",
+        "{toctree}",
+        "{eval-rst}",
+        "{literalinclude}",
+    }
+
+
+def test_tables_in_the_readme_are_what_commands_have_printed():
+    """Every text block is a file in docs/results, to the letter."""
+    blocks = [
+        block for language, block in FENCE.findall((ROOT / "README.md").read_text(encoding="utf-8")) if language == "text"
+    ]
+    kept = [path.read_text(encoding="utf-8") for path in (ROOT / "docs/results").glob("*.txt")]
+    assert len(blocks) == 2
+    assert set(blocks) <= set(kept)
+
+
+RESULTS = ROOT / "docs/results"
+RESULTS_PAGE = (ROOT / "docs/guide/results.md").read_text(encoding="utf-8")
+EXPERIMENT = re.compile(
+    r"results/([\w-]+)/table.txt\n```\n\n!\[[^\]]*\]\(../results/\1/curves.png\)\n\n```bash\nsb3-nigt (reproduce .*)\n```"
+)
+
+
+def test_every_experiment_that_is_kept_is_on_the_page():
+    assert {name for name, _ in EXPERIMENT.findall(RESULTS_PAGE)} == {p.name for p in RESULTS.iterdir() if p.is_dir()}
+
+
+@pytest.mark.parametrize(("name", "command"), EXPERIMENT.findall(RESULTS_PAGE))
+def test_command_beneath_an_experiment_is_the_one_that_made_it(name, command, monkeypatch, tmp_path):
+    """Same runs, down to the length: figure, reading, scale, points and seeds are those of the files that are kept."""
+    asked = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(reproduce, "tune", lambda *args: [])
+    monkeypatch.setattr(reproduce, "load", lambda path: load_tuned(RESULTS / name / "tuned.json"))
+    monkeypatch.setattr(reproduce, "compare", lambda runs, output, processes: asked.append((runs, output)))
+    main(command.split())
+    runs, output = asked[0]
+    assert output.name == name
+    curves = load_all(RESULTS / name / ALL_CURVES)
+    assert {run.method: run.seed + 1 for run in runs} == {method: len(of_one) for method, of_one in curves.items()}
+    for run in runs:
+        if run.seed == 0:
+            kept = json.loads((RESULTS / name / f"{run.name}.json").read_text(encoding="utf-8"))["run"]
+            assert kept == run.as_json()
+
+
+def test_summary_of_the_experiments_is_up_to_date(capsys):
+    directories = sorted(str(path) for path in RESULTS.iterdir() if path.is_dir())
+    main(["summary", *directories])
+    assert capsys.readouterr().out == (RESULTS / "summary.txt").read_text(encoding="utf-8")
 
 
 def documented_keys():

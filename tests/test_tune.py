@@ -158,6 +158,8 @@ def test_tune_then_compare(runs_in_this_process, tmp_path, monkeypatch, capsys):
     record = json.loads(Path("compare/rennala-seed0.json").read_text())
     assert record["run"]["arguments"] == load(Path("tune/tuned.json"))[0].arguments
     assert record["arguments"].items() >= record["run"]["arguments"].items()
+    values = ", ".join(f"{name}={value:g}" for name, value in record["run"]["arguments"].items())
+    assert Path("compare/table.txt").read_text().splitlines()[-1] == f"rennala: {values}"
 
 
 @pytest.mark.parametrize(

@@ -153,11 +153,18 @@ def compare(runs: Sequence[Run], output: Path, processes: int, threshold: float 
     execute_all(runs, output, processes)
     curves = load_curves(runs, output)
     heading = title(runs[0].setting)
-    text = f"{heading}\n{table(curves, default_threshold(curves) if threshold is None else threshold)}"
+    numbers = table(curves, default_threshold(curves) if threshold is None else threshold)
+    text = "\n".join([heading, numbers, *_arguments(runs)])
     save_all(runs, output)
     (output / "table.txt").write_text(text + "\n", encoding="utf-8")
     draw(curves, heading, output / "curves.png")
     print(f"{text}\n\n{output}: table.txt, {ALL_CURVES}, curves.png, and two files for each of {len(runs)} runs")
+
+
+def _arguments(runs: Sequence[Run]) -> list[str]:
+    """One line for each method that does not have its defaults."""
+    given = {run.method: run.arguments for run in runs if run.arguments}
+    return [f"{name}: {', '.join(f'{key}={value:g}' for key, value in of_one.items())}" for name, of_one in given.items()]
 
 
 def title(setting: Setting) -> str:
