@@ -97,7 +97,7 @@ def test_reproduce(time_per, runs_in_this_process, tmp_path, monkeypatch, capsys
     main(["reproduce", "small", "--scale", "0.1", "--tune", "2", "--time-per", time_per, *output])
     directory, seconds = tmp_path / f"small-per-{time_per}", {"step": 750.0, "trajectory": 75.0}[time_per]
     rennala, sync = load(directory / "tuned.json")
-    assert rennala.budget.seconds == sync.budget.seconds == seconds / 2
+    assert rennala.budget.seconds == sync.budget.seconds == seconds
     for name, arguments in (("rennala", rennala.arguments), ("sync", sync.arguments), ("ppo", {})):
         run = json.loads((directory / f"{name}-seed0.json").read_text())["run"]
         assert run["arguments"] == arguments

@@ -133,17 +133,24 @@ def test_broken_candidates_are_out(monkeypatch, tmp_path):
 
 def test_file_of_tuned_values(tmp_path, capsys):
     path = tmp_path / "tuned.json"
-    other = Setting("CartPole-v1", (1.0, 3.0), (0.0, 0.0))
+    other, acrobot = Setting("CartPole-v1", (1.0, 3.0), (0.0, 0.0)), Setting("Acrobot-v1", (1.0, 2.0), (0.0, 0.0))
     first = Tuned("rennala", CARTPOLE, BUDGET, {"eta": 0.1}, [1.0])
-    better, elsewhere = Tuned("rennala", CARTPOLE, BUDGET, {"eta": 0.01}, [2.0]), Tuned("rennala", other, BUDGET, {}, [3.0])
+    better, elsewhere = (
+        Tuned("rennala", CARTPOLE, BUDGET, {"eta": 0.01}, [2.0]),
+        Tuned("rennala", other, BUDGET, {"eta": 0.5}, [3.0]),
+    )
     for tuned in (first, elsewhere, better):
         save(tuned, path)
     found = load(path)
     assert found == [elsewhere, better]
     assert arguments_of("rennala", CARTPOLE, found) == {"eta": 0.01}
     assert capsys.readouterr().out == ""
+    assert arguments_of("rennala", Setting("CartPole-v1", (9.0,), (0.0,)), found) == {"eta": 0.5}
+    assert capsys.readouterr().out == "rennala: tuned on other workers or tasks of CartPole-v1\n"
+    assert arguments_of("rennala", acrobot, found) == {}
+    assert capsys.readouterr().out == "rennala: nothing tuned for Acrobot-v1, so its defaults\n"
     assert arguments_of("rennala:first_finished", CARTPOLE, found) == {}
-    assert capsys.readouterr().out == "rennala:first_finished: nothing tuned for this setting, so its defaults\n"
+    assert capsys.readouterr().out == "rennala:first_finished: nothing tuned for CartPole-v1, so its defaults\n"
     assert arguments_of("ppo", CARTPOLE, found) == arguments_of("rennala:pipelined", CARTPOLE, []) == {}
     assert capsys.readouterr().out == ""
 

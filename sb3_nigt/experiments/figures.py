@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -47,7 +48,7 @@ class Experiment:
     step_times: str
     message_times: str
     n_workers: int = 10
-    methods: tuple[str, ...] = ("rennala", "rennala:first_finished", "sync", "afedpg", "rennalapg", "syncpg", "ppo")
+    methods: tuple[str, ...] = ("rennala", "rennala:first_finished", "sync", "afedpg", "ppo")
     tasks: str | None = None
     task_kwargs: dict[str, Any] = field(default_factory=dict)
     final_step_times: str | None = None
@@ -107,11 +108,18 @@ def _two_tasks(tasks: str, **task_kwargs: Any) -> Experiment:
     return Experiment("Humanoid-v4", "1, 10", "0", 2, methods, tasks, task_kwargs)
 
 
+def _ten_workers(env: str, step_times: str, message_times: str) -> Experiment:
+    plain = Experiment(env, step_times, message_times)
+    if message_times != "√i":
+        return plain
+    return dataclasses.replace(plain, methods=(*plain.methods, "rennalapg", "syncpg"))  # without NIGT's momentum
+
+
 _TIMES = {"equal": ("1", "0"), "sqrt": ("√i", "√i"), "communication": ("√i", BY_PARAMETERS)}
 
 FIGURES: dict[str, Experiment] = {
     **{
-        f"{env.lower()}-{name}": Experiment(f"{env}-v4", *times)
+        f"{env.lower()}-{name}": _ten_workers(f"{env}-v4", *times)
         for env in ("Humanoid", "Reacher", "Walker2d", "Hopper")
         for name, times in _TIMES.items()
     },

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import warnings
 from pathlib import Path
 
@@ -15,8 +14,6 @@ from sb3_nigt.experiments.methods import OURS
 from sb3_nigt.experiments.setting import Budget
 from sb3_nigt.experiments.tune import learning_rates, tune
 from sb3_nigt.experiments.tuned import load, save, tuned_file
-
-TUNING_SHARE = 0.5  # of the length of a run
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,8 +55,7 @@ def run(args: argparse.Namespace) -> None:
     tuned = args.tuned
     if args.tune is not None:
         candidates = {m: learning_rates(m, args.tune) for m in experiment.methods if m.partition(":")[0] in OURS}
-        shorter = dataclasses.replace(budget, seconds=TUNING_SHARE * seconds)
-        for best in tune(candidates, setting, shorter, output / "tune", args.processes):
+        for best in tune(candidates, setting, budget, output / "tune", args.processes):
             save(best, output / "tuned.json")
         tuned = load(output / "tuned.json")
     compare(seeded_runs(experiment.methods, args.seeds, setting, budget, tuned), output, args.processes)

@@ -83,17 +83,22 @@ def tuned_file(text: str) -> list[Tuned]:
 
 def arguments_of(method: str, setting: Setting, tuned: Sequence[Tuned]) -> dict[str, Any]:
     """
-    Return the tuned arguments; none, and a line that says so, if the file has nothing for this method and setting.
+    Return the tuned arguments; if there are none for this setting, those for another one of the same environment.
 
-    Nothing is said of baselines, which have no grid.
+    A line says so, or that there are none at all. Nothing is said of baselines, which have no grid.
 
     :param method: its name
-    :param setting: environment and workers, which must be equal
+    :param setting: environment and workers
     :param tuned: from the file; empty if none was given
     """
-    for entry in tuned:
-        if (entry.method, entry.setting) == (method, setting):
+    of_method = [entry for entry in tuned if entry.method == method]
+    for entry in of_method:
+        if entry.setting == setting:
+            return entry.arguments
+    for entry in of_method:
+        if entry.setting.env == setting.env:
+            print(f"{method}: tuned on other workers or tasks of {setting.env}")
             return entry.arguments
     if tuned and method not in BASELINES:
-        print(f"{method}: nothing tuned for this setting, so its defaults")
+        print(f"{method}: nothing tuned for {setting.env}, so its defaults")
     return {}
