@@ -67,8 +67,10 @@ def anchors(page):
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if python_blocks(page)], ids=name_of)
-def test_examples_run(page, tmp_path, monkeypatch):
+def test_examples_run(page, tmp_path, monkeypatch, request):
     """The blocks of a page share a namespace, so that later ones may build on earlier ones."""
+    if page.name == "zoo.md":
+        request.getfixturevalue("rl_zoo3")
     monkeypatch.chdir(tmp_path)
     namespace = {"__name__": "__main__"}
     for line, block in python_blocks(page):
@@ -99,7 +101,15 @@ def test_examples_are_closed_and_marked(page):
     """An unclosed or unmarked fence would hide an example from these tests."""
     text = page.read_text(encoding="utf-8")
     assert text.count("```") == 2 * len(FENCE.findall(text))
-    assert {language for language, _ in FENCE.findall(text)} <= {"python", "bash", "bibtex", "text", "{toctree}", "{eval-rst}"}
+    assert {language for language, _ in FENCE.findall(text)} <= {
+        "python",
+        "bash",
+        "bibtex",
+        "text",
+        "yaml",
+        "{toctree}",
+        "{eval-rst}",
+    }
 
 
 def documented_keys():
