@@ -25,3 +25,12 @@ class LostWorkerError(WorkerError):
 
 class RemoteError(Exception):
     """Carries the traceback text of another process; the cause of the exception that is raised here."""
+
+
+class NonFiniteError(RuntimeError, ValueError):
+    """
+    The gradients of a run are not finite any more.
+
+    A ``ValueError`` as well, which is what torch's distributions raise for parameters that are no numbers: who tries many
+    hyperparameters, as rl_zoo3 does, takes it for a bad choice and goes on with the next one.
+    """

@@ -20,3 +20,16 @@ def runs_in_this_process(monkeypatch):
             execute(run, directory)
 
     monkeypatch.setattr(campaign, "_attempt", attempt)
+
+
+@pytest.fixture(scope="module")
+def rl_zoo3():
+    """The zoo. Its import puts a TimeLimit of its own into gymnasium, which is not meant for the rest of the suite."""
+    from gymnasium import wrappers
+    from gymnasium.envs import registration
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (wrappers, wrappers.common):
+            patch.setattr(module, "TimeLimit", module.TimeLimit)  # what comes back at the end
+        patch.setattr(registration, "TimeLimit", None, raising=False)
+        yield pytest.importorskip("rl_zoo3", reason="needs the extra: pip install 'sb3_nigt[zoo]'")

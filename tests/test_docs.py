@@ -74,8 +74,10 @@ def anchors(page):
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if python_blocks(page)], ids=name_of)
-def test_examples_run(page, tmp_path, monkeypatch):
+def test_examples_run(page, tmp_path, monkeypatch, request):
     """The blocks of a page share a namespace, so that later ones may build on earlier ones."""
+    if page.name == "zoo.md":
+        request.getfixturevalue("rl_zoo3")
     monkeypatch.chdir(tmp_path)
     namespace = {"__name__": "__main__"}
     for line, block in python_blocks(page):
@@ -121,6 +123,7 @@ def test_examples_are_closed_and_marked(page):
         "bash",
         "bibtex",
         "text",
+        "yaml",
         "{toctree}",
         "{eval-rst}",
         "{literalinclude}",

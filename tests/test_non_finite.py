@@ -329,8 +329,11 @@ class TestGradientThatIsNotFinite:
     def test_run_stops_after_several(self, algorithm, kind, tmp_path):
         model = self.make(algorithm, kind, 1000)
         before = flatten(model.policy)
-        with pytest.raises(RuntimeError, match=rf"{MAX_REJECTED_IN_A_ROW} rounds in a row .* smaller learning_rate"):
+        with pytest.raises(
+            RuntimeError, match=rf"{MAX_REJECTED_IN_A_ROW} rounds in a row .* smaller learning_rate"
+        ) as stopped:
             model.learn(1000)
+        assert isinstance(stopped.value, ValueError)  # which a search for hyperparameters takes for a bad choice
         assert model.num_timesteps == MAX_REJECTED_IN_A_ROW
         np.testing.assert_array_equal(flatten(model.policy), before)
         model.save(tmp_path / "model.zip")

@@ -24,7 +24,7 @@ from sb3_nigt.algorithms.buffer import TrajectoryBuffer
 from sb3_nigt.algorithms.checks import check_arguments, check_env, check_learning_rate
 from sb3_nigt.algorithms.reporting import RoundLogger
 from sb3_nigt.algorithms.round import MAX_REJECTED_IN_A_ROW, BetweenRounds, LengthEstimate, run_round
-from sb3_nigt.errors import LostWorkerError
+from sb3_nigt.errors import LostWorkerError, NonFiniteError
 from sb3_nigt.messages import Arrival, RoundReport, SamplingPoint
 from sb3_nigt.optimizers.nigt import NIGT
 from sb3_nigt.parameters import PolicySpec, flatten, has_batch_norm
@@ -420,7 +420,7 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
         """Non-finite gradients never reach the parameters; several in a row stop the run."""
         self._bad_gradients = 0 if bool(th.isfinite(gradient).all()) else self._bad_gradients + 1
         if self._bad_gradients >= MAX_REJECTED_IN_A_ROW:
-            raise RuntimeError(
+            raise NonFiniteError(
                 f"The gradients of {self._bad_gradients} rounds in a row were not finite (round {self._n_updates}): "
                 "try a smaller learning_rate, and check the scale of rewards and observations."
             )

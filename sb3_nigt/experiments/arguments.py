@@ -7,6 +7,7 @@ import importlib
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import gymnasium as gym
 import numpy as np
@@ -19,6 +20,18 @@ FloatArray = npt.NDArray[np.float64]
 
 WORDS: dict[str, Callable[[FloatArray], FloatArray]] = {"equal": np.ones_like, "sqrt": np.sqrt, "linear": np.positive}
 PICTURES = (".png", ".pdf", ".svg")
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """A wrong argument costs one line, not the whole usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """
+        Say it and end the process.
+
+        :param message: what is wrong
+        """
+        self.exit(2, f"{self.prog}: {message.rstrip('.')}. Help: {self.prog} --help\n")
 
 
 class UsageError(Exception):

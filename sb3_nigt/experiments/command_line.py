@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from types import ModuleType
-from typing import NoReturn
 
 from sb3_nigt.experiments import benchmark, compare, plan, reproduce, summary, timeline, tune
-from sb3_nigt.experiments.arguments import UsageError
+from sb3_nigt.experiments.arguments import OneLineParser, UsageError
 from sb3_nigt.experiments.campaign import FailedRunsError
 
 # A command is a module: its docstring is the help, add_arguments(parser) and run(args) do the rest.
@@ -24,20 +22,13 @@ COMMANDS: dict[str, ModuleType] = {
 }
 
 
-class _Parser(argparse.ArgumentParser):
-    """A wrong argument costs one line, not the whole usage."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message.rstrip('.')}. Help: {self.prog} --help\n")
-
-
 def main(argv: list[str] | None = None) -> None:
     """
     Run a command.
 
     :param argv: arguments, those of the process by default
     """
-    parser = _Parser(prog="sb3-nigt", description="Tools for workers of different speed.")
+    parser = OneLineParser(prog="sb3-nigt", description="Tools for workers of different speed.")
     commands = parser.add_subparsers(dest="command", required=True)
     for name, module in COMMANDS.items():
         command = commands.add_parser(name, help=module.__doc__, description=module.__doc__)
