@@ -27,7 +27,7 @@ class RennalaPG(AsyncPolicyGradient):
         self,
         policy: str | type[ActorCriticPolicy],
         env: GymEnv | str,
-        learning_rate: float | ProgressSchedule = 1e-3,
+        learning_rate: float | ProgressSchedule = 1e-4,
         n_trajectories: int = 20,
         n_steps: int = 1000,
         gamma: float = 0.99,
