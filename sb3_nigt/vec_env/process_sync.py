@@ -1,4 +1,4 @@
-"""Stable-Baselines3's synchronous API over worker processes; every wait is bounded and every error keeps its type."""
+"""Stable-Baselines3's synchronous API over workers elsewhere; every wait is bounded and every error keeps its type."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvO
 
 from sb3_nigt.errors import WorkerError
 from sb3_nigt.vec_env import worker as protocol
+from sb3_nigt.vec_env.handle import WorkerHandle, encode_call
 from sb3_nigt.vec_env.packing import pack, unpack_rows
-from sb3_nigt.vec_env.remote import encode_call, raise_remote
+from sb3_nigt.vec_env.remote import raise_remote
 from sb3_nigt.vec_env.slot import Slot, State
 
 Answer = tuple[bytes, Any]  # REPLY or ERROR, and its content
@@ -27,9 +28,9 @@ CLOSE_SECONDS = 1.0  # that idle workers get to close their environments
 
 
 class SynchronousProcesses(VecEnv):
-    """The part of ``ProcessVecEnv`` that other algorithms use: one command, one answer from each worker."""
+    """The part of ``WorkerPool`` that other algorithms use: one command, one answer from each worker."""
 
-    _slots: list[Slot]
+    _slots: list[Slot[Any]]
     _discarded: list[Any]
     _finalizer: Callable[[], Any]
     task_ids: tuple[Hashable, ...]
@@ -49,7 +50,7 @@ class SynchronousProcesses(VecEnv):
         """Take in what the workers say within some seconds."""
 
     @abstractmethod
-    def _fail(self, slot: Slot, reason: str) -> None:
+    def _fail(self, slot: Slot[Any], reason: str) -> None:
         """Restart a worker, or give it up."""
 
     # Life
@@ -72,8 +73,8 @@ class SynchronousProcesses(VecEnv):
         self._stepping, self._step_answers = False, None
         self.cancel()
         for slot in self._slots:
-            if slot.state == State.IDLE and not slot.remote.process.is_alive():
-                self._fail(slot, f"its process ended with exit code {slot.remote.process.exitcode}")
+            if slot.state == State.IDLE and not slot.remote.is_alive():
+                self._fail(slot, slot.remote.how_it_ended())
         while any(slot.state not in (State.IDLE, State.LOST) for slot in self._slots):
             self._pump(0.05)
         self._discarded.clear()
@@ -143,14 +144,14 @@ class SynchronousProcesses(VecEnv):
         return answers
 
     def _answer(self, worker: int, timeout: float) -> Answer:
-        remote, until = self._slots[worker].remote, time.monotonic() + timeout
+        remote: WorkerHandle = self._slots[worker].remote
+        until = time.monotonic() + timeout
         while True:
             left = until - time.monotonic()
             try:
                 message = remote.receive(max(0.0, min(left, LIFE_SECONDS)))
             except (EOFError, OSError):
-                remote.process.join(1.0)
-                reason = f"its process ended with exit code {remote.process.exitcode}"
+                reason = remote.how_it_ended()
                 break
             if message is not None:
                 return message
