@@ -162,8 +162,8 @@ def _check_lost(workers: RoundWorkers, aggregator: Aggregator, n_workers: int) -
         task_id = getattr(workers, "task_ids", range(n_workers))[worker]
         others = f"all {n_workers} workers are lost" if len(lost) == n_workers else "it is lost"
         raise LostWorkerError(
-            f"{others} after too many restarts (the warnings above say why; max_restarts of ProcessVecEnv allows more), and "
-            f"{type(aggregator).__name__} cannot complete a round without it",
+            f"{others} after too many restarts (max_restarts allows more), and {type(aggregator).__name__} cannot complete a "
+            f"round without it{workers.last_failure(worker)}",
             worker,
             task_id,
         )
@@ -171,7 +171,7 @@ def _check_lost(workers: RoundWorkers, aggregator: Aggregator, n_workers: int) -
 
 def _stop_if_hopeless(rejected: Arrival, failures: Counter[int]) -> None:
     """Raise if a worker has delivered nothing but non-finite numbers for a while."""
-    failures[rejected.worker] += 1
+    failures[rejected.worker] += rejected.rejected != "absent"  # which is no fault of its environment
     if failures[rejected.worker] >= MAX_REJECTED_IN_A_ROW:
         non_finite = rejected.rejected in ("reward", "observation")
         ended = f"a non-finite {rejected.rejected}" if non_finite else f"its failure ({rejected.rejected})"

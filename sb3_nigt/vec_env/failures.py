@@ -131,6 +131,11 @@ class WorkerFailures:
         """See ``TrajectoryWorkers``."""
         return frozenset(index for index in self._down if self._slots[index].state == State.LOST)
 
+    def last_failure(self, worker: int) -> str:
+        """See ``TrajectoryWorkers``."""
+        reason = self._slots[worker].last_failure
+        return f". Its last failure: {reason}" if reason else ""
+
 
 def _last_line(text: str) -> str:
     return text.rstrip().splitlines()[-1]

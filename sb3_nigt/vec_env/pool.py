@@ -206,6 +206,7 @@ class WorkerPool(WorkerFailures, SynchronousProcesses, WorkerVecEnv):
             if all(slot.job is None for slot in self._slots):
                 raise RuntimeError("There is nothing to wait for: no worker has a job.")
             self._pump(POLL_SECONDS)
+            self._check_places([slot.remote.index for slot in self._slots if slot.job is not None], all)
         arrival, trajectory = self._arrived.popleft()
         self._undelivered.discard(arrival.worker)
         self.steps_executed += trajectory.n_steps
@@ -308,7 +309,13 @@ class WorkerPool(WorkerFailures, SynchronousProcesses, WorkerVecEnv):
             self._take_arrival(slot, content)
         elif kind == protocol.GRADIENT:
             self._gradients.add(slot.remote.index)
-        elif slot.state == State.STARTING and self.rollout_spec is not None:
+        elif slot.state == State.STARTING:
+            self._take_start(slot, content)
+        else:
+            self._become_idle(slot)
+
+    def _take_start(self, slot: Slot[Any], described: tuple[Any, ...]) -> None:
+        if self.rollout_spec is not None:
             self._prepare_worker(slot.remote.index)
         else:
             self._become_idle(slot)

@@ -27,6 +27,7 @@ class State(enum.Enum):
     BUSY = "running the job"
     CANCELLING = "told to stop a job that nobody wants any more"
     WAITING = "there is none; it will be started again"
+    ABSENT = "the cluster has no place for it"
     LOST = "there is none and never will be"
 
     @property
@@ -48,6 +49,7 @@ class Slot(Generic[HandleT]):
     point_number: int = 0
     held: set[TrajectoryKey] = field(default_factory=set)  # finished trajectories whose steps the process still has
     restart_at: float = 0.0
+    absent_since: float = math.inf
     last_failure: str = ""
     heartbeat: Heartbeat = field(default_factory=Heartbeat)
     seconds_per_step: float = math.nan  # a running mean
