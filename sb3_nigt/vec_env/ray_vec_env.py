@@ -90,7 +90,7 @@ class RayVecEnv(WorkerPool):
             raise ValueError("env_fns=[] is not allowed: give one function for each worker, at least one.")
         limits = RestartLimits(max_restarts, max_restarts_per_minute)
         self._prepare_pool(env_fns, task_ids, timeout, limits, time_model)
-        self._options = actor_options(len(env_fns), num_cpus, num_gpus, resources, scheduling_strategy)
+        self._actor_options = actor_options(len(env_fns), num_cpus, num_gpus, resources, scheduling_strategy)
         self.placement_timeout = check_interval("placement_timeout", placement_timeout, 0.0, float("inf"), open_low=True)
         n_needed = _checked_min_workers(min_workers, len(env_fns))
         if address is not None and (not isinstance(address, str) or not address):
@@ -99,7 +99,7 @@ class RayVecEnv(WorkerPool):
             )
         check_bool("allow_unauthenticated", allow_unauthenticated)
         self._parameters: tuple[SamplingPoint, Any] | None = None  # of the newest point, in the object store
-        connection = connect(address, allow_unauthenticated, *total(self._options))
+        connection = connect(address, allow_unauthenticated, *total(self._actor_options))
         # also when __init__ raises, and at the interpreter's exit
         self._finalizer = weakref.finalize(self, _end, self._slots, connection)
         try:
@@ -113,7 +113,7 @@ class RayVecEnv(WorkerPool):
 
     def _start(self, index: int) -> RayWorker:
         beat = min(LONGEST_BEAT_SECONDS, self.timeout / 20)
-        return RayWorker(index, self._env_fns[index], self._options[index], beat)
+        return RayWorker(index, self._env_fns[index], self._actor_options[index], beat)
 
     def _wait_for_workers(self, n_needed: int) -> list[tuple[Any, ...]]:
         """Return what the first workers say of their environments; raise what making one has raised."""
@@ -229,7 +229,7 @@ class RayVecEnv(WorkerPool):
             raise self._no_place(max(waited, key=lambda worker: waited[worker]), "Nothing goes on without it.")
 
     def _no_place(self, index: int, advice: str) -> WorkerError:
-        asked = {name: amount for name, amount in self._options[index].items() if amount}
+        asked = {name: amount for name, amount in self._actor_options[index].items() if amount}
         free = {name: amount for name, amount in ray.available_resources().items() if not name.startswith("node:")}
         return WorkerError(
             f"the cluster has had no place for it for {self.placement_timeout:g} s (placement_timeout). It asks for {asked}, "
@@ -257,7 +257,7 @@ class RayVecEnv(WorkerPool):
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
         """See ``VecEnv.get_attr``."""
-        if attr_name == "render_mode" and self.absent:  # asked by ``VecEnv`` when it is made
+        if attr_name == "render_mode" and not hasattr(self, "render_mode"):  # asked by ``VecEnv`` while workers may be absent
             return [self._render_mode] * len(self._workers_of(indices))
         return super().get_attr(attr_name, indices)
 
