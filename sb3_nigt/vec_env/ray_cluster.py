@@ -11,20 +11,16 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import ray
+from ray.util.client import ray as ray_client
 
 OLDEST = (2, 52)  # the first one with token authentication, and without CVE-2025-62593
 PROBE_SECONDS = 60.0  # most of which is the start of Python
 PROBE = """
 import sys, ray
-address = sys.argv[1]
 try:
-    if address.startswith("ray://"):
-        ray.init(address, logging_level="ERROR", log_to_driver=False)
-    else:
-        ray._raylet.GcsClient(address=address).get_all_node_info(timeout=20)
+    ray._raylet.GcsClient(address=sys.argv[1]).get_all_node_info(timeout=20)
 except Exception as error:
     print(type(error).__name__, str(error)[:500], sep=": ")
-    sys.exit(1)
 """
 HOW_TO_AUTHENTICATE = (
     "start it anew with RAY_AUTH_MODE=token in the environment of every node and of this script, and the same token in "
@@ -85,7 +81,8 @@ def connect(address: str | None, allow_unauthenticated: bool, cpus: float, resou
             "ray.shutdown() first."
         )
     elif _current is None or not _current.is_current:  # the user has called ray.init
-        _check_authentication(ray.get_runtime_context().gcs_address, allow_unauthenticated)
+        if not allow_unauthenticated:
+            _check_here()
         _current = Connection(ours=False)
     _current.users += 1
     return _current
@@ -105,16 +102,17 @@ def check_version(version: str) -> None:
 def _open(address: str, allow_unauthenticated: bool, cpus: float, resources: Mapping[str, float]) -> None:
     if address == "local":
         _start(allow_unauthenticated, cpus, resources)
-    elif address == "auto":  # where that is, is known when we are there
-        ray.init(address=address)
+        return
+    before = address != "auto" and not address.startswith("ray://")  # else its head can be asked only from there
+    if before and not allow_unauthenticated:
+        _check_answer(address, _ask_as_a_stranger(address))
+    ray.init(address=address)
+    if not before and not allow_unauthenticated:
         try:
-            _check_authentication(ray.get_runtime_context().gcs_address, allow_unauthenticated)
-        except ValueError:
+            _check_here()
+        except BaseException:
             ray.shutdown()
             raise
-    else:
-        _check_authentication(address, allow_unauthenticated)
-        ray.init(address=address)
 
 
 def _start(allow_unauthenticated: bool, cpus: float, resources: Mapping[str, float]) -> None:
@@ -146,20 +144,30 @@ def _make_token() -> None:
         token.write(secrets.token_hex(32))
 
 
-def _check_authentication(address: str, allow_unauthenticated: bool) -> None:
-    """Ask the cluster something as a stranger, in a process of its own: it must refuse."""
-    if allow_unauthenticated:
-        return
+def _check_here() -> None:
+    """Check the cluster that this process is connected to."""
+    address = ray.get_runtime_context().gcs_address
+    if ray_client.is_connected():  # through a proxy, behind which the head need not be reached from here
+        asked = ray.remote(num_cpus=0)(_ask_as_a_stranger).remote(address)
+        _check_answer(address, ray.get(asked, timeout=2 * PROBE_SECONDS))
+    else:
+        _check_answer(address, _ask_as_a_stranger(address))
+
+
+def _ask_as_a_stranger(address: str) -> str:
+    """Ask a cluster for its nodes, in a process without a token; return the error, or nothing if it has answered."""
     private = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_ADDRESS")
     environment = {name: value for name, value in os.environ.items() if name not in private}
     environment["RAY_AUTH_MODE"] = "disabled"
+    command = [sys.executable, "-c", PROBE, address]
     try:
-        stranger = subprocess.run(
-            [sys.executable, "-c", PROBE, address], env=environment, capture_output=True, text=True, timeout=PROBE_SECONDS
-        )
-        answer = stranger.stdout.strip() or ("" if stranger.returncode == 0 else stranger.stderr.strip()[-500:])
+        stranger = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PROBE_SECONDS)
     except subprocess.TimeoutExpired:
-        answer = f"no answer within {PROBE_SECONDS:g} s"
+        return f"no answer within {PROBE_SECONDS:g} s"
+    return stranger.stdout.strip() or (stranger.stderr.strip()[-500:] if stranger.returncode else "")
+
+
+def _check_answer(address: str, answer: str) -> None:
     if not answer:
         raise ValueError(
             f"The Ray cluster at {address!r} lets everybody in who reaches it, and whoever is in can run code here and there: "

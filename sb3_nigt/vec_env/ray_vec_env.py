@@ -179,6 +179,14 @@ class RayVecEnv(WorkerPool):
             done, _ = ray.wait(references, num_returns=len(references), timeout=0.0)
         return [*ended, *dict.fromkeys(by_reference[ref] for ref in done)]
 
+    def _pump(self, seconds: float) -> None:
+        # Signs of life come only while they are asked for. A callback that evaluates for minutes is nobody's silence.
+        now = time.monotonic()
+        if now - self._next_check > LONGEST_BEAT_SECONDS:
+            for slot in self._slots:
+                slot.heartbeat.forgive(now - self._next_check, now)
+        super()._pump(seconds)
+
     # Coming and going
 
     def _fail(self, slot: Slot[Any], reason: str) -> None:
