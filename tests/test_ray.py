@@ -397,3 +397,28 @@ def test_start_with_fewer_workers(cluster, make, monkeypatch):
         MaleniaNIGT("MlpPolicy", env, **ARGUMENTS).learn(100)
     with pytest.raises(WorkerError, match=r"Worker 0 .*'none': 1.*min_workers"):
         make(LengthFromSeedEnv, resources={"none": 1}, placement_timeout=0.5)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings(FAILED)
+def test_a_node_that_is_cut_off_for_a_while(cluster, make, monkeypatch):
+    """Nothing on it answers, and nothing says that it has ended; afterwards it serves again."""
+    monkeypatch.setattr(ray_vec_env, "PLACE_SECONDS", 1.0)
+    node = cluster.add_node(num_cpus=1, resources={"spot": 1}, object_store_memory=STORE)
+    env = make(LengthFromSeedEnv, LengthFromSeedEnv, resources=[{}, {"spot": 1}], timeout=2.0)
+    model = train_rounds(RennalaNIGT("MlpPolicy", env, **ARGUMENTS), 3)
+    frozen = [env.worker_pids[1], *(process.process.pid for process in node.all_processes["raylet"])]
+    for pid in frozen:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        while not env.absent:
+            train_rounds(model, model._n_updates + 1)
+        assert model.last_round.counts.sum() == 6
+        assert env.restarts == 1
+    finally:
+        for pid in frozen:
+            os.kill(pid, signal.SIGCONT)
+    while model.last_round.counts[1] == 0:
+        train_rounds(model, model._n_updates + 1)
+    env.close()
+    cluster.remove_node(node)
