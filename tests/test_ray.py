@@ -367,9 +367,10 @@ def test_a_node_leaves_and_another_joins(cluster, make, monkeypatch):
         cluster.remove_node(node)
     while not env.absent:
         train_rounds(model, model._n_updates + 1)
-    before = model._n_updates
-    train_rounds(model, before + 3)
+    train_rounds(model, model._n_updates + 3)
     assert model.last_round.counts.tolist() == [6, 0]
+    expected = parameters(simulated_rounds(2, model._n_updates))
+    np.testing.assert_allclose(parameters(model), expected, rtol=2e-4, atol=2e-5)
     assert model.learn(1).last_round.counts.sum() == 6  # learn resets the environments, as far as they are there
     node = cluster.add_node(**spot)
     try:
@@ -404,8 +405,8 @@ def test_start_with_fewer_workers(cluster, make, monkeypatch):
 def test_a_node_that_is_cut_off_for_a_while(cluster, make, monkeypatch):
     """Nothing on it answers, and nothing says that it has ended; afterwards it serves again."""
     monkeypatch.setattr(ray_vec_env, "PLACE_SECONDS", 1.0)
-    node = cluster.add_node(num_cpus=1, resources={"spot": 1}, object_store_memory=STORE)
-    env = make(LengthFromSeedEnv, LengthFromSeedEnv, resources=[{}, {"spot": 1}], timeout=2.0)
+    node = cluster.add_node(num_cpus=1, resources={"island": 1}, object_store_memory=STORE)
+    env = make(LengthFromSeedEnv, LengthFromSeedEnv, resources=[{}, {"island": 1}], timeout=2.0)
     model = train_rounds(RennalaNIGT("MlpPolicy", env, **ARGUMENTS), 3)
     frozen = [env.worker_pids[1], *(process.process.pid for process in node.all_processes["raylet"])]
     for pid in frozen:

@@ -15,7 +15,7 @@ import ray
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices
 
 from sb3_nigt.errors import WorkerError
-from sb3_nigt.messages import SamplingPoint
+from sb3_nigt.messages import RETURNED, SamplingPoint
 from sb3_nigt.timing.time_models import TimeModel
 from sb3_nigt.validation import check_bool, check_integer, check_interval
 from sb3_nigt.vec_env import worker as protocol
@@ -208,7 +208,7 @@ class RayVecEnv(WorkerPool):
         elif slot.state == State.STARTING and slot.heartbeat.look(0, now) > PLACE_SECONDS:
             slot.state, slot.absent_since = State.ABSENT, now - PLACE_SECONDS
             if slot.job is not None and slot.job.committed:
-                self._reject(slot, "absent")  # so that somebody else runs another one in its place
+                self._reject(slot, RETURNED)
 
     def _receive(self, slot: Slot[Any]) -> None:
         super()._receive(slot)
