@@ -3,6 +3,7 @@
 import ast
 import inspect
 import re
+import secrets
 import warnings
 from pathlib import Path
 
@@ -69,6 +70,10 @@ def anchors(page):
 @pytest.mark.parametrize("page", [page for page in PAGES if python_blocks(page)], ids=name_of)
 def test_examples_run(page, tmp_path, monkeypatch):
     """The blocks of a page share a namespace, so that later ones may build on earlier ones."""
+    if page.stem == "ray":
+        pytest.importorskip("ray")
+        monkeypatch.setenv("RAY_AUTH_MODE", "token")
+        monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(16))  # none in the home of who runs the tests
     monkeypatch.chdir(tmp_path)
     namespace = {"__name__": "__main__"}
     for line, block in python_blocks(page):

@@ -12,24 +12,7 @@ import pytest
 from envs import LengthFromSeedEnv
 from processes import SECONDS, descendants, ends_of
 
-import sb3_nigt
-
 TESTS = os.path.dirname(__file__)
-
-
-def test_the_package_does_not_import_ray():
-    subprocess.run(
-        [sys.executable, "-c", "import sb3_nigt, sys; assert 'ray' not in sys.modules"], check=True, timeout=SECONDS
-    )
-
-
-def test_without_ray(monkeypatch):
-    monkeypatch.setitem(sys.modules, "ray", None)
-    monkeypatch.delitem(sys.modules, "sb3_nigt.vec_env.ray_vec_env", raising=False)
-    with pytest.raises(ImportError, match=re.escape('RayVecEnv needs Ray: pip install "sb3_nigt[ray]"')):
-        sb3_nigt.RayVecEnv  # noqa: B018
-    with pytest.raises(AttributeError, match="no attribute 'NoVecEnv'"):
-        sb3_nigt.NoVecEnv  # noqa: B018
 
 
 ray = pytest.importorskip("ray")
