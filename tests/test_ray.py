@@ -14,16 +14,27 @@ from conformance import WorkerVecEnvTests
 from envs import DictEnv, FixedLengthEnv, LengthFromSeedEnv, PointEnv, parameters, run_rounds
 from processes import FAILED, Bell, ends_of, ring
 from stable_baselines3 import PPO
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_nigt import MaleniaNIGT, RennalaNIGT, SimulatedVecEnv, WorkerError, make_worker_vec_env
+from sb3_nigt import (
+    MaleniaNIGT,
+    Recording,
+    RennalaNIGT,
+    RunRecorder,
+    SimulatedVecEnv,
+    WorkerError,
+    make_worker_vec_env,
+    replay,
+)
 
 ray = pytest.importorskip("ray")
 
 from ray.cluster_utils import Cluster  # noqa: E402
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: E402
 
 from sb3_nigt import RayVecEnv  # noqa: E402
+from sb3_nigt.trajectory import map_observation  # noqa: E402
 from sb3_nigt.vec_env import ray_vec_env  # noqa: E402
 from sb3_nigt.vec_env.ray_remote import RayWorker  # noqa: E402
 
@@ -139,14 +150,8 @@ def test_trajectories_equal_those_of_the_simulator_bit_for_bit(make, env_class):
     actors, simulator = results
     assert actors.keys() == simulator.keys()
     for key, trajectory in actors.items():
-        for a, b in ((trajectory.observations, simulator[key].observations), (trajectory, simulator[key])):
-            if isinstance(a, dict):
-                assert all(np.array_equal(a[name], b[name]) for name in b)
-            elif isinstance(a, np.ndarray):
-                assert np.array_equal(a, b)
-        assert np.array_equal(trajectory.rewards, simulator[key].rewards)
-        assert np.array_equal(trajectory.samples, simulator[key].samples)
-        assert np.array_equal(trajectory.actions, simulator[key].actions)
+        for name in ("observations", "final_observation", "samples", "actions", "rewards"):
+            map_observation(np.testing.assert_array_equal, getattr(trajectory, name), getattr(simulator[key], name))
 
 
 @pytest.mark.parametrize("schedule", ["planned", "pipelined"])
@@ -194,6 +199,24 @@ def test_it_learns(make, algorithm):
     assert model.predict(observations, deterministic=True)[0].mean() > 0.5
 
 
+@pytest.mark.parametrize("schedule", ["pipelined", "first_finished"])
+def test_a_recorded_run_is_repeated_in_the_simulator_bit_for_bit(make, tmp_path, schedule):
+    model = RennalaNIGT("MlpPolicy", make(*[LengthFromSeedEnv] * 3), **ARGUMENTS, schedule=schedule)
+    model.learn(150, callback=RunRecorder(tmp_path / "run.jsonl"))
+    again = RennalaNIGT("MlpPolicy", SimulatedVecEnv([LengthFromSeedEnv] * 3), **ARGUMENTS, schedule=schedule)
+    replay(again, Recording.load(tmp_path / "run.jsonl"))
+    assert again._n_updates == model._n_updates > 3
+    assert np.array_equal(parameters(again), parameters(model))
+
+
+@pytest.mark.filterwarnings("ignore:Training and eval env are not of the same type")
+def test_evaluation_on_other_actors(make):
+    evaluation = EvalCallback(make(FixedLengthEnv), n_eval_episodes=3, eval_freq=4, verbose=0, warn=False)
+    model = RennalaNIGT("MlpPolicy", make(*[LengthFromSeedEnv] * 2), **ARGUMENTS).learn(60, callback=evaluation)
+    assert np.isfinite(evaluation.last_mean_reward)
+    np.testing.assert_allclose(parameters(model), parameters(simulated_rounds(2, model._n_updates)), rtol=2e-4, atol=2e-5)
+
+
 # Failures
 
 
@@ -233,7 +256,7 @@ def hang():
     ("does", "says"),
     [
         (explode, r"Traceback(?s:.*)in explode(?s:.*)LookupError: the physics exploded"),
-        (kill_myself, "its actor has died(?s:.*)its worker process has died"),
+        (kill_myself, "its actor has died(?s:.*)its worker process has died|is unavailable"),
         (stop_myself, r"no sign of life for .* \(timeout=3\), it was here:\n\(It has not said"),
         (hang, "no sign of life for .*, it was here:(?s:.*)in hang"),
     ],
@@ -251,7 +274,7 @@ def test_a_failure_loses_nothing(make, tmp_path, does, says):
         with pytest.warns(UserWarning, match="failed") as caught:
             model = train_rounds(RennalaNIGT("MlpPolicy", env, **ARGUMENTS), 6)
         (warning,) = caught
-    assert re.search(rf"Worker 1 \(task 1\) failed: (?s:.*){says}(?s:.*)It is restarted", str(warning.message))
+    assert re.search(rf"Worker 1 \(task 1\) failed: (?s:.*)({says})(?s:.*)It is restarted", str(warning.message))
     assert env.restarts == 1
     np.testing.assert_allclose(parameters(model), parameters(simulated_rounds(2, 6)), rtol=2e-4, atol=2e-5)
 
@@ -327,6 +350,26 @@ def test_a_command_that_raises_and_one_that_does_not_return(make):
     assert env.step(actions)[0].shape == (2, 2)
 
 
+@pytest.mark.filterwarnings(FAILED)
+def test_killed_between_two_steps(make):
+    env = make(LengthFromSeedEnv, LengthFromSeedEnv)
+    env.reset()
+    actions = np.zeros((2, 1), dtype=np.float32)
+    first = env.worker_pids[0]
+    with ends_of([first]):
+        os.kill(first, signal.SIGKILL)
+    with pytest.raises(WorkerError, match=r"Worker 0 \(task 0\): .*[aA]ctor"):
+        env.step(actions)
+    env.reset()
+    assert env.step(actions)[0].shape == (2, 2)
+    assert env.worker_pids[0] != first
+
+
+def test_an_address_while_connected(cluster):
+    with pytest.raises(ValueError, match="is not allowed, since this process is connected to Ray already"):
+        RayVecEnv([LengthFromSeedEnv], address=cluster.address)
+
+
 class NeverThere:
     """A flag that does not stay."""
 
@@ -338,20 +381,6 @@ class NeverThere:
 
 
 # Nodes that come and go
-
-
-class Rounds(BaseCallback):
-    """Does something after a round."""
-
-    def __init__(self, actions):
-        super().__init__()
-        self.actions = actions
-
-    def _on_step(self):
-        return True
-
-    def _on_rollout_end(self):
-        self.actions.pop(self.model._n_updates, lambda: None)()
 
 
 @pytest.mark.filterwarnings(LEFT)
@@ -398,6 +427,15 @@ def test_start_with_fewer_workers(cluster, make, monkeypatch):
         MaleniaNIGT("MlpPolicy", env, **ARGUMENTS).learn(100)
     with pytest.raises(WorkerError, match=r"Worker 0 .*'none': 1.*min_workers"):
         make(LengthFromSeedEnv, resources={"none": 1}, placement_timeout=0.5)
+
+
+def test_placement(cluster, make):
+    head, nowhere = cluster.head_node.node_id, "0" * 56
+    strategies = [NodeAffinitySchedulingStrategy(head, soft=False), "SPREAD"]
+    env = make(LengthFromSeedEnv, LengthFromSeedEnv, scheduling_strategy=strategies, num_cpus=[0.01, 0.02])
+    assert env._slots[0].remote.node_id == head
+    with pytest.raises(WorkerError, match=r"Worker 0 \(task 0\): ActorUnschedulableError"):
+        make(LengthFromSeedEnv, scheduling_strategy=NodeAffinitySchedulingStrategy(nowhere, soft=False))
 
 
 @pytest.mark.slow
