@@ -421,6 +421,9 @@ def test_start_with_fewer_workers(cluster, make, monkeypatch):
     assert env.absent == {1}
     assert model.last_round.counts.tolist() == [6, 0]
     np.testing.assert_allclose(parameters(model), parameters(simulated_rounds(2, 2)), rtol=2e-4, atol=2e-5)
+    for schedule in ("pipelined", "first_finished"):  # the latter gives it something to do, and does not wait for it
+        model = train_rounds(RennalaNIGT("MlpPolicy", env, **ARGUMENTS, schedule=schedule), 20)
+        assert model.last_round.counts.tolist() == [6, 0]
     with pytest.raises(WorkerError, match=r"Worker 1 \(task 1\): the cluster has had no place .*'none': 1"):
         PPO("MlpPolicy", env, n_steps=4, batch_size=8).learn(8)
     with pytest.raises(WorkerError, match=r"Worker 1 \(task 1\): the cluster has had no place"):

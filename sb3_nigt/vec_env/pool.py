@@ -203,10 +203,11 @@ class WorkerPool(WorkerFailures, SynchronousProcesses, WorkerVecEnv):
     def next_arrival(self) -> tuple[Arrival, Trajectory]:
         """See ``TrajectoryWorkers``."""
         while not self._arrived:
-            if all(slot.job is None for slot in self._slots):
+            waited_for = [slot.remote.index for slot in self._slots if slot.job is not None]
+            if not waited_for:
                 raise RuntimeError("There is nothing to wait for: no worker has a job.")
+            self._check_places(waited_for, all)
             self._pump(POLL_SECONDS)
-            self._check_places([slot.remote.index for slot in self._slots if slot.job is not None], all)
         arrival, trajectory = self._arrived.popleft()
         self._undelivered.discard(arrival.worker)
         self.steps_executed += trajectory.n_steps

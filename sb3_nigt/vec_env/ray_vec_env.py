@@ -131,16 +131,16 @@ class RayVecEnv(WorkerPool):
                     raise_remote(answer[1], index)
                 if answer is not None:
                     described[index], slot.state = answer[1], State.IDLE
-            for slot in waiting:
-                self._check_start(slot, time.monotonic() - began)
+            self._check_start(n_needed, time.monotonic() - began)
         return [described[index] for index in sorted(described)]
 
-    def _check_start(self, slot: Slot[RayWorker], seconds: float) -> None:
-        index = slot.remote.index
-        if not slot.remote.placed and seconds > self.placement_timeout:
-            raise self._no_place(index, "Give a smaller num_cpus, more nodes, or min_workers=... to begin with fewer workers.")
+    def _check_start(self, n_needed: int, seconds: float) -> None:
+        unplaced = [slot.remote.index for slot in self._slots if not slot.remote.placed]
+        if len(self._slots) - len(unplaced) < n_needed and seconds > self.placement_timeout:
+            raise self._no_place(unplaced[0], "Give a smaller num_cpus, more nodes, or min_workers=... to begin with fewer.")
         if seconds > self.placement_timeout + START_SECONDS:
-            raise WorkerError(f"its environment was not made within {START_SECONDS:g} s", index, self.task_ids[index])
+            late = next(slot.remote.index for slot in self._slots if slot.state == State.STARTING and slot.remote.placed)
+            raise WorkerError(f"its environment was not made within {START_SECONDS:g} s", late, self.task_ids[late])
 
     @property
     def worker_pids(self) -> list[int | None]:
