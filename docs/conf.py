@@ -10,6 +10,7 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinx
 myst_heading_anchors = 4  # pages link to headings of other pages
 exclude_patterns = ["_build"]
 html_theme = "furo"
+autodoc_mock_imports = ["ray"]  # an extra, which nobody needs for building this
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # the signature has them
 nitpicky = False  # types of Stable-Baselines3 and torch are not ours to resolve

@@ -1,6 +1,7 @@
 """Asynchronous policy gradients for Stable-Baselines3: one policy, many workers of very different speed."""
 
 from importlib.resources import files
+from typing import TYPE_CHECKING, Any
 
 from sb3_nigt import envs
 from sb3_nigt.algorithms import AFedPG, MaleniaNIGT, RennalaNIGT, RennalaPG, SyncNIGT, SyncPG
@@ -10,6 +11,9 @@ from sb3_nigt.recording import Recording, RunRecorder
 from sb3_nigt.replay import replay
 from sb3_nigt.timing import FixedTimes, RandomTimes, ReplayedTimes, TimeModel, VaryingTimes
 from sb3_nigt.vec_env import ProcessVecEnv, SimulatedVecEnv, WorkerVecEnv, make_worker_vec_env
+
+if TYPE_CHECKING:
+    from sb3_nigt.vec_env.ray_vec_env import RayVecEnv as RayVecEnv
 
 __version__ = files(__name__).joinpath("version.txt").read_text(encoding="utf-8").strip()
 
@@ -37,3 +41,16 @@ __all__ = [
     "make_worker_vec_env",
     "replay",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import ``RayVecEnv`` when it is asked for; nothing else needs Ray."""
+    if name != "RayVecEnv":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        from sb3_nigt.vec_env.ray_vec_env import RayVecEnv
+    except ModuleNotFoundError as error:
+        if error.name != "ray":
+            raise
+        raise ImportError('RayVecEnv needs Ray: pip install "sb3_nigt[ray]"') from error
+    return RayVecEnv

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+RETURNED = "returned"  # an arrival that is none: its worker has gone, and somebody else may run the trajectory
+
 
 class TrajectoryKey(NamedTuple):
     """

@@ -2,7 +2,7 @@
 
 import os
 import select
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 from sb3_nigt import ProcessVecEnv
 
@@ -48,6 +48,17 @@ def is_running(pid):
             return stat.read().rsplit(")", 1)[1].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):  # the second: it went while it was read
         return False
+
+
+def descendants(pid):
+    """Processes below a process."""
+    below, found = {}, [pid]
+    for entry in filter(str.isdigit, os.listdir("/proc")):
+        with suppress(OSError), open(f"/proc/{entry}/stat") as stat:
+            below.setdefault(int(stat.read().rsplit(")", 1)[1].split()[1]), []).append(int(entry))
+    for parent in found:
+        found += below.get(parent, [])
+    return found[1:]
 
 
 @contextmanager

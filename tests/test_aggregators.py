@@ -278,3 +278,15 @@ def test_malenia_without_the_task_of_a_lost_worker():
     assert rule.can_do_without([3], 4)
     assert rule.can_do_without([0, 3], 4)
     assert not rule.can_do_without([0, 2, 3], 4)
+
+
+def test_nobody_knows_when_a_worker_that_is_needed_begins():
+    """It is planned as if it were as slow as the slowest that is known; one that is not needed gets nothing."""
+    unknown = np.array([1.0, np.inf, 3.0])
+    for rule in (Malenia(6, (0, 1, 2)), Synchronous(6)):
+        assert_array_equal(predicted_counts(rule, unknown), predicted_counts(rule, np.array([1.0, 3.0, 3.0])))
+        assert_array_equal(predicted_counts(rule, np.full(3, np.inf)), predicted_counts(rule, np.ones(3)))
+    for rule in (Malenia(6, (0, 0, 1)), Rennala(6)):
+        counts = predicted_counts(rule, unknown)
+        assert counts[1] == 0
+        assert rule.is_complete(counts)

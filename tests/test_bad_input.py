@@ -282,9 +282,9 @@ def test_env_kwargs_of_a_wrong_type(env_kwargs):
 @pytest.mark.parametrize(
     ("kwargs", "expected"),
     [
-        ({"env_id": [TwoStepEnv] * 2}, "a list of functions goes to SimulatedVecEnv or ProcessVecEnv themselves"),
+        ({"env_id": [TwoStepEnv] * 2}, "a list of functions goes to SimulatedVecEnv, ProcessVecEnv or RayVecEnv themselves"),
         ({"env_id": 3}, "env_id=3 is not allowed: give a registered id or one function that makes an environment"),
-        ({"vec_env_cls": "process"}, "vec_env_cls='process' is not allowed: give SimulatedVecEnv or ProcessVecEnv"),
+        ({"vec_env_cls": "process"}, "vec_env_cls='process' is not allowed: give SimulatedVecEnv, ProcessVecEnv or RayVecEnv"),
         ({"seed": "x"}, "seed='x' is not allowed: give an integer of at least 0"),
         ({"seed": -1}, "seed=-1 is not allowed: give an integer of at least 0"),
     ],

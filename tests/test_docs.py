@@ -4,6 +4,7 @@ import ast
 import inspect
 import json
 import re
+import secrets
 import subprocess
 import sys
 import warnings
@@ -78,6 +79,10 @@ def test_examples_run(page, tmp_path, monkeypatch, request):
     """The blocks of a page share a namespace, so that later ones may build on earlier ones."""
     if page.name == "zoo.md":
         request.getfixturevalue("rl_zoo3")
+    if page.stem == "ray":
+        pytest.importorskip("ray")
+        monkeypatch.setenv("RAY_AUTH_MODE", "token")
+        monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(16))  # none in the home of who runs the tests
     monkeypatch.chdir(tmp_path)
     namespace = {"__name__": "__main__"}
     for line, block in python_blocks(page):

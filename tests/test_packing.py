@@ -1,4 +1,4 @@
-"""Observations and actions as bytes."""
+"""Observations, actions and whole trajectories as bytes."""
 
 import pickle
 
@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
+from sb3_nigt.messages import SamplingPoint, TrajectoryKey
+from sb3_nigt.trajectory import Trajectory
 from sb3_nigt.vec_env.packing import pack, unpack, unpack_rows
+from sb3_nigt.vec_env.ray_buffers import ReceivedArrays
 
 
 def assert_same(got, wanted):
@@ -62,3 +65,71 @@ def test_packing_of_parts():
     for column, (name, row) in zip(columns, rows.items(), strict=True):
         assert_same(row, np.array([value[name] for value in values], dtype=LEAVES[name].dtype))
         assert_same(column, row)
+
+
+# Trajectories as flat buffers
+
+FIELDS = {
+    "parameters": ((5,), "float32"),
+    "gradient": ((3,), "float32"),
+    "rewards": ((9,), "float64"),
+    "samples": ((9,), "<i8"),
+    "actions": ((9, 2), "|u1"),
+    "observation/image": ((10, 2, 2, 3), "uint8"),
+    "observation/point": ((10, 3), "float32"),
+    "observation/side": ((10,), "int64"),
+}
+
+
+def make_trajectory(n):
+    rng = np.random.default_rng(n)
+
+    def observations(rows):
+        return {
+            "image": rng.integers(0, 255, (*rows, 2, 2, 3)).astype(np.uint8),
+            "point": rng.normal(size=(*rows, 3)).astype(np.float32),
+            "side": np.array(rng.integers(0, 2, rows), dtype=np.int64),
+        }
+
+    return Trajectory(
+        key=TrajectoryKey(0, 0, 0),
+        point=SamplingPoint(0, np.zeros(5, np.float32)),
+        observations=observations((n,)),
+        final_observation=observations(()),
+        samples=rng.integers(0, 4, n),
+        actions=rng.integers(0, 4, (n, 2)).astype(np.uint8),
+        rewards=rng.normal(size=n),
+        terminated=False,
+        truncated=False,
+        infos=[{}] * n,
+    )
+
+
+@pytest.mark.parametrize("n", [0, 1, 7, 9])
+def test_a_trajectory_comes_back_as_it_was(n):
+    received = ReceivedArrays(FIELDS, n_workers=2)
+    trajectory = make_trajectory(n)
+    buffer = received.layout.pack(trajectory)
+    assert buffer.dtype == np.uint8
+    buffer.setflags(write=False)  # as it comes out of the object store
+    received.take_trajectory(1, n, buffer)
+    arrays = received.of(1)
+    for name in ("rewards", "samples", "actions"):
+        assert_same(arrays[name], getattr(trajectory, name))
+    for name, rows in trajectory.observations.items():
+        assert_same(arrays[f"observation/{name}"][:n], rows)
+        assert_same(arrays[f"observation/{name}"][n], trajectory.final_observation[name])
+    assert received.of(0)["rewards"].shape == (0,)
+    assert received.of(0)["observation/point"].shape == (1, 3)  # enough for a trajectory without steps
+
+
+def test_buffers_of_another_size():
+    received = ReceivedArrays(FIELDS, n_workers=1)
+    buffer = received.layout.pack(make_trajectory(3))
+    for n, wrong in ((3, buffer[:-1]), (4, buffer), (3, np.append(buffer, np.uint8(0)))):
+        with pytest.raises(ValueError, match=rf"a trajectory of {n} steps has \d+ bytes, got {len(wrong)}"):
+            received.take_trajectory(0, n, wrong)
+    received.take_gradient(0, np.arange(3, dtype=np.float32).view(np.uint8))
+    assert received.of(0)["gradient"].tolist() == [0.0, 1.0, 2.0]
+    with pytest.raises(ValueError, match="a gradient has 3 numbers, got 4"):
+        received.take_gradient(0, np.arange(4, dtype=np.float32).view(np.uint8))

@@ -117,3 +117,14 @@ def test_who_hangs_during_the_parents_absence_is_found():
     heartbeat = Heartbeat()
     heartbeat.begin(0, 0.0)
     assert look(heartbeat, (3, 0.5), (3, 3600.0)) == [0.0, 3599.5]
+
+
+def test_an_absence_of_the_parent_is_nobodys_silence():
+    heartbeat = Heartbeat()
+    heartbeat.begin(7, 100.0)
+    assert look(heartbeat, (7, 110.0)) == [10.0]
+    heartbeat.forgive(500.0, 610.0)
+    assert look(heartbeat, (7, 611.0), (8, 612.0)) == [11.0, 0.0]
+    assert heartbeat.slowest == 11.0
+    heartbeat.forgive(500.0, 613.0)  # it began within the absence
+    assert look(heartbeat, (8, 615.0)) == [2.0]

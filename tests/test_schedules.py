@@ -371,3 +371,28 @@ def test_pipelined_round_may_be_over_before_it_begins():
     assert schedule.complete
     assert schedule.counts.tolist() == [0, 1]
     assert all(start.key.round == 2 for start in starts)
+
+
+@pytest.mark.parametrize("schedule_cls", [Planned, Pipelined])
+def test_a_worker_that_has_gone_leaves_its_random_numbers_to_somebody_else(schedule_cls):
+    """
+    M = 4, three workers with 1 s each: at 0 tickets 0, 1, 2 are out. Worker 2 goes at 0.5 and nobody knows when it comes back;
+    its ticket is the lowest one that is free, so who is idle first takes it. Ticket k has the key of worker k mod 3.
+    """
+    schedule, gone = schedule_cls(), np.array([1.0, 1.0, np.inf])
+    starts = schedule.begin(Rennala(4), 0, 0.0, np.ones(3), [])
+    assert [start.key for start in starts] == [TrajectoryKey(0, worker, 0) for worker in range(3)]
+    assert schedule.returned(2, 0.5, gone) == []
+    assert [(s.worker, s.key) for s in schedule.accepted(0, 1.0, gone)] == [(0, TrajectoryKey(0, 2, 0))]
+    assert schedule.accepted(1, 1.0, gone)[0].key == TrajectoryKey(0, 0, 1)
+    schedule.accepted(0, 2.0, gone)
+    schedule.accepted(1, 2.0, gone)
+    assert schedule.complete
+    assert schedule.counts.tolist() == [2, 2, 0]
+
+
+def test_a_trajectory_that_nobody_else_may_run_waits_for_its_worker():
+    schedule = Planned()
+    keys = [start.key for start in schedule.begin(Malenia(2, (0, 1)), 0, 0.0, np.ones(2), [])]
+    again = schedule.returned(1, 0.5, np.array([1.0, np.inf]))
+    assert [(start.worker, start.key) for start in again] == [(1, keys[1])]

@@ -84,9 +84,13 @@ def predicted_counts(aggregator: Aggregator, durations: FloatArray) -> IntArray:
     Of arrivals at the same time the one that started earlier counts first, then the lower index, as on the simulated clock.
 
     :param aggregator: the rule that says when the round is complete
-    :param durations: τ_i, positive seconds per trajectory, shape (n,)
+    :param durations: τ_i, positive seconds per trajectory, shape (n,); infinite where nobody knows
     :return: shape (n,)
     """
+    unknown = np.isinf(durations)
+    if unknown.any() and not aggregator.can_do_without(np.flatnonzero(unknown).tolist(), len(durations)):
+        # the round will have to wait for some of them, and is planned as if they were as slow as the slowest of the others
+        durations = np.where(unknown, durations[~unknown].max(initial=0.0) or 1.0, durations)
 
     def counts_at(time: float) -> IntArray:
         return np.floor(time / durations * (1 + 1e-12)).astype(np.int64)

@@ -7,14 +7,19 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import numpy as np
+import numpy.typing as npt
+
 from sb3_nigt.aggregators import Aggregator
 from sb3_nigt.errors import LostWorkerError, WorkerError
-from sb3_nigt.messages import Arrival, Discarded, Job, RoundReport, SamplingPoint
+from sb3_nigt.messages import RETURNED, Arrival, Discarded, Job, RoundReport, SamplingPoint
 from sb3_nigt.schedules import Schedule, Start
 from sb3_nigt.trajectory import Trajectory
 from sb3_nigt.vec_env.base import RoundWorkers
 
 LENGTH_SMOOTHING = 0.1  # weight of a new trajectory in the running mean of lengths
+Told = Callable[[int, float, npt.NDArray[np.float64]], list[Start]]  # how a schedule is told of an arrival
+
 MAX_REJECTED_IN_A_ROW = 5  # non-finite trajectories of one worker, or non-finite gradients, before a run stops
 
 
@@ -109,12 +114,10 @@ def run_round(
                 accepted.append(_now_due(point, *result))
             lengths.add(arrival.n_steps)
             memory.failures[arrival.worker] = 0
-            report_arrival = schedule.accepted
+            report_arrival: Told = schedule.accepted
         else:
-            rejected.append(arrival)
             _check_lost(workers, aggregator, len(durations))
-            _stop_if_hopeless(arrival, memory.failures)
-            report_arrival = schedule.rejected
+            report_arrival = _take_rejected(schedule, arrival, rejected, memory.failures)
         starts = report_arrival(arrival.worker, clock.now(), workers.predicted_durations(lengths.mean))
         _submit(workers, schedule, point, starts)
 
@@ -144,6 +147,15 @@ def run_round(
     return report, accepted
 
 
+def _take_rejected(schedule: Schedule, arrival: Arrival, rejected: list[Arrival], failures: Counter[int]) -> Told:
+    """Keep what enters no sum, unless somebody else can still run it; return how the schedule is told of it."""
+    if arrival.rejected == RETURNED:
+        return schedule.returned
+    rejected.append(arrival)
+    _stop_if_hopeless(arrival, failures)
+    return schedule.rejected
+
+
 def _now_due(point: SamplingPoint, arrival: Arrival, trajectory: Trajectory) -> tuple[Arrival, Trajectory]:
     staleness = point.round - trajectory.point.round
     return dataclasses.replace(arrival, staleness=staleness) if staleness else arrival, trajectory
@@ -162,8 +174,8 @@ def _check_lost(workers: RoundWorkers, aggregator: Aggregator, n_workers: int) -
         task_id = getattr(workers, "task_ids", range(n_workers))[worker]
         others = f"all {n_workers} workers are lost" if len(lost) == n_workers else "it is lost"
         raise LostWorkerError(
-            f"{others} after too many restarts (the warnings above say why; max_restarts of ProcessVecEnv allows more), and "
-            f"{type(aggregator).__name__} cannot complete a round without it",
+            f"{others} after too many restarts (max_restarts allows more), and {type(aggregator).__name__} cannot complete a "
+            f"round without it{workers.last_failure(worker)}",
             worker,
             task_id,
         )

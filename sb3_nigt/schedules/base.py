@@ -101,6 +101,16 @@ class Schedule(ABC):
         """
         return self._next(worker, now, durations)
 
+    def returned(self, worker: int, now: float, durations: FloatArray) -> list[Start]:
+        """
+        Report a trajectory that its worker cannot run any more; another one may, with the same random numbers.
+
+        :param worker: who had it
+        :param now: seconds on the workers' clock
+        :param durations: predicted seconds per trajectory of each worker, shape (n,)
+        """
+        return self.rejected(worker, now, durations)
+
     @abstractmethod
     def _open(self, now: float, durations: FloatArray, busy: Collection[int]) -> list[Start]:
         """First starts of a round."""

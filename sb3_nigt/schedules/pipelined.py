@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from sb3_nigt.schedules.base import FloatArray, Start
 from sb3_nigt.schedules.planned import SLACK, Planned, predicted_end
-from sb3_nigt.schedules.tickets import RoundTickets
+from sb3_nigt.schedules.tickets import RoundTickets, Ticket
 
 
 class Pipelined(Planned):
@@ -47,13 +47,10 @@ class Pipelined(Planned):
         counts[worker] += 1
         return self._next(worker, now, durations)
 
-    def rejected(self, worker: int, now: float, durations: FloatArray) -> list[Start]:
-        """See ``Planned.rejected``."""
-        ticket = self._running.pop(worker)
+    def _tickets_of(self, ticket: Ticket) -> RoundTickets:
         tickets = self._tickets if ticket.round == self.round else self._early
         assert tickets is not None
-        tickets.replace(ticket)
-        return self._next(worker, now, durations)
+        return tickets
 
     def _next(self, worker: int, now: float, durations: FloatArray) -> list[Start]:
         pool = self._tickets.pool_of.get(worker)

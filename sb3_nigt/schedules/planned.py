@@ -46,8 +46,19 @@ class Planned(Schedule):
 
     def rejected(self, worker: int, now: float, durations: FloatArray) -> list[Start]:
         """Issue another ticket in place of the one that failed, with fresh random numbers."""
-        self._tickets.replace(self._running.pop(worker))
+        ticket = self._running.pop(worker)
+        self._tickets_of(ticket).replace(ticket)
         return self._next(worker, now, durations)
+
+    def returned(self, worker: int, now: float, durations: FloatArray) -> list[Start]:
+        """See ``Schedule.returned``; so no trajectory is less likely to count because it is long."""
+        ticket = self._running.pop(worker)
+        self._tickets_of(ticket).give_back(ticket)
+        return self._next(worker, now, durations)
+
+    def _tickets_of(self, ticket: Ticket) -> RoundTickets:
+        """Return the round that a ticket is from."""
+        return self._tickets
 
     def _next(self, worker: int, now: float, durations: FloatArray) -> list[Start]:
         return self._offer(self._tickets, self._tickets.pool_of[worker], now, durations)

@@ -75,6 +75,14 @@ class RoundWorkers(ABC):
         """Workers that will never deliver anything again."""
         return frozenset()
 
+    def last_failure(self, worker: int) -> str:
+        """
+        Say why a worker has failed last; empty if it has not.
+
+        :param worker: index of the worker
+        """
+        return ""
+
     @abstractmethod
     def predicted_durations(self, n_steps: float) -> npt.NDArray[np.float64]:
         """

@@ -7,6 +7,7 @@ import warnings
 from abc import abstractmethod
 from collections import Counter, deque
 from collections.abc import Hashable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +17,8 @@ from sb3_nigt.messages import Arrival, SamplingPoint, TrajectoryKey
 from sb3_nigt.timing.clock import WallClock
 from sb3_nigt.trajectory import Trajectory
 from sb3_nigt.vec_env import worker as protocol
+from sb3_nigt.vec_env.handle import WorkerHandle
 from sb3_nigt.vec_env.process_sync import START_SECONDS
-from sb3_nigt.vec_env.remote import RemoteWorker
 from sb3_nigt.vec_env.restarts import RestartLimits
 from sb3_nigt.vec_env.slot import Slot, State
 
@@ -30,9 +31,9 @@ RETRIES = 2  # of a trajectory whose worker dies; then it counts as rejected, si
 
 
 class WorkerFailures:
-    """The part of ``ProcessVecEnv`` that deals with failures."""
+    """The part of ``WorkerPool`` that deals with failures."""
 
-    _slots: list[Slot]
+    _slots: list[Slot[Any]]
     _undelivered: set[int]
     _arrived: deque[tuple[Arrival, Trajectory]]
     _restart_limits: RestartLimits
@@ -41,8 +42,8 @@ class WorkerFailures:
     timeout: float
 
     @abstractmethod
-    def _start(self, index: int) -> RemoteWorker:
-        """Start the process of a worker."""
+    def _start(self, index: int) -> WorkerHandle:
+        """Start a worker."""
 
     @abstractmethod
     def _read(self, index: int, key: TrajectoryKey, point: SamplingPoint, said: protocol.RemoteArrival) -> Trajectory:
@@ -55,24 +56,24 @@ class WorkerFailures:
 
     # Noticing
 
-    def _note_progress(self, slot: Slot) -> None:
+    def _note_progress(self, slot: Slot[Any]) -> None:
         slot.heartbeat.begin(slot.remote.steps, time.monotonic())
 
-    def _check_progress(self, slot: Slot, now: float) -> None:
+    def _check_progress(self, slot: Slot[Any], now: float) -> None:
         if not slot.owes_an_answer:
             return
         silent, allowed = slot.heartbeat.look(slot.remote.steps, now), slot.heartbeat.allowed(self.timeout)
         if slot.state in (State.STARTING, State.PREPARING) or slot.remote.owes_gradient:
             allowed = max(allowed, START_SECONDS)
-        if silent > ALIVE_SECONDS and not slot.remote.process.is_alive():
-            self._fail(slot, f"its process ended with exit code {slot.remote.process.exitcode}")
+        if silent > ALIVE_SECONDS and not slot.remote.is_alive():
+            self._fail(slot, slot.remote.how_it_ended())
         elif silent > allowed:
             stack = slot.remote.stack()
             self._fail(slot, f"no sign of life for {silent:.1f} s (timeout={self.timeout:g}), it was here:\n{stack}")
 
     # What follows
 
-    def _fail(self, slot: Slot, reason: str) -> None:
+    def _fail(self, slot: Slot[Any], reason: str) -> None:
         """Restart a worker after a while; its job stays its own, with the same random numbers, so nothing is lost."""
         index, busy = slot.remote.index, slot.job is not None or slot.state == State.PREPARING
         slot.remote.kill()
@@ -96,7 +97,7 @@ class WorkerFailures:
             if lost or self._job_failures[slot.job.key] > RETRIES:
                 self._reject(slot, "lost" if lost else "crash")
 
-    def _reject(self, slot: Slot, reason: str) -> None:
+    def _reject(self, slot: Slot[Any], reason: str) -> None:
         """Give a job up: whoever planned it must plan another one."""
         job, now = slot.job, self.clock.now()
         assert job is not None
@@ -114,8 +115,11 @@ class WorkerFailures:
             slot = self._slots[index]
             if now >= slot.restart_at:  # never, for those that are lost
                 self._down.remove(index)
-                slot.remote, slot.state, slot.job_number = self._start(index), State.STARTING, 0
-                self._note_progress(slot)
+                self._start_again(slot)
+
+    def _start_again(self, slot: Slot[Any]) -> None:
+        slot.remote, slot.state, slot.job_number = self._start(slot.remote.index), State.STARTING, 0
+        self._note_progress(slot)
 
     def _time_until_restart(self) -> npt.NDArray[np.float64]:
         """Seconds for which each worker will do nothing; infinite if it is lost."""
@@ -126,6 +130,11 @@ class WorkerFailures:
     def lost(self) -> frozenset[int]:
         """See ``TrajectoryWorkers``."""
         return frozenset(index for index in self._down if self._slots[index].state == State.LOST)
+
+    def last_failure(self, worker: int) -> str:
+        """See ``TrajectoryWorkers``."""
+        reason = self._slots[worker].last_failure
+        return f". Its last failure: {reason}" if reason else ""
 
 
 def _last_line(text: str) -> str:

@@ -45,6 +45,15 @@ class Heartbeat:
         self._looked = now
         return now - self._changed
 
+    def forgive(self, seconds: float, now: float) -> None:
+        """
+        Do not count some seconds in which nobody could look.
+
+        :param seconds: of them, up to now
+        :param now: seconds
+        """
+        self._changed, self._looked = min(self._changed + seconds, now), min(self._looked + seconds, now)
+
     def allowed(self, timeout: float) -> float:
         """
         Return how many seconds of silence are no reason for worry.

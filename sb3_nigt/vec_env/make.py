@@ -54,10 +54,10 @@ def make_worker_vec_env(
     if not (isinstance(env_id, str) or callable(env_id)):
         raise ValueError(
             f"env_id={env_id!r} is not allowed: give a registered id or one function that makes an environment; a list of "
-            "functions goes to SimulatedVecEnv or ProcessVecEnv themselves."
+            "functions goes to SimulatedVecEnv, ProcessVecEnv or RayVecEnv themselves."
         )
     if not callable(vec_env_cls):
-        raise ValueError(f"vec_env_cls={vec_env_cls!r} is not allowed: give SimulatedVecEnv or ProcessVecEnv (the class).")
+        raise ValueError(f"vec_env_cls={vec_env_cls!r} is not allowed: give SimulatedVecEnv, ProcessVecEnv or RayVecEnv.")
     if seed is not None:
         check_integer("seed", seed, 0)
     if time_per not in ("step", "trajectory"):

@@ -1,11 +1,11 @@
-"""Stable-Baselines3's synchronous API over worker processes; every wait is bounded and every error keeps its type."""
+"""Stable-Baselines3's synchronous API over workers elsewhere; every wait is bounded and every error keeps its type."""
 
 from __future__ import annotations
 
 import time
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,9 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvO
 
 from sb3_nigt.errors import WorkerError
 from sb3_nigt.vec_env import worker as protocol
+from sb3_nigt.vec_env.handle import WorkerHandle, encode_call
 from sb3_nigt.vec_env.packing import pack, unpack_rows
-from sb3_nigt.vec_env.remote import encode_call, raise_remote
+from sb3_nigt.vec_env.remote import raise_remote
 from sb3_nigt.vec_env.slot import Slot, State
 
 Answer = tuple[bytes, Any]  # REPLY or ERROR, and its content
@@ -27,9 +28,9 @@ CLOSE_SECONDS = 1.0  # that idle workers get to close their environments
 
 
 class SynchronousProcesses(VecEnv):
-    """The part of ``ProcessVecEnv`` that other algorithms use: one command, one answer from each worker."""
+    """The part of ``WorkerPool`` that other algorithms use: one command, one answer from each worker."""
 
-    _slots: list[Slot]
+    _slots: list[Slot[Any]]
     _discarded: list[Any]
     _finalizer: Callable[[], Any]
     task_ids: tuple[Hashable, ...]
@@ -45,12 +46,23 @@ class SynchronousProcesses(VecEnv):
         """Stop all jobs."""
 
     @abstractmethod
+    def last_failure(self, worker: int) -> str:
+        """Say why a worker has failed last."""
+
+    @abstractmethod
     def _pump(self, seconds: float) -> None:
         """Take in what the workers say within some seconds."""
 
     @abstractmethod
-    def _fail(self, slot: Slot, reason: str) -> None:
+    def _fail(self, slot: Slot[Any], reason: str) -> None:
         """Restart a worker, or give it up."""
+
+    def _present(self) -> Sequence[int]:
+        """Workers that take part in a reset."""
+        return range(len(self._slots))
+
+    def _check_places(self, workers: Sequence[int], enough: Callable[[Iterable[bool]], bool]) -> None:
+        """Raise if workers that are waited for have had no place for too long: any of them, or all."""
 
     # Life
 
@@ -72,14 +84,14 @@ class SynchronousProcesses(VecEnv):
         self._stepping, self._step_answers = False, None
         self.cancel()
         for slot in self._slots:
-            if slot.state == State.IDLE and not slot.remote.process.is_alive():
-                self._fail(slot, f"its process ended with exit code {slot.remote.process.exitcode}")
-        while any(slot.state not in (State.IDLE, State.LOST) for slot in self._slots):
+            if slot.state == State.IDLE and not slot.remote.is_alive():
+                self._fail(slot, slot.remote.how_it_ended())
+        while any(slot.state not in (State.IDLE, State.ABSENT, State.LOST) for slot in self._slots):
             self._pump(0.05)
         self._discarded.clear()
         lost = next((slot.remote.index for slot in self._slots if slot.state == State.LOST), None)
         if lost is not None:
-            raise WorkerError("it was lost after too many restarts", lost, self.task_ids[lost])
+            raise WorkerError(f"it was lost after too many restarts{self.last_failure(lost)}", lost, self.task_ids[lost])
 
     def close(self) -> None:
         """End all workers within seconds, also hung ones; may be called again."""
@@ -104,6 +116,7 @@ class SynchronousProcesses(VecEnv):
         self._check_open()
         while any(self._slots[worker].state not in (State.IDLE, State.LOST) for worker in workers):
             self._pump(0.05)
+            self._check_places(workers, any)
 
     def _call(self, name: str, per_worker: Sequence[tuple[Any, ...]], workers: Sequence[int] | None = None) -> list[Any]:
         """
@@ -143,14 +156,14 @@ class SynchronousProcesses(VecEnv):
         return answers
 
     def _answer(self, worker: int, timeout: float) -> Answer:
-        remote, until = self._slots[worker].remote, time.monotonic() + timeout
+        remote: WorkerHandle = self._slots[worker].remote
+        until = time.monotonic() + timeout
         while True:
             left = until - time.monotonic()
             try:
                 message = remote.receive(max(0.0, min(left, LIFE_SECONDS)))
             except (EOFError, OSError):
-                remote.process.join(1.0)
-                reason = f"its process ended with exit code {remote.process.exitcode}"
+                reason = remote.how_it_ended()
                 break
             if message is not None:
                 return message
@@ -172,9 +185,13 @@ class SynchronousProcesses(VecEnv):
     def reset(self) -> VecEnvObs:
         """Reset all environments; trajectories in flight are void."""
         self.n_resets += 1
-        self._needs_reset = False
         self._settle()
-        results = self._call("reset", list(zip(self._seeds, self._options, strict=True)))
+        here = self._present()
+        answers = self._call("reset", [(self._seeds[worker], self._options[worker]) for worker in here], here)
+        by_worker = dict(zip(here, answers, strict=True))
+        # who is absent shows what another one does; a step waits for everybody and resets all first
+        results = [by_worker.get(worker, answers[0]) for worker in range(len(self._slots))]
+        self._needs_reset = len(here) < len(results)
         self.reset_infos = [info for _, info in results]
         self._reset_seeds()
         self._reset_options()

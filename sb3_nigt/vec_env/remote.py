@@ -18,6 +18,7 @@ import cloudpickle
 from sb3_nigt.errors import RemoteError
 from sb3_nigt.messages import TrajectoryKey
 from sb3_nigt.vec_env import worker as protocol
+from sb3_nigt.vec_env.handle import WorkerHandle
 from sb3_nigt.vec_env.shared import SharedArrays
 
 STACK_SECONDS = 1.0  # granted to a hung worker for saying where it is
@@ -25,7 +26,7 @@ STACK_PAUSE_SECONDS = 0.1  # after which it has said everything
 JOIN_SECONDS = 1.0
 
 
-class RemoteWorker:
+class RemoteWorker(WorkerHandle):
     """
     One worker process.
 
@@ -59,6 +60,15 @@ class RemoteWorker:
         for connection in (child, child_lifeline, child_stack):
             connection.close()
 
+    def is_alive(self) -> bool:
+        """See ``WorkerHandle``."""
+        return self.process.is_alive()  # type: ignore[no-any-return]
+
+    def how_it_ended(self) -> str:
+        """See ``WorkerHandle``."""
+        self.process.join(JOIN_SECONDS)
+        return f"its process ended with exit code {self.process.exitcode}"
+
     @property
     def steps(self) -> int:
         """Grows with every step, reset and command that the worker begins or ends."""
@@ -74,22 +84,17 @@ class RemoteWorker:
         with contextlib.suppress(OSError):
             self.connection.send_bytes(message)
 
-    def send_command(self, name: str, *args: Any) -> None:
-        """
-        Ask for a method of ``WorkerProcess``; the answer is REPLY or ERROR.
-
-        :param name: the method
-        :param args: its arguments
-        """
-        self.send_call(encode_call(name, *args))
-
     def send_call(self, call: bytes) -> None:
-        """
-        Send a command that has been packed before.
-
-        :param call: made by ``encode_call``
-        """
+        """See ``WorkerHandle``."""
         self.send(protocol.COMMAND + protocol.NUMBER_FORMAT.pack(self._command_number + 1) + call)
+
+    def send_transforms(self, transforms: tuple[Any, Any]) -> None:
+        """See ``WorkerHandle``."""
+        self.send(protocol.TRANSFORMS + cloudpickle.dumps(transforms))
+
+    def run(self, job_number: int, point_number: int, round_: int, key: TrajectoryKey) -> None:
+        """See ``WorkerHandle``."""
+        self.send(protocol.JOB + protocol.JOB_FORMAT.pack(job_number, point_number, round_, *key))
 
     def cancel(self, job_number: int) -> None:
         """
@@ -195,19 +200,6 @@ class RemoteWorker:
     def hang_up(self) -> None:
         """Close the connection, at which an idle worker closes its environment and ends; the lifeline would end it at once."""
         self.connection.close()
-
-
-def encode_call(name: str, *args: Any) -> bytes:
-    """
-    Pack the call of a method of ``WorkerProcess``.
-
-    :param name: the method
-    :param args: its arguments
-    """
-    if all(type(arg) is bytes for arg in args):  # a step: plain pickle is many times faster
-        return pickle.dumps((name, args))
-    encoded: bytes = cloudpickle.dumps((name, args))  # brings also functions and classes that the worker cannot import
-    return encoded
 
 
 def raise_remote(content: tuple[bytes | None, str, str], worker: int) -> None:

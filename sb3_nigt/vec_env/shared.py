@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from multiprocessing.shared_memory import SharedMemory
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -46,6 +46,27 @@ def rollout_fields(observation_space: spaces.Space[Any], head: Head, n_steps: in
     for key, space in parts.items():
         fields[f"observation/{key}"] = ((n_steps + 1, *(space.shape or ())), np.dtype(space.dtype).str)
     return fields
+
+
+class WorkerArrays(Protocol):
+    """The arrays that each worker exchanges with its parent, wherever they lie."""
+
+    @property
+    def layout(self) -> Any:
+        """What a worker needs to know of them."""
+        ...
+
+    def of(self, worker: int) -> dict[str, npt.NDArray[Any]]:
+        """
+        Return the arrays of one worker.
+
+        :param worker: its index
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of them."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -5,14 +5,17 @@ from __future__ import annotations
 import enum
 import math
 from dataclasses import InitVar, dataclass, field
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from sb3_nigt.messages import Job, SamplingPoint, TrajectoryKey
+from sb3_nigt.vec_env.handle import WorkerHandle
 from sb3_nigt.vec_env.heartbeat import Heartbeat
-from sb3_nigt.vec_env.remote import RemoteWorker
 from sb3_nigt.vec_env.restarts import RestartHistory, RestartLimits
 
 SPEED_SMOOTHING = 0.1  # weight of a new trajectory in a worker's seconds per step
+
+
+HandleT = TypeVar("HandleT", bound=WorkerHandle)
 
 
 class State(enum.Enum):
@@ -24,6 +27,7 @@ class State(enum.Enum):
     BUSY = "running the job"
     CANCELLING = "told to stop a job that nobody wants any more"
     WAITING = "there is none; it will be started again"
+    ABSENT = "the cluster has no place for it"
     LOST = "there is none and never will be"
 
     @property
@@ -33,10 +37,10 @@ class State(enum.Enum):
 
 
 @dataclass(eq=False)
-class Slot:
+class Slot(Generic[HandleT]):
     """What the parent knows of one worker, across restarts of its process."""
 
-    remote: RemoteWorker
+    remote: HandleT
     limits: InitVar[RestartLimits]
     state: State = State.STARTING
     job: Job | None = None  # wanted, and running or to be run as soon as possible
@@ -45,6 +49,7 @@ class Slot:
     point_number: int = 0
     held: set[TrajectoryKey] = field(default_factory=set)  # finished trajectories whose steps the process still has
     restart_at: float = 0.0
+    absent_since: float = math.inf
     last_failure: str = ""
     heartbeat: Heartbeat = field(default_factory=Heartbeat)
     seconds_per_step: float = math.nan  # a running mean

@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 
 import cloudpickle
 import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
 import torch as th
 from stable_baselines3.common.env_util import is_wrapped
 from stable_baselines3.common.vec_env.patch_gym import _patch_env
@@ -96,23 +98,30 @@ class WorkerProcess:
             except Exception as error:
                 self.connection.send_bytes(ERROR + NUMBER_FORMAT.pack(self._command_number) + encode_error(error))
 
-    def prepare(self, index: int, spec: RolloutSpec, layout: SharedLayout) -> None:
+    def prepare(self, index: int, spec: RolloutSpec, layout: Any) -> None:
         """
         Take new settings.
 
         :param index: which worker this is
         :param spec: policy, horizon, discount and seed
-        :param layout: the shared arrays of rounds
+        :param layout: of the arrays of rounds
         """
-        if self._block is not None:
-            self._block.close()
-        self._block = SharedArrays.attach(layout)
-        self._arrays = self._block.of(index)
+        self._open_arrays(index, layout)
         self._seed = spec.seed
         self._replica = PolicyReplica(spec.policy, spec.gamma)
         self._sampler = Sampler(self.env, self._replica.head, spec.n_steps, self._after_step)
         self._kept.clear()
         self._point, self._transforms = None, (None, None)
+
+    def _open_arrays(self, index: int, layout: SharedLayout) -> None:
+        if self._block is not None:
+            self._block.close()
+        self._block = SharedArrays.attach(layout)
+        self._arrays = self._block.of(index)
+
+    def _parameters(self) -> npt.NDArray[np.float32]:
+        """Return a copy of what the next job is to be sampled with."""
+        return self._arrays["parameters"].copy()
 
     def _set_transforms(self, body: bytes) -> None:
         self._transforms = pickle.loads(body)
@@ -123,7 +132,7 @@ class WorkerProcess:
         if self._point is None or self._point_number != point_number:
             self._kept = {kept: trajectory for kept, trajectory in self._kept.items() if kept.round >= round_}
             self._point_number = point_number
-            self._point = SamplingPoint(round_, self._arrays["parameters"].copy(), *self._transforms)
+            self._point = SamplingPoint(round_, self._parameters(), *self._transforms)
             self._network = self._replica.network(self._point)
         sampler = self._sampler
         self._steps[0] += 1  # a reset has begun
@@ -133,8 +142,7 @@ class WorkerProcess:
         trajectory = sampler.trajectory()
         if sampler.finished and trajectory.rejected is None:
             self._kept[key] = trajectory
-        self._write(trajectory)
-        self.connection.send_bytes(ARRIVAL + ARRIVAL_FORMAT.pack(*self._arrival(trajectory, started_at, sampler.finished)))
+        self._send_arrival(trajectory, ARRIVAL + ARRIVAL_FORMAT.pack(*self._arrival(trajectory, started_at, sampler.finished)))
 
     def _after_step(self) -> bool:
         self._steps[0] += 1
@@ -142,7 +150,7 @@ class WorkerProcess:
             self._gradient(self.connection.recv_bytes()[1:])
         return bool(self._cancelled[0] < self._job_number)
 
-    def _write(self, trajectory: Trajectory) -> None:
+    def _send_arrival(self, trajectory: Trajectory, message: bytes) -> None:
         n, arrays = trajectory.n_steps, self._arrays
         arrays["rewards"][:n] = trajectory.rewards
         arrays["samples"][:n] = trajectory.samples
@@ -153,6 +161,7 @@ class WorkerProcess:
         for name, rows in observations.items():
             arrays[f"observation/{name}"][:n] = rows
             arrays[f"observation/{name}"][n] = final[name]
+        self.connection.send_bytes(message)
 
     def _arrival(self, trajectory: Trajectory, started_at: float, finished: bool) -> RemoteArrival:
         last = trajectory.infos[-1] if trajectory.infos else {}
@@ -178,8 +187,11 @@ class WorkerProcess:
         self._answering[0] = number
         keys = [TrajectoryKey(*parts) for parts in KEY_FORMAT.iter_unpack(body[NUMBER_FORMAT.size :])]
         total = self._replica.gradient([self._kept.pop(key) for key in keys], [1.0] * len(keys))
-        self._arrays["gradient"][:] = total.cpu().numpy()
-        self.connection.send_bytes(GRADIENT + NUMBER_FORMAT.pack(number))
+        self._send_gradient(total.cpu().numpy(), GRADIENT + NUMBER_FORMAT.pack(number))
+
+    def _send_gradient(self, total: npt.NDArray[np.float32], message: bytes) -> None:
+        self._arrays["gradient"][:] = total
+        self.connection.send_bytes(message)
 
     # Stable-Baselines3's synchronous API
 

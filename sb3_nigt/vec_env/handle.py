@@ -1,0 +1,155 @@
+"""What a parent asks of a worker that runs elsewhere, whether that is a process of this machine or an actor of a cluster."""
+
+from __future__ import annotations
+
+import pickle
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import Any
+
+import cloudpickle
+
+from sb3_nigt.messages import TrajectoryKey
+
+
+class WorkerHandle(ABC):
+    """
+    One worker: talk, listen, kill. Nothing here waits, unless it says so.
+
+    :ivar index: which worker it is
+    """
+
+    index: int
+
+    @abstractmethod
+    def is_alive(self) -> bool:
+        """Whether it can still be talked to, as far as is known."""
+
+    @abstractmethod
+    def how_it_ended(self) -> str:
+        """Say what is known of the end of a worker, which has come."""
+
+    @property
+    @abstractmethod
+    def steps(self) -> int:
+        """Grows with every step, reset and command that the worker begins or ends."""
+
+    # Jobs
+
+    @abstractmethod
+    def send_transforms(self, transforms: tuple[Any, Any]) -> None:
+        """
+        Let it have the transformations of observations and of rewards, for the jobs that follow.
+
+        :param transforms: as in ``SamplingPoint``
+        """
+
+    @abstractmethod
+    def run(self, job_number: int, point_number: int, round_: int, key: TrajectoryKey) -> None:
+        """
+        Start a trajectory; the answer is ARRIVAL.
+
+        :param job_number: larger than the one before
+        :param point_number: another one than before if there are new parameters
+        :param round_: the round that begins at that point
+        :param key: name of the trajectory
+        """
+
+    @abstractmethod
+    def cancel(self, job_number: int) -> None:
+        """
+        Say that a job is not wanted any more; seen after the worker's current step.
+
+        :param job_number: of the job
+        """
+
+    # Gradients
+
+    @abstractmethod
+    def request_gradient(self, keys: Iterable[TrajectoryKey]) -> None:
+        """
+        Ask for the sum of gradients of trajectories that the worker holds; seen after its current step.
+
+        :param keys: their names
+        """
+
+    @property
+    @abstractmethod
+    def owes_gradient(self) -> bool:
+        """Whether the gradient that was asked for has not come yet."""
+
+    @property
+    @abstractmethod
+    def has_begun_gradient(self) -> bool:
+        """Whether the worker has begun with the gradient that it owes."""
+
+    @abstractmethod
+    def drop_gradient(self) -> None:
+        """Do not wait for a gradient any more; if it comes all the same it is ignored."""
+
+    # Commands
+
+    def send_command(self, name: str, *args: Any) -> None:
+        """
+        Ask for a method of ``WorkerProcess``; the answer is REPLY or ERROR.
+
+        :param name: the method
+        :param args: its arguments
+        """
+        self.send_call(encode_call(name, *args))
+
+    @abstractmethod
+    def send_call(self, call: bytes) -> None:
+        """
+        Send a command that has been packed before.
+
+        :param call: made by ``encode_call``
+        """
+
+    @abstractmethod
+    def receive(self, seconds: float = 0.0) -> tuple[bytes, Any] | None:
+        """
+        Return the next message as (first byte, content) if there is one.
+
+        :param seconds: how long to wait for it
+        :raises EOFError: if the worker has ended
+        """
+
+    # The end
+
+    @abstractmethod
+    def stack(self) -> str:
+        """Ask the worker, which may hang, where it is; wait a moment for the answer."""
+
+    @abstractmethod
+    def kill(self, dump_stack: bool = False) -> None:
+        """
+        End it, whatever it does.
+
+        :param dump_stack: write to stderr where it hangs, first
+        """
+
+    @abstractmethod
+    def hang_up(self) -> None:
+        """Let an idle worker close its environment and end."""
+
+    @abstractmethod
+    def close(self, seconds: float) -> None:
+        """
+        Let it end by itself, then make it.
+
+        :param seconds: how long it may take
+        """
+
+
+def encode_call(name: str, *args: Any) -> bytes:
+    """
+    Pack the call of a method of ``WorkerProcess``.
+
+    :param name: the method
+    :param args: its arguments
+    """
+    if all(type(arg) is bytes for arg in args):  # a step: plain pickle is many times faster
+        return pickle.dumps((name, args))
+    encoded: bytes = cloudpickle.dumps((name, args))  # brings also functions and classes that the worker cannot import
+    return encoded

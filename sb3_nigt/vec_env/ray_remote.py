@@ -1,0 +1,250 @@
+"""The parent's handle on one worker in a Ray actor. Nothing here waits for an answer without a bound."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import cloudpickle
+import ray
+from ray.exceptions import RayError
+
+from sb3_nigt.messages import TrajectoryKey
+from sb3_nigt.vec_env import worker as protocol
+from sb3_nigt.vec_env.handle import WorkerHandle
+from sb3_nigt.vec_env.ray_actor import N_CALLS, make_actor_class
+from sb3_nigt.vec_env.ray_buffers import ReceivedArrays
+
+FETCH_SECONDS = 60.0  # granted to an answer that is there for coming over the network
+STACK_SECONDS = 1.0  # granted to a hung worker for saying where it is
+ALIVE_SECONDS = 1.0  # granted to an idle worker for saying that it is alive; a frozen one counts as alive
+BEGUN_SECONDS = 0.05  # granted to a worker for saying whether it has begun with a gradient
+
+
+class RayWorker(WorkerHandle):
+    """
+    One worker in an actor. Ray never restarts it: whoever wants another one makes another handle.
+
+    :param index: which worker it is
+    :param env_fn: cloudpickled function that makes its environment
+    :param options: of the actor: resources and where it may run
+    :param beat_seconds: how often its signs of life are asked for while they are looked at
+    """
+
+    def __init__(self, index: int, env_fn: bytes, options: dict[str, Any], beat_seconds: float) -> None:
+        self.index = index
+        self.node_id = ""
+        self.pid: int | None = None
+        self.arrays: ReceivedArrays | None = None
+        self._end: str | None = None
+        self._parameters: Any = None
+        self._transforms: bytes | None = None
+        self._gradient_number = 0
+        self._beat: Any = None
+        self._beat_seconds, self._next_beat = beat_seconds, 0.0
+        self._steps = self._answering = 0
+        self._actor = self._new_actor(options)
+        self._where = self._actor.where.remote()
+        self._command = self._actor.start.remote(env_fn)
+        self._job: Any = None
+        self._gradient: Any = None
+
+    def _new_actor(self, options: dict[str, Any]) -> Any:
+        # a task that has begun is never repeated by Ray, so nothing can arrive twice
+        options = {**options, "max_restarts": 0, "max_task_retries": 0, "max_concurrency": N_CALLS}
+        return ray.remote(**options)(make_actor_class()).remote()
+
+    # Life
+
+    @property
+    def placed(self) -> bool:
+        """Whether the cluster had a place for it."""
+        return self.pid is not None
+
+    @property
+    def node_has_left(self) -> bool:
+        """Whether the node on which it ran is known to be gone."""
+        return any(node["NodeID"] == self.node_id and not node["Alive"] for node in ray.nodes())
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether its end is known."""
+        return self._end is not None
+
+    def is_alive(self) -> bool:
+        """See ``WorkerHandle``; an idle one is asked."""
+        if self._end is None and not self.awaited:
+            self._take(self._actor.where.remote(), ALIVE_SECONDS)
+        return self._end is None
+
+    def how_it_ended(self) -> str:
+        """See ``WorkerHandle``."""
+        return self._end or "it was ended"
+
+    def kill(self, dump_stack: bool = False) -> None:
+        """See ``WorkerHandle``; Ray kills also a process that is stopped, after some seconds."""
+        if dump_stack and self._end is None:
+            sys.stderr.write(self.stack())
+        self._end = self._end or "it was killed"
+        self._where = self._command = self._job = self._gradient = self._beat = None
+        if ray.is_initialized():
+            with contextlib.suppress(RayError, ValueError):  # it has gone already, or so has the cluster
+                ray.kill(self._actor)
+
+    def hang_up(self) -> None:
+        """See ``WorkerHandle``."""
+        self._command = self._actor.close.remote()
+
+    def close(self, seconds: float) -> None:
+        """See ``WorkerHandle``."""
+        if self._command is not None:
+            ray.wait([self._command], timeout=seconds)
+        self.kill()
+
+    def stack(self) -> str:
+        """See ``WorkerHandle``."""
+        told = self._take(self._actor.stack.remote(), STACK_SECONDS)
+        return str(told) if told is not None else f"(It has not said within {STACK_SECONDS:g} s where it is.)"
+
+    # Signs of life
+
+    @property
+    def steps(self) -> int:
+        """See ``WorkerHandle``; as it was told last, and asked again from time to time."""
+        self._listen(0.0)
+        now = time.monotonic()
+        if self._beat is None and now >= self._next_beat and self.placed and self._end is None:
+            self._beat, self._next_beat = self._actor.counters.remote(), now + self._beat_seconds
+        return self._steps
+
+    def _listen(self, seconds: float) -> None:
+        if self._beat is not None and ray.wait([self._beat], timeout=seconds)[0]:
+            beat, self._beat = self._beat, None
+            self._steps, self._answering = self._take(beat, FETCH_SECONDS) or (self._steps, self._answering)
+
+    # Jobs
+
+    def set_parameters(self, parameters: Any) -> None:
+        """
+        Let the next jobs have these parameters.
+
+        :param parameters: reference to an array in the object store
+        """
+        self._parameters = parameters
+
+    def send_transforms(self, transforms: tuple[Any, Any]) -> None:
+        """See ``WorkerHandle``; they go with the next job."""
+        self._transforms = cloudpickle.dumps(transforms)
+
+    def run(self, job_number: int, point_number: int, round_: int, key: TrajectoryKey) -> None:
+        """See ``WorkerHandle``."""
+        message = protocol.JOB + protocol.JOB_FORMAT.pack(job_number, point_number, round_, *key)
+        self._command = None  # what the last command would still answer is of no interest any more
+        self._job = self._actor.ask.remote(message, self._parameters, self._transforms)
+        self._transforms = None
+
+    def cancel(self, job_number: int) -> None:
+        """See ``WorkerHandle``."""
+        self._actor.cancel.remote(job_number)
+
+    # Gradients
+
+    def request_gradient(self, keys: Iterable[TrajectoryKey]) -> None:
+        """See ``WorkerHandle``."""
+        self._gradient_number += 1
+        body = b"".join(protocol.KEY_FORMAT.pack(*key) for key in keys)
+        message = protocol.GRADIENT + protocol.NUMBER_FORMAT.pack(self._gradient_number) + body
+        self._gradient = self._actor.ask.remote(message)
+
+    @property
+    def owes_gradient(self) -> bool:
+        """See ``WorkerHandle``."""
+        return self._gradient is not None
+
+    @property
+    def has_begun_gradient(self) -> bool:
+        """See ``WorkerHandle``; a worker that does not say so at once has not."""
+        if self._answering != self._gradient_number and self._end is None:
+            self._beat = self._beat or self._actor.counters.remote()
+            self._listen(BEGUN_SECONDS)
+        return self._answering == self._gradient_number
+
+    def drop_gradient(self) -> None:
+        """See ``WorkerHandle``."""
+        self._gradient = None
+
+    # Messages
+
+    def send_call(self, call: bytes) -> None:
+        """See ``WorkerHandle``."""
+        self._command = self._actor.ask.remote(protocol.COMMAND + protocol.NUMBER_FORMAT.pack(0) + call)
+
+    @property
+    def awaited(self) -> list[Any]:
+        """References to the answers that are waited for."""
+        if not self.placed:
+            return [] if self._where is None else [self._where]
+        return [ref for ref in (self._command, self._job, self._gradient) if ref is not None]
+
+    def receive(self, seconds: float = 0.0) -> tuple[bytes, Any] | None:
+        """See ``WorkerHandle``; that there is a place for it is not a message."""
+        if self._end is not None:
+            raise EOFError
+        awaited = self.awaited
+        done = ray.wait(awaited, timeout=seconds)[0] if awaited else []
+        if not done:
+            return None
+        (ref,) = done
+        answer = self._take(ref, FETCH_SECONDS)
+        if answer is None:
+            self._end = self._end or f"its answer did not come over within {FETCH_SECONDS:g} s"
+            raise EOFError
+        if ref == self._where:
+            self._where, (self.node_id, self.pid) = None, answer
+            return None
+        self._command, self._job, self._gradient = (
+            None if ref == other else other for other in (self._command, self._job, self._gradient)
+        )
+        try:
+            return self._content(answer)
+        except ValueError as error:
+            self._end = f"it has sent something that cannot be: {error}"
+            raise EOFError from error
+
+    def _take(self, ref: Any, seconds: float) -> Any:
+        """Return an answer; None if the worker has ended, or if there is no answer in time."""
+        if not ray.wait([ref], timeout=seconds)[0]:
+            return None
+        try:
+            return ray.get(ref, timeout=FETCH_SECONDS)
+        except RayError as error:
+            self._end = _told(error)
+            return None
+
+    def _content(self, answer: Any) -> tuple[bytes, Any]:
+        if isinstance(answer, bytes):  # REPLY or ERROR
+            return answer[:1], cloudpickle.loads(answer[1 + protocol.NUMBER_FORMAT.size :])
+        assert self.arrays is not None
+        kind = answer[:1].tobytes()
+        format_ = protocol.ARRIVAL_FORMAT if kind == protocol.ARRIVAL else protocol.NUMBER_FORMAT
+        head, rest = answer[1 : 1 + format_.size], answer[1 + format_.size :]
+        if kind == protocol.GRADIENT:
+            self.arrays.take_gradient(self.index, rest)
+            return kind, None
+        said = protocol.RemoteArrival(*format_.unpack(head))
+        self.arrays.take_trajectory(self.index, said.n_steps, rest)
+        # clocks of other machines have another zero
+        now = time.monotonic()
+        return kind, said._replace(started_at=now - (said.finished_at - said.started_at), finished_at=now)
+
+
+def _told(error: RayError) -> str:
+    """What Ray says of the end of an actor, without the names of things that nobody knows."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if isinstance(error, ray.exceptions.ActorDiedError):
+        labels = ("class_name:", "actor_id:", "pid:", "namespace:", "ip:")
+        return "its actor has died\n" + "\n".join(line for line in lines[1:] if not line.startswith(labels))
+    return f"{type(error).__name__}: {error}"
