@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass, field
 
 from sb3_nigt.aggregators import Aggregator
@@ -93,7 +93,8 @@ def run_round(
 
     durations = workers.predicted_durations(lengths.mean)
     busy = [worker for worker in range(len(durations)) if workers.busy(worker)]
-    _check_lost(workers, aggregator, len(durations))
+    task_ids = getattr(workers, "task_ids", range(len(durations)))
+    check_lost(workers.lost(), aggregator, task_ids)
     _submit(workers, schedule, point, schedule.begin(aggregator, point.round, started_at, durations, busy, following))
     while not schedule.complete:
         result = workers.next_arrival()
@@ -112,8 +113,8 @@ def run_round(
             report_arrival = schedule.accepted
         else:
             rejected.append(arrival)
-            _check_lost(workers, aggregator, len(durations))
-            _stop_if_hopeless(arrival, memory.failures)
+            check_lost(workers.lost(), aggregator, task_ids)
+            stop_if_hopeless(arrival, memory.failures)
             report_arrival = schedule.rejected
         starts = report_arrival(arrival.worker, clock.now(), workers.predicted_durations(lengths.mean))
         _submit(workers, schedule, point, starts)
@@ -155,22 +156,35 @@ def _submit(workers: RoundWorkers, schedule: Schedule, point: SamplingPoint, sta
         workers.submit(Job(start.worker, start.key, point, upload=schedule.uploads, committed=not schedule.cancels))
 
 
-def _check_lost(workers: RoundWorkers, aggregator: Aggregator, n_workers: int) -> None:
-    lost = workers.lost()
+def check_lost(lost: Collection[int], aggregator: Aggregator, task_ids: Sequence[Hashable]) -> None:
+    """
+    Refuse to begin, or to go on with, a round that cannot be completed.
+
+    :param lost: workers that will never deliver anything again
+    :param aggregator: the rule of the round
+    :param task_ids: one a worker
+    :raises LostWorkerError: if it needs one of them
+    """
+    n_workers = len(task_ids)
     if not aggregator.can_do_without(lost, n_workers):
         worker = max(lost)
-        task_id = getattr(workers, "task_ids", range(n_workers))[worker]
         others = f"all {n_workers} workers are lost" if len(lost) == n_workers else "it is lost"
         raise LostWorkerError(
             f"{others} after too many restarts (the warnings above say why; max_restarts of ProcessVecEnv allows more), and "
             f"{type(aggregator).__name__} cannot complete a round without it",
             worker,
-            task_id,
+            task_ids[worker],
         )
 
 
-def _stop_if_hopeless(rejected: Arrival, failures: Counter[int]) -> None:
-    """Raise if a worker has delivered nothing but non-finite numbers for a while."""
+def stop_if_hopeless(rejected: Arrival, failures: Counter[int]) -> None:
+    """
+    Count a rejected trajectory.
+
+    :param rejected: the trajectory
+    :param failures: of each worker in a row
+    :raises WorkerError: if a worker has delivered nothing else for a while
+    """
     failures[rejected.worker] += 1
     if failures[rejected.worker] >= MAX_REJECTED_IN_A_ROW:
         non_finite = rejected.rejected in ("reward", "observation")

@@ -36,6 +36,7 @@ from sb3_nigt.vec_env.slot import Slot, State
 
 GRADIENT_SECONDS = 0.05  # how long a gradient waits for a busy worker to notice; then it is computed here
 CANCEL_SECONDS = 0.005  # how long a round's end waits for cancelled workers to say what they did
+INTERRUPT_SECONDS = 0.001  # how often somebody who wants to interrupt the wait is asked
 POLL_SECONDS = 0.25  # how often hung workers and due restarts are looked for
 
 
@@ -85,6 +86,7 @@ class ProcessVecEnv(WorkerFailures, SynchronousProcesses, WorkerVecEnv):
         self.timeout = check_interval("timeout", timeout, 0.0, float("inf"), open_low=True)
         self._restart_limits = RestartLimits(max_restarts, max_restarts_per_minute)
         self.task_ids = checked_task_ids(task_ids, len(env_fns))
+        self.task_ids_given = task_ids is not None
         self.tasks_differ = task_ids is not None and len(set(task_ids)) > 1
         if time_model is not None and not isinstance(time_model, TimeModel):
             raise ValueError(f"time_model={time_model!r} is not allowed: give a TimeModel, for example FixedTimes().")
@@ -230,12 +232,14 @@ class ProcessVecEnv(WorkerFailures, SynchronousProcesses, WorkerVecEnv):
             protocol.JOB + protocol.JOB_FORMAT.pack(slot.job_number, slot.point_number, job.point.round, *job.key)
         )
 
-    def next_arrival(self) -> tuple[Arrival, Trajectory]:
+    def next_arrival(self) -> tuple[Arrival, Trajectory] | None:
         """See ``TrajectoryWorkers``."""
         while not self._arrived:
             if all(slot.job is None for slot in self._slots):
                 raise RuntimeError("There is nothing to wait for: no worker has a job.")
-            self._pump(POLL_SECONDS)
+            if self.interrupt is not None and self.interrupt():
+                return None
+            self._pump(POLL_SECONDS if self.interrupt is None else INTERRUPT_SECONDS)
         arrival, trajectory = self._arrived.popleft()
         self._undelivered.discard(arrival.worker)
         self.steps_executed += trajectory.n_steps
