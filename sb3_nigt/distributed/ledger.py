@@ -22,8 +22,10 @@ from sb3_nigt.messages import TrajectoryKey
 LIST = "arrivals"
 STARTED, ARRIVED, REJECTED = range(3)
 FORMAT = struct.Struct("<2B4q3d")
-LOOK_SHARE = 0.1  # of the time may go into reading the counter; an environment step that takes longer than 10 reads is always
-# followed by one
+SHARE = (
+    0.1  # of the time that may go into reading the counter, and as much into reading the list: an environment step that takes
+)
+# longer than ten readings is always followed by one
 
 
 @dataclass(frozen=True)
@@ -100,26 +102,30 @@ class Ledger:
         self._line, self.prefix, self._round, self._rule, self._on_admitted = line, prefix, round_, rule, on_admitted
         self.admitted: list[Entry] = []
         self.rejected: list[Entry] = []
-        self._n_read = 0
-        self._next_look = 0.0
+        self._n_read = self._n_own_unread = 0
+        self._next_read = self._next_look = 0.0
         self._is_over = False
 
-    def enter(self, entry: Entry) -> bool:
+    def enter(self, entry: Entry) -> None:
         """
-        Append an entry.
+        Append an entry; whether it counts is known once it has been read.
 
         :param entry: of this rank
-        :return: whether it is an arrival that counts
         """
         key, data = self.prefix + LIST, entry.pack()
-        self._line.call(lambda store: store.append(key, data))  # type: ignore[attr-defined]
-        self.read()
-        return entry in self.admitted
+        self._n_own_unread += 1
+        if time.monotonic() < self._next_read:
+            self._line.call(lambda store: store.append(key, data))  # type: ignore[attr-defined]
+        else:
+            self._read(data)
 
     def read(self) -> None:
         """Take in what is new, from all ranks."""
-        key, size = self.prefix + LIST, FORMAT.size
-        data = self._line.call(lambda store: _get(store, key))
+        self._read(b"")
+
+    def _read(self, new: bytes) -> None:
+        key, size, began = self.prefix + LIST, FORMAT.size, time.monotonic()
+        data = self._line.call(lambda store: _append_and_get(store, key, new))
         for start in range(self._n_read * size, len(data), size):
             entry = Entry.unpack(self._round, data[start : start + size])
             if self._rule.take(entry):
@@ -127,9 +133,11 @@ class Ledger:
                 self._on_admitted(entry)
             elif entry.kind == REJECTED:
                 self.rejected.append(entry)
-        self._n_read = len(data) // size
+        self._n_read, self._n_own_unread = len(data) // size, 0
         if self._rule.complete and not self._is_over:
             self.end()
+        ended = time.monotonic()
+        self._next_read = ended + (ended - began) / SHARE
 
     def end(self) -> None:
         """Tell all ranks that the round is over."""
@@ -143,16 +151,19 @@ class Ledger:
         It reads the counter, unless it did so within the last ten times that one reading takes: steps of microseconds must not
         wait for the network after each of them.
         """
-        now = time.monotonic()
-        if self._is_over or now < self._next_look:
+        began = time.monotonic()
+        if self._is_over or began < self._next_look:
             return self._is_over
-        self._is_over = self._line.add(self.prefix + OVER, 0) > 0
+        if self._n_own_unread and began >= self._next_read:
+            self.read()  # somebody has to notice that the round is complete
+        self._is_over = self._is_over or self._line.add(self.prefix + OVER, 0) > 0
         self._line.check()
-        after = time.monotonic()
-        self._next_look = after + (after - now) / LOOK_SHARE
+        ended = time.monotonic()
+        self._next_look = ended + (ended - began) / SHARE
         return self._is_over
 
 
-def _get(store: Store, key: str) -> bytes:
-    """An empty list has no key, and reading one would wait for it."""
-    return store.get(key) if store.check([key]) else b""
+def _append_and_get(store: Store, key: str, new: bytes) -> bytes:
+    if new:
+        store.append(key, new)  # type: ignore[attr-defined]
+    return store.get(key) if store.check([key]) else b""  # reading an empty list, which has no key, would wait for it

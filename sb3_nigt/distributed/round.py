@@ -25,7 +25,7 @@ class RankRound:
     :param point: θ̃ with its number
     :param replay: shows the steps of a trajectory to callbacks; False means stop
     :param memory: what the rounds before have left, updated here
-    :ivar accepted: arrivals that count, with their trajectories
+    :ivar accepted: arrivals that count, with their trajectories; known when the round is over
     :ivar discarded: all other trajectories, finished or not
     :ivar goes_on: no callback of this rank has said stop
     """
@@ -43,6 +43,7 @@ class RankRound:
         self._replay, self._memory = replay, memory
         self._began_at, self._n_resets = workers.clock.now(), workers.n_resets
         self._next_look = 0.0
+        self._arrived: list[tuple[Entry, Arrival, Trajectory]] = []
         self.accepted: list[tuple[Arrival, Trajectory]] = []
         self.discarded: list[Discarded] = []
         self.goes_on = True
@@ -74,6 +75,7 @@ class RankRound:
             self.discarded.append(Discarded(job.worker, trajectory.n_steps, started_at, workers.clock.now()))
             self.goes_on = self._replay(trajectory) and self.goes_on
         ledger.read()
+        self._sort_out()
 
     def _is_interrupted(self) -> bool:
         """Asked after every environment step: whether there is anything more urgent than the next one."""
@@ -95,17 +97,24 @@ class RankRound:
         self._next_look = time.monotonic() + IDLE_LOOK_SECONDS
 
     def _take(self, arrival: Arrival, trajectory: Trajectory) -> None:
-        """Enter an arrival into the ledger, which says whether it counts."""
+        """Enter an arrival into the ledger."""
         self.goes_on = self._replay(trajectory)
         times = (arrival.started_at - self._began_at, arrival.finished_at - self._began_at)
         kind = ARRIVED if arrival.rejected is None else REJECTED
         is_episode = trajectory.terminated or trajectory.truncated
         entry = Entry(kind, arrival.worker, arrival.key, arrival.n_steps, is_episode, arrival.episode_return, *times)
-        if self._ledger.enter(entry):
-            self.accepted.append((arrival, trajectory))
-        else:
-            self.discarded.append(Discarded(arrival.worker, arrival.n_steps, arrival.started_at, arrival.finished_at))
+        self._ledger.enter(entry)
+        self._arrived.append((entry, arrival, trajectory))
         if kind == REJECTED:
             stop_if_hopeless(arrival, self._memory.failures)
         else:
             self._memory.failures[arrival.worker] = 0
+
+    def _sort_out(self) -> None:
+        """Separate what counts from what came too late or was somebody else's ticket."""
+        admitted = set(self._ledger.admitted)
+        for entry, arrival, trajectory in self._arrived:
+            if entry in admitted:
+                self.accepted.append((arrival, trajectory))
+            elif entry.kind == ARRIVED:
+                self.discarded.append(Discarded(arrival.worker, arrival.n_steps, arrival.started_at, arrival.finished_at))
