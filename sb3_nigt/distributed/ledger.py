@@ -22,10 +22,8 @@ from sb3_nigt.messages import TrajectoryKey
 LIST = "arrivals"
 STARTED, ARRIVED, REJECTED = range(3)
 FORMAT = struct.Struct("<2B4q3d")
-SHARE = (
-    0.1  # of the time that may go into reading the counter, and as much into reading the list: an environment step that takes
-)
-# longer than ten readings is always followed by one
+SHARE = 0.1  # of the time that may go into reading the counter, and as much into reading the list
+LONGEST_PAUSE = 0.002  # seconds between two readings: an environment step that takes longer is always followed by one
 
 
 @dataclass(frozen=True)
@@ -137,7 +135,7 @@ class Ledger:
         if self._rule.complete and not self._is_over:
             self.end()
         ended = time.monotonic()
-        self._next_read = ended + (ended - began) / SHARE
+        self._next_read = ended + _pause(ended - began)
 
     def end(self) -> None:
         """Tell all ranks that the round is over."""
@@ -148,8 +146,8 @@ class Ledger:
         """
         Tell whether the round is over, or some rank has failed; asked after every environment step.
 
-        It reads the counter, unless it did so within the last ten times that one reading takes: steps of microseconds must not
-        wait for the network after each of them.
+        It reads the counter, unless it has just done so (two milliseconds ago, or ten times what one reading takes if that is
+        less): steps of microseconds must not wait for the network after each of them.
         """
         began = time.monotonic()
         if self._is_over or began < self._next_look:
@@ -159,8 +157,12 @@ class Ledger:
         self._is_over = self._is_over or self._line.add(self.prefix + OVER, 0) > 0
         self._line.check()
         ended = time.monotonic()
-        self._next_look = ended + (ended - began) / SHARE
+        self._next_look = ended + _pause(ended - began)
         return self._is_over
+
+
+def _pause(seconds: float) -> float:
+    return min(seconds / SHARE, LONGEST_PAUSE)
 
 
 def _append_and_get(store: Store, key: str, new: bytes) -> bytes:
