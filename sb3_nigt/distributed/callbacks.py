@@ -14,9 +14,10 @@ from stable_baselines3.common.callbacks import (
     ProgressBarCallback,
 )
 
+from sb3_nigt.distributed.checkpoints import RoundCheckpoint
 from sb3_nigt.recording import RunRecorder
 
-FIRST_RANK_ONLY = (EvalCallback, CheckpointCallback, ProgressBarCallback, LogEveryNTimesteps, RunRecorder)
+FIRST_RANK_ONLY = (EvalCallback, CheckpointCallback, ProgressBarCallback, LogEveryNTimesteps, RunRecorder, RoundCheckpoint)
 
 
 def callbacks_of(rank: int, callback: Any) -> Any:
@@ -29,9 +30,10 @@ def callbacks_of(rank: int, callback: Any) -> Any:
     """
     if rank == 0:
         return callback
-    if isinstance(callback, list | CallbackList):
-        members = callback if isinstance(callback, list) else callback.callbacks
-        return [own for member in members if (own := callbacks_of(rank, member)) is not None]
+    if isinstance(callback, list):
+        return [own for member in callback if (own := callbacks_of(rank, member)) is not None]
+    if isinstance(callback, CallbackList):
+        return CallbackList(callbacks_of(rank, callback.callbacks))
     if isinstance(callback, FIRST_RANK_ONLY):
         return None
     child: BaseCallback | None = callback.callback if isinstance(callback, EventCallback) else None

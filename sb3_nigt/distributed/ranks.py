@@ -22,7 +22,7 @@ Result = TypeVar("Result")
 FloatArray = npt.NDArray[np.float64]
 
 FIRST_PAUSE, LONGEST_PAUSE = 5e-5, 2e-3  # seconds between two looks whether all ranks have come
-LEAVE_SECONDS = 3.0  # for which rank 0 stays when it fails, so that the others can read why
+LEAVE_SECONDS = 1.0  # for which rank 0 stays when it fails, so that the others can read why
 _numbers: weakref.WeakKeyDictionary[Any, itertools.count[int]] = weakref.WeakKeyDictionary()
 
 
@@ -115,8 +115,11 @@ class Ranks:
     def _collective(self, operation: Callable[[], Any]) -> None:
         try:
             operation()
-        except RuntimeError as error:  # whatever gloo says of the network
-            self.line.raise_failure()
+        except RuntimeError as error:  # whatever gloo says of the network; the store may know which rank it is
+            until = time.monotonic() + self.timeout + 1.0
+            while time.monotonic() < until:
+                self.line.check()
+                time.sleep(LONGEST_PAUSE)
             raise RankError(f"rank {self.rank} could not exchange data with another rank: {error}") from error
 
     def share_text(self, key: str, text: str) -> list[str]:

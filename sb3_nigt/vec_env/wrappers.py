@@ -181,7 +181,7 @@ class WrapperStack:
             new = [[values for _, values in _new_values(wrapper, transform, t)] for t in trajectories]
             for index, rms in enumerate(_statistics(wrapper)):
                 if new:
-                    batch = np.concatenate([values[index] for values in new])
+                    batch = np.concatenate([values[index] for values in new]).astype(np.float64)
                     parts += [np.array([len(batch)]), batch.mean(axis=0), batch.var(axis=0)]
                 else:
                     parts += [np.zeros(1), np.zeros_like(rms.mean), np.zeros_like(rms.var)]
