@@ -73,9 +73,9 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
     :param verbose: 0 no output, 1 info messages, 2 debug messages
     :param seed: seed of everything random
     :param device: where the policy lives (cpu, cuda, auto)
+    :param _init_setup_model: whether to build the network now
     :param group: the ranks that train this model together, see ``sb3_nigt.distributed``: an ``AllReduceGroup`` or a group of
         ``torch.distributed``. None: the default group if it is initialised and has several ranks; False: nobody else
-    :param _init_setup_model: whether to build the network now
     :raises ValueError: for a value that is not allowed, naming the argument
     """
 
@@ -109,8 +109,8 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
         verbose: int = 0,
         seed: int | None = None,
         device: th.device | str = "auto",
-        group: Any = None,
         _init_setup_model: bool = True,
+        group: Any = None,
     ) -> None:
         self.group = group
         self.learning_rate, self.n_steps, self.gamma, self.use_sde = learning_rate, n_steps, gamma, use_sde
