@@ -51,7 +51,8 @@ def main() -> None:
             verbose=1 if is_first_rank() else 0,
         )
     else:
-        model = RennalaNIGT.load(path, env=env, device="cpu")
+        arguments = {"n_trajectories": args.n_trajectories, "schedule": args.schedule, "seed": args.seed}
+        model = RennalaNIGT.load(path, env=env, device="cpu", **arguments)  # the same ones on all ranks
         print(f"Going on from {path} at {model.num_timesteps:,} timesteps.", flush=True)
     left = max(0, args.timesteps - model.num_timesteps)
     model.learn(left, callback=RoundCheckpoint(args.folder), log_interval=10, reset_num_timesteps=path is None)

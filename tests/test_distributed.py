@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from sb3_nigt import MaleniaNIGT, ProcessVecEnv, RennalaNIGT, SyncNIGT
 from sb3_nigt.distributed import AllReduceGroup
 from sb3_nigt.distributed.ledger import Ledger
+from sb3_nigt.experiments.benchmark import allreduce
 from sb3_nigt.messages import SamplingPoint
 from sb3_nigt.replay import _sample
 from sb3_nigt.vec_env.wrappers import WrapperStack
@@ -332,7 +334,7 @@ class FailAt(BaseCallback):
         self.mine, self.what = rank == culprit, what
 
     def _on_step(self):
-        if self.mine and self.model._n_updates == 2:
+        if self.mine and self.model._n_updates >= 2:
             self.what()
         return True
 
@@ -406,9 +408,11 @@ def diverge(rank):
     model = make(RennalaNIGT, simulated([LengthFromSeedEnv] * N_WORKERS))
 
     class Meddle(BaseCallback):
-        def _on_step(self):
+        def _on_rollout_start(self):
             if rank == 1 and self.model._n_updates == 1:
                 next(self.model.policy.parameters()).data += 1
+
+        def _on_step(self):
             return True
 
     model.learn(1000, callback=Meddle())
@@ -500,9 +504,11 @@ import numpy as np
 dist.init_process_group("gloo")
 
 class Die(BaseCallback):
-    def _on_step(self):
+    def _on_rollout_start(self):
         if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0" and dist.get_rank() == 1 and self.model._n_updates == 3:
             os.kill(os.getpid(), signal.SIGKILL)
+
+    def _on_step(self):
         return True
 
 env, folder, group = simulated([LengthFromSeedEnv] * 2), sys.argv[1], AllReduceGroup(timeout=2.0)
@@ -539,3 +545,28 @@ def test_torchrun_starts_again_and_nothing_but_the_round_is_lost(tmp_path):
     run_rounds(alone, 6)
     np.testing.assert_allclose(np.load(folder / "final.npy"), parameters(alone), rtol=0, atol=1e-5)
     assert sorted(path.name for path in folder.glob("*.zip")) == ["round_4.zip", "round_5.zip"]
+
+
+@pytest.mark.slow
+def test_cost_of_communication_can_be_measured():
+    rows = {row.what: row.values for row in allreduce.measure([2], [10, 1000], 2)}
+    assert list(rows) == [
+        "2 ranks, look at the counter",
+        "2 ranks, exchange of counts",
+        "2 ranks, reduction of 10 parameters",
+        "2 ranks, reduction of 1,000 parameters",
+    ]
+    assert all(len(values) == 2 and min(values) > 0 for values in rows.values())
+
+
+@pytest.mark.slow
+def test_example(tmp_path):
+    """It trains, is run once more and goes on."""
+    example = Path(__file__).parents[1] / "examples" / "train_distributed.py"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(example)]
+    for timesteps, n_workers in ((2_000, ["--n-workers", "1"]), (4_000, ["--processes"])):
+        arguments = ["--timesteps", str(timesteps), "--folder", str(tmp_path), *n_workers]
+        done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=100)
+        assert done.returncode == 0, done.stderr
+        assert "2 ranks" in done.stdout
+    assert "Going on from" in done.stdout

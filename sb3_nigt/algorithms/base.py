@@ -272,14 +272,20 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
             session.end(error)
 
     def _setup_learn(
-        self, total_timesteps: int, callback: MaybeCallback = None, *args: Any, **kwargs: Any
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        reset_num_timesteps: bool = True,
+        tb_log_name: str = "run",
+        progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
+        rest = (reset_num_timesteps, tb_log_name)
         if self._session is None:
-            return super()._setup_learn(total_timesteps, callback, *args, **kwargs)
+            return super()._setup_learn(total_timesteps, callback, *rest, progress_bar)
         if not self._session.is_first:
             self.set_logger(Logger(None, []))
-        callback = self._session.only_own_callbacks(callback)
-        total_timesteps, callback = super()._setup_learn(total_timesteps, callback, *args, **kwargs)
+            callback, progress_bar = self._session.only_own_callbacks(callback), False
+        total_timesteps, callback = super()._setup_learn(total_timesteps, callback, *rest, progress_bar)
         self._total_timesteps = self._session.share_start(total_timesteps)
         return self._total_timesteps, callback
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import queue
 import threading
@@ -69,7 +68,6 @@ class StoreLine:
         self.reset_silence()
         self._thread = threading.Thread(target=self._serve, name="sb3_nigt-store", daemon=True)
         self._thread.start()
-        atexit.register(self.close)
 
     # Requests
 
@@ -195,7 +193,6 @@ class StoreLine:
 
     def close(self) -> None:
         """End the thread."""
-        atexit.unregister(self.close)
         self._requests.put(None)
         self._thread.join(1.0)
 

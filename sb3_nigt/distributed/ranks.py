@@ -24,6 +24,7 @@ FloatArray = npt.NDArray[np.float64]
 FIRST_PAUSE, LONGEST_PAUSE = 5e-5, 2e-3  # seconds between two looks whether all ranks have come
 LEAVE_SECONDS = 1.0  # for which rank 0 stays when it fails, so that the others can read why
 _numbers: weakref.WeakKeyDictionary[Any, itertools.count[int]] = weakref.WeakKeyDictionary()
+_gloo: weakref.WeakKeyDictionary[Any, dict[float, Any]] = weakref.WeakKeyDictionary()  # what models of one group share
 
 
 class Ranks:
@@ -46,13 +47,21 @@ class Ranks:
         self._name = f"sb3_nigt/{next(_numbers.setdefault(base, itertools.count()))}"
         store = distributed_c10d.PrefixStore(self._name, distributed_c10d._get_process_group_store(base))
         self.line = StoreLine(store.clone() if hasattr(store, "clone") else store, self.rank, self.size, timeout)
+        # when the model is collected, and at the end of the interpreter, which a running thread would disturb
+        self._finalizer = weakref.finalize(self, self.line.close)
         self.meet("start")
-        self._group = dist.new_group(
-            dist.get_process_group_ranks(base),
-            timeout=timedelta(seconds=timeout),
-            backend="gloo",
-            use_local_synchronization=base is not dist.group.WORLD,
-        )
+        self._group = self._gloo_group()
+
+    def _gloo_group(self) -> Any:
+        groups = _gloo.setdefault(self.base, {})
+        if self.timeout not in groups:
+            groups[self.timeout] = dist.new_group(
+                dist.get_process_group_ranks(self.base),
+                timeout=timedelta(seconds=self.timeout),
+                backend="gloo",
+                use_local_synchronization=self.base is not dist.group.WORLD,
+            )
+        return groups[self.timeout]
 
     def meet(self, key: str) -> None:
         """
@@ -149,6 +158,7 @@ class Ranks:
 
         :param error: that ends it here
         """
+        _gloo.pop(self.base, None)  # it may be in the middle of something
         try:
             if not isinstance(error, RankError):
                 self.line.fail(f"rank {self.rank} has failed: {type(error).__name__}: {error}")
@@ -183,4 +193,4 @@ class Ranks:
 
     def close(self) -> None:
         """End the line to the store."""
-        self.line.close()
+        self._finalizer()

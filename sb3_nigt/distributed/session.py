@@ -159,7 +159,7 @@ class Session:
             weights=aggregator.weights(rule.counts),
             arrivals=tuple(self._arrival(entry, started_at) for entry in ledger.admitted),
             discarded=tuple(own.discarded),
-            rejected=tuple(self._arrival(entry, started_at, "elsewhere") for entry in ledger.rejected),
+            rejected=tuple(self._arrival(entry, started_at, "not finite, or its worker failed") for entry in ledger.rejected),
             used_steps=used_steps,
             discarded_steps=total_executed - used_steps,
             started_at=started_at,

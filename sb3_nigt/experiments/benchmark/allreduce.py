@@ -11,7 +11,6 @@ from functools import partial
 import numpy as np
 import torch as th
 import torch.distributed as dist
-from torch.distributed.distributed_c10d import TCPStore
 
 from sb3_nigt.distributed.ranks import Ranks
 from sb3_nigt.experiments.benchmark.table import Row
@@ -29,7 +28,7 @@ def measure(n_ranks: Sequence[int], n_parameters: Sequence[int], repeats: int) -
     :param repeats: repetitions
     """
     for size in n_ranks:
-        store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
         context = mp.get_context("spawn")
         with ProcessPoolExecutor(size, mp_context=context) as pool:
             rank_of = partial(_rank, store.port, size, list(n_parameters), repeats)
@@ -42,7 +41,7 @@ def measure(n_ranks: Sequence[int], n_parameters: Sequence[int], repeats: int) -
 
 def _rank(port: int, size: int, n_parameters: list[int], repeats: int, rank: int) -> dict[str, list[float]]:
     th.set_num_threads(1)
-    store = TCPStore("127.0.0.1", port, is_master=False, wait_for_workers=False)
+    store = dist.TCPStore("127.0.0.1", port, is_master=False, wait_for_workers=False)  # type: ignore[attr-defined]
     dist.init_process_group("gloo", store=store, rank=rank, world_size=size)
     assert dist.group.WORLD is not None
     ranks = Ranks(dist.group.WORLD, TIMEOUT)
