@@ -20,6 +20,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from sb3_nigt import MaleniaNIGT, ProcessVecEnv, RennalaNIGT, SyncNIGT
 from sb3_nigt.distributed import AllReduceGroup
 from sb3_nigt.distributed.ledger import Ledger
+from sb3_nigt.distributed.ranks import Ranks
 from sb3_nigt.experiments.benchmark import allreduce
 from sb3_nigt.messages import SamplingPoint
 from sb3_nigt.replay import _sample
@@ -188,34 +189,32 @@ def train_with_a_slow_rank(rank, schedule):
 
 @pytest.mark.parametrize("schedule", ["first_finished", "planned"])
 def test_a_slow_rank_delays_a_round_by_one_of_its_steps(schedule):
-    """It begins no step after the round is complete: the one under way is all that the others wait for. Its trajectories have
-    1000 steps and would take 50 seconds."""
+    """It begins at most the one step that it was about to begin when the round was complete. Its trajectories have 1000 steps
+    and would take 50 seconds."""
     results = on_ranks(2, train_with_a_slow_rank, schedule)
     (_, over, _, counts), (began, noticed, _, _) = results
     assert counts[N_WORKERS:].sum() == 0
     assert began
     for round_ in range(N_ROUNDS):  # the clock is the same one for all processes of a machine
-        assert not [t for t in began if over[round_] < t < noticed[round_]]
+        assert sum(over[round_] < t < noticed[round_] for t in began) <= 1
 
 
 # Numbers that are not finite, callbacks that say stop
 
 
 def train_with_nan(rank):
-    """A gradient that is not finite on rank 1 in round 1."""
-    model = make(RennalaNIGT, simulated([LengthFromSeedEnv] * N_WORKERS), schedule="planned")
-    checksums, log_update = [], model._log_update
+    """What rank 1 gives to the reduction of round 1 is not finite."""
+    model = make(RennalaNIGT, simulated([LengthFromSeedEnv] * N_WORKERS))
+    checksums, log_update, reduce = [], model._log_update, Ranks.reduce
+
+    def reduce_nan(ranks, key, vector):
+        return reduce(ranks, key, vector.fill_(np.nan) if rank == 1 and model._n_updates == 1 else vector)
 
     def after_update(gradient):
         checksums.append(checksum(model))
         log_update(gradient)
-        if rank == 1 and model._n_updates == 1:
-            inner = model._workers.inner
-            inner.gradient = lambda *args: type(inner).gradient(inner, *args) * float("nan")
-        elif rank == 1 and model._n_updates == 2:
-            del model._workers.inner.gradient
 
-    model._log_update = after_update
+    model._log_update, Ranks.reduce = after_update, reduce_nan
     run_rounds(model, 3)
     return checksums, model._bad_gradients
 

@@ -1,11 +1,14 @@
 """What the ranks of a group agree on, worked out by hand and without any process; what is refused."""
 
 from datetime import timedelta
+from functools import partial
+from itertools import count, cycle
+from threading import Event
 
 import numpy as np
 import pytest
 import torch.distributed as dist
-from envs import FixedLengthEnv, LengthFromSeedEnv, run_rounds, simulated
+from envs import FixedLengthEnv, LengthFromSeedEnv, PointEnv, job, prepared, run_rounds, same, simulated
 from stable_baselines3.common.callbacks import (
     BaseCallback,
     CallbackList,
@@ -17,7 +20,7 @@ from stable_baselines3.common.callbacks import (
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import KVWriter, Logger
 
-from sb3_nigt import AFedPG, MaleniaNIGT, RennalaNIGT, RunRecorder
+from sb3_nigt import AFedPG, MaleniaNIGT, ProcessVecEnv, RennalaNIGT, RunRecorder, SimulatedVecEnv
 from sb3_nigt.aggregators import Malenia, Rennala
 from sb3_nigt.distributed import AllReduceGroup, is_first_rank
 from sb3_nigt.distributed.callbacks import callbacks_of
@@ -159,14 +162,50 @@ class SilentStore:
 
 
 def test_a_store_that_does_not_answer_is_an_error():
-    from threading import Event
-
     event = Event()
     line = StoreLine(SilentStore(event), 1, 2, timeout=0.2)
     with pytest.raises(RankError, match=r"has not answered rank 1 for 0\.2 s"):
         line.add("key", 0)
     event.set()
     line.close()
+
+
+# Workers that can be interrupted
+
+
+@pytest.mark.parametrize("vec_env_cls", [SimulatedVecEnv, ProcessVecEnv])
+def test_a_wait_that_was_given_up_goes_on_where_it_stopped(vec_env_cls):
+    trajectories = []
+    for answers in ([False], [True, False, True]):
+        env = vec_env_cls([PointEnv] * 2)
+        env.interrupt = partial(next, cycle(answers))
+        _, point = prepared(env)
+        for worker in range(2):
+            env.submit(job(point, worker))
+        arrived, given_up = {}, 0
+        while len(arrived) < 2:
+            result = env.next_arrival()
+            if result is None:
+                given_up += 1
+            else:
+                arrived[result[0].worker] = result[1]
+        trajectories.append(arrived)
+        assert given_up == 0 if answers == [False] else given_up > 1
+        env.close()
+    assert all(same(trajectories[0][worker], trajectories[1][worker]) for worker in range(2))
+
+
+def test_an_interrupted_simulation_executes_nothing_more():
+    """Worker 1 takes five steps in the time of one of worker 0; after six steps together nobody shall make another one."""
+    env = simulated([PointEnv] * 2, step_times=[5.0, 1.0])
+    n_steps = count(1)
+    env.interrupt = lambda: next(n_steps) >= 6
+    _, point = prepared(env)
+    for worker in range(2):
+        env.submit(job(point, worker))
+    assert env.next_arrival() is None
+    assert sum(trajectory.n_steps for _, _, trajectory in env.cancel()) == 6
+    assert sum(e.n_steps_executed for e in env.envs) == 6
 
 
 # Callbacks, arguments

@@ -98,9 +98,10 @@ def check_group(model: AsyncPolicyGradient) -> AllReduceGroup | None:
         )
     if getattr(model, "on_lost_task", "raise") != "raise":
         raise ValueError(f'on_lost_task={model.on_lost_task!r} is not allowed in a process group: give "raise", {alone}.')  # type: ignore[attr-defined]
-    if model.env is not None and not isinstance(model.env.unwrapped, WorkerVecEnv):
+    env = None if model.env is None else model.env.unwrapped
+    if env is not None and not (isinstance(env, WorkerVecEnv) and env.can_be_interrupted):
         raise ValueError(
-            f"env={type(model.env.unwrapped).__name__} is not allowed in a process group: give a SimulatedVecEnv or a "
+            f"env={type(env).__name__} is not allowed in a process group: give a SimulatedVecEnv or a "
             f"ProcessVecEnv, for example make_worker_vec_env(env_id, n_workers=1), {alone}."
         )
     return group

@@ -150,6 +150,7 @@ class WorkerVecEnv(VecEnv, TrajectoryWorkers):
     :ivar tasks_differ: the user said that the workers hold more than one task
     :ivar sums_by_worker: each worker's sum S_i is formed apart and then Σ_i w_i S_i, not one sum over all trajectories;
         the same up to rounding
+    :ivar can_be_interrupted: ``interrupt`` has an effect, which ranks that train together need
     """
 
     clock: Clock
@@ -157,6 +158,7 @@ class WorkerVecEnv(VecEnv, TrajectoryWorkers):
     task_ids_given: bool = False
     tasks_differ: bool
     sums_by_worker: bool = True
+    can_be_interrupted: bool = False
 
     @property
     @abstractmethod

@@ -62,6 +62,7 @@ class ProcessVecEnv(WorkerFailures, SynchronousProcesses, WorkerVecEnv):
     """
 
     clock: WallClock
+    can_be_interrupted = True
 
     def __init__(
         self,

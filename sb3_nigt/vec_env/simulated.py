@@ -72,6 +72,7 @@ class SimulatedVecEnv(DummyVecEnv, WorkerVecEnv):
     """
 
     clock: SimulatedClock
+    can_be_interrupted = True
     sums_by_worker = False  # one sweep over all trajectories is quicker in one process
 
     def __init__(
