@@ -110,6 +110,17 @@ def test_a_ticket_is_taken_over_from_who_is_slower(lines):
     assert rule.next(0, lines[0], "0/", 10.0) is None
     clock.advance_to(20.1)
     assert rule.next(0, lines[0], "0/", 10.0) == TrajectoryKey(0, 2, 0)
+    assert rule.next(1, lines[0], "0/", 10.0) is None  # worker 0 has just begun with it
+
+
+def test_a_ticket_that_has_failed_is_replaced_at_once(lines):
+    """Two tickets; the first fails on worker 0, who gets the third in its place, and nobody else does."""
+    rule = SharedPlanned(Rennala(2), 0, UNKNOWN, SimulatedClock())
+    assert rule.next(0, lines[0], "0/", 10.0) == TrajectoryKey(0, 0, 0)
+    rule.take(arrival(0, kind=REJECTED))
+    assert rule.next(0, lines[0], "0/", 10.0) == TrajectoryKey(0, 2, 0)
+    assert rule.next(1, lines[0], "0/", 10.0) == TrajectoryKey(0, 1, 0)
+    assert rule.next(2, lines[0], "0/", 10.0) is None
 
 
 def test_a_worker_known_to_be_slow_gets_no_ticket_at_first(lines):

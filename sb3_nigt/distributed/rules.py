@@ -120,8 +120,8 @@ class SharedPlanned(SharedRule):
         self._quota = quotas(self._tickets, durations)
         self._done: set[TrajectoryKey] = set()
         self._failed: list[list[TrajectoryKey]] = [[] for _ in self._tickets.pools]
-        self._holders: dict[TrajectoryKey, int] = {}
-        self._seen: dict[TrajectoryKey, float] = {}  # when this rank first knew of a ticket that is out
+        self._holders: dict[TrajectoryKey, int] = {}  # who has started a ticket last
+        self._seen: dict[TrajectoryKey, float] = {}  # when this rank heard of that
         self._idle_since: dict[int, float] = {}
         self._all_out: set[int] = set()  # pools whose counter has run out
 
@@ -133,8 +133,7 @@ class SharedPlanned(SharedRule):
     def take(self, entry: Entry) -> bool:
         """See ``SharedRule``."""
         if entry.kind == STARTED:
-            self._holders[entry.key] = entry.worker
-            self._seen.setdefault(entry.key, self.clock.now())
+            self._note_start(entry.key, entry.worker)
             return False
         pool = self._tickets.pool_of[entry.key.stream]
         if entry.key in self._done or entry.key in self._failed[pool]:
@@ -146,10 +145,14 @@ class SharedPlanned(SharedRule):
         self.counts[entry.worker] += 1
         return True
 
-    def _open_tickets(self, pool: int) -> list[TrajectoryKey]:
-        """Tickets that are not in; for each that has failed there is one more."""
+    def _note_start(self, key: TrajectoryKey, worker: int) -> None:
+        if self._holders.get(key) != worker:
+            self._holders[key], self._seen[key] = worker, self.clock.now()
+
+    def _open_tickets(self, pool: int, first: int = 0) -> list[TrajectoryKey]:
+        """Tickets that are not in, from a number on; for each that has failed there is one more."""
         failed = self._failed[pool]
-        numbers = range(self._tickets.pools[pool].n_tickets + len(failed))
+        numbers = range(first, self._tickets.pools[pool].n_tickets + len(failed))
         keys = (self._key(pool, number) for number in numbers)
         return [key for key in keys if key not in self._done and key not in failed]
 
@@ -163,10 +166,11 @@ class SharedPlanned(SharedRule):
             return None
         now = self.clock.now()
         waited = now - self._idle_since.setdefault(worker, now)
-        key = None
-        if pool not in self._all_out and (self._quota[worker] > 0 or waited >= duration):
+        n_tickets = self._tickets.pools[pool].n_tickets
+        key = next((key for key in self._open_tickets(pool, n_tickets) if key not in self._holders), None)
+        if key is None and pool not in self._all_out and (self._quota[worker] > 0 or waited >= duration):
             number = line.add(f"{prefix}issued/{pool}", 1) - 1
-            if number < self._tickets.pools[pool].n_tickets:
+            if number < n_tickets:
                 key = self._key(pool, number)
             else:
                 self._all_out.add(pool)
@@ -174,6 +178,7 @@ class SharedPlanned(SharedRule):
             key = self._to_take_over(worker, pool, now, duration)
         if key is not None:
             del self._idle_since[worker]
+            self._note_start(key, worker)
         return key
 
     def _to_take_over(self, worker: int, pool: int, now: float, duration: float) -> TrajectoryKey | None:
