@@ -259,6 +259,27 @@ def test_a_callback_on_one_rank_stops_all_and_a_long_one_is_waited_for():
 # State
 
 
+def long_run(rank):
+    model = make(MaleniaNIGT, simulated([LengthFromSeedEnv] * N_WORKERS), schedule="first_finished")
+    n_keys = []
+
+    class Look(BaseCallback):
+        def _on_rollout_start(self):
+            if self.model._n_updates in (5, 30):
+                n_keys.append(self.model._session.ranks.line.call(lambda store: store.num_keys()))
+
+        def _on_step(self):
+            return self.model._n_updates < 31
+
+    model.learn(10**9, callback=Look())
+    return n_keys
+
+
+def test_keys_of_old_rounds_are_deleted():
+    first, last = on_ranks(2, long_run)[0]
+    assert last <= first + 4  # a rank may be some requests ahead of the other
+
+
 def normalized(rank):
     env = VecNormalize(simulated([LengthFromSeedEnv] * N_WORKERS))
     model = make(RennalaNIGT, env)
