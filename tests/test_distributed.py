@@ -461,8 +461,8 @@ class TellAfter(BaseCallback):
         return True
 
 
-def train_on_hosts(rank, path, n_timesteps):
-    model = make(RennalaNIGT, simulated([LengthFromSeedEnv] * N_WORKERS), timeout=3.0)
+def train_on_hosts(rank, path, n_timesteps, timeout):
+    model = make(RennalaNIGT, simulated([LengthFromSeedEnv] * N_WORKERS), timeout=timeout)
     model.learn(n_timesteps, callback=TellAfter(path if rank == 0 else None, 2))
     return checksum(model), model.num_timesteps, model._n_updates
 
@@ -471,20 +471,19 @@ def test_hosts_with_a_slow_network():
     """20 ms more for every packet of one host: the same parameters everywhere, only later."""
     with hosts(3) as made:
         made[2].delay(20)
-        with rank_processes(3, train_on_hosts, None, 100, hosts=made) as processes:
+        with rank_processes(3, train_on_hosts, None, 100, 20.0, hosts=made) as processes:
             results = processes.results(BOUND)
     assert results[0] == results[1] == results[2]
     assert results[0][2] > 1
 
 
 def test_a_network_that_comes_back_in_time_costs_nothing_but_time(tmp_path):
-    """One host is cut off for moments; what was on its way is sent once more."""
+    """One host is cut off for a moment; what was on its way is sent once more."""
     with Bell(tmp_path / "bell") as bell, hosts(3) as made:  # noqa: SIM117
-        with rank_processes(3, train_on_hosts, bell.path, 300, hosts=made) as processes:
+        with rank_processes(3, train_on_hosts, bell.path, 300, 20.0, hosts=made) as processes:
             bell.wait()
-            for _ in range(5):
-                made[2].plug(False)
-                made[2].plug(True)
+            made[2].plug(False)
+            made[2].plug(True)  # the kernel takes about a second to notice
             results = processes.results(BOUND)
     assert results[0] == results[1] == results[2]
     assert results[0][2] > 3
@@ -494,7 +493,7 @@ def test_a_network_that_comes_back_in_time_costs_nothing_but_time(tmp_path):
 def test_a_partition_is_an_error_on_all_sides(unplugged, tmp_path):
     """Host 0 keeps the store. Without it nobody knows anything; without another one the rest can say which it is."""
     with Bell(tmp_path / "bell") as bell, hosts(3) as made:  # noqa: SIM117
-        with rank_processes(3, train_on_hosts, bell.path, 10**9, hosts=made) as processes:
+        with rank_processes(3, train_on_hosts, bell.path, 10**9, 3.0, hosts=made) as processes:
             bell.wait()
             made[unplugged].plug(False)
             results = processes.results(BOUND)

@@ -201,7 +201,7 @@ def test_a_wait_that_was_given_up_goes_on_where_it_stopped(vec_env_cls):
             else:
                 arrived[result[0].worker] = result[1]
         trajectories.append(arrived)
-        assert given_up == 0 if answers == [False] else given_up > 1
+        assert given_up == 0 if answers == [False] else given_up > 0
         env.close()
     assert all(same(trajectories[0][worker], trajectories[1][worker]) for worker in range(2))
 
