@@ -23,6 +23,10 @@ class LostWorkerError(WorkerError):
     """A worker will never deliver anything again, and no round can be completed without it."""
 
 
+class RankError(RuntimeError):
+    """Another rank of the process group cannot go on, or cannot be reached; the message names it."""
+
+
 class RemoteError(Exception):
     """Carries the traceback text of another process; the cause of the exception that is raised here."""
 

@@ -103,7 +103,9 @@ class RunRecorder(BaseCallback):
     def _on_training_start(self) -> None:
         if not self._begun:  # a second learn() goes on with the same file
             env = self.training_env.unwrapped
-            task_ids: Sequence[Any] = getattr(env, "task_ids", range(env.num_envs))
+            session = getattr(self.model, "_session", None)  # with the workers of other ranks
+            workers = env if session is None else session.workers
+            task_ids: Sequence[Any] = getattr(workers, "task_ids", range(env.num_envs))
             header = {
                 "format": FORMAT,
                 "algorithm": type(self.model).__name__,

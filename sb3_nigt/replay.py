@@ -94,7 +94,9 @@ def _sample(workers: SimulatedVecEnv, point: SamplingPoint, names: list[Name]) -
         workers.submit(Job(worker, keys.pop(), point, committed=True))
     results: dict[Name, tuple[Arrival, Trajectory]] = {}
     while len(results) < len(names):
-        arrival, trajectory = workers.next_arrival()
+        result = workers.next_arrival()
+        assert result is not None
+        arrival, trajectory = result
         results[arrival.worker, arrival.key] = arrival, trajectory
         if waiting[arrival.worker]:
             workers.submit(Job(arrival.worker, waiting[arrival.worker].pop(), point, committed=True))

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
@@ -24,6 +25,7 @@ from sb3_nigt.algorithms.buffer import TrajectoryBuffer
 from sb3_nigt.algorithms.checks import check_arguments, check_env, check_learning_rate
 from sb3_nigt.algorithms.reporting import RoundLogger
 from sb3_nigt.algorithms.round import MAX_REJECTED_IN_A_ROW, BetweenRounds, LengthEstimate, run_round
+from sb3_nigt.distributed.settings import check_group
 from sb3_nigt.errors import LostWorkerError, NonFiniteError
 from sb3_nigt.messages import Arrival, RoundReport, SamplingPoint
 from sb3_nigt.optimizers.nigt import NIGT
@@ -35,6 +37,10 @@ from sb3_nigt.trajectory import Trajectory, map_observation
 from sb3_nigt.vec_env.base import RolloutSpec, TrajectoryWorkers, WorkerVecEnv
 from sb3_nigt.vec_env.lockstep import LockstepWorkers
 from sb3_nigt.vec_env.wrappers import WrapperStack
+
+if TYPE_CHECKING:
+    from sb3_nigt.distributed.ranks import Ranks
+    from sb3_nigt.distributed.session import Session
 
 SelfAsyncPolicyGradient = TypeVar("SelfAsyncPolicyGradient", bound="AsyncPolicyGradient")
 
@@ -68,6 +74,8 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
     :param seed: seed of everything random
     :param device: where the policy lives (cpu, cuda, auto)
     :param _init_setup_model: whether to build the network now
+    :param group: the ranks that train this model together, see ``sb3_nigt.distributed``: an ``AllReduceGroup`` or a group of
+        ``torch.distributed``. None: the default group if it is initialised and has several ranks; False: nobody else
     :raises ValueError: for a value that is not allowed, naming the argument
     """
 
@@ -80,6 +88,8 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
     weighs_tasks_equally: ClassVar[bool] = False  # whatever the speeds and counts are
 
     last_round: RoundReport | None = None
+    _ranks: Ranks | None = None  # of the last session
+    _session: Session | None = None  # with other ranks, while learning
 
     def __init__(
         self,
@@ -100,7 +110,9 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
         seed: int | None = None,
         device: th.device | str = "auto",
         _init_setup_model: bool = True,
+        group: Any = None,
     ) -> None:
+        self.group = group
         self.learning_rate, self.n_steps, self.gamma, self.use_sde = learning_rate, n_steps, gamma, use_sde
         self.n_trajectories, self.n_initial_trajectories = n_trajectories, n_initial_trajectories
         self.eta, self.schedule = eta, schedule
@@ -168,6 +180,7 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
         make_head(self.policy)  # refuses distributions without a score
         if self.env is not None:
             check_env(self, self.env)
+            check_group(self)
 
     def set_random_seed(self, seed: int | None = None) -> None:
         """
@@ -205,6 +218,9 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
             "_announced",
             "eta_schedule",
             "last_round",
+            "group",
+            "_ranks",
+            "_session",
         ]
         return [*super()._excluded_save_params(), *transient]
 
@@ -231,12 +247,51 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
         :return: the model
         """
         try:
-            return super().learn(
+            self._join_ranks()
+            super().learn(
                 total_timesteps, callback, log_interval, tb_log_name or type(self).__name__, reset_num_timesteps, progress_bar
             )
-        except BaseException:
+        except BaseException as error:
             self._abandon()
+            self._leave_ranks(error)
             raise
+        self._leave_ranks()
+        return self
+
+    def _join_ranks(self) -> None:
+        """Begin a session with the other ranks of the process group, if there is one."""
+        group = check_group(self)
+        if group is None:
+            return
+        from sb3_nigt.distributed.session import join  # most runs do without
+
+        self._session = join(self, group)
+        self._ranks = self._session.ranks
+        self._workers = self._rollout_spec = None
+
+    def _leave_ranks(self, error: BaseException | None = None) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            self._workers = None
+            session.end(error)
+
+    def _setup_learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        reset_num_timesteps: bool = True,
+        tb_log_name: str = "run",
+        progress_bar: bool = False,
+    ) -> tuple[int, BaseCallback]:
+        rest = (reset_num_timesteps, tb_log_name)
+        if self._session is None:
+            return super()._setup_learn(total_timesteps, callback, *rest, progress_bar)
+        if not self._session.is_first:
+            self.set_logger(Logger(None, []))
+            callback, progress_bar = self._session.only_own_callbacks(callback), False
+        total_timesteps, callback = super()._setup_learn(total_timesteps, callback, *rest, progress_bar)
+        self._total_timesteps = self._session.share_start(total_timesteps)
+        return self._total_timesteps, callback
 
     def collect_rollouts(
         self,
@@ -293,10 +348,12 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
         while True:
             self._announced = self._round_aggregator(self._n_updates + 1)
             try:
+                if self._session is not None:
+                    return self._session.run_round(self._schedule, aggregator, point, show, self._memory)
                 result = run_round(workers, self._schedule, aggregator, self._announced, point, show, self._memory)
             except LostWorkerError:
                 aggregator = self._round_aggregator(self._n_updates)
-                if not aggregator.can_do_without(workers.lost(), self.n_envs):
+                if self._session is not None or not aggregator.can_do_without(workers.lost(), self.n_envs):
                     raise
                 self._abandon()
                 steps_lost = workers.steps_executed - steps_before
@@ -314,7 +371,7 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
         self.rollout_buffer.reset()
         for arrival in report.arrivals:
             self.rollout_buffer.add(arrival)  # type: ignore[call-arg, arg-type]
-        if self._stack is not None:
+        if self._stack is not None and self._session is None:  # ranks have exchanged what is new
             self._stack.update(self._accepted)
 
     def _connect(self, env: VecEnv) -> TrajectoryWorkers:
@@ -322,6 +379,8 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
         if self._workers is None:
             self._stack = WrapperStack(env) if isinstance(env.unwrapped, WorkerVecEnv) else None
             self._workers = self._stack.workers if self._stack is not None else LockstepWorkers(env)
+            if self._session is not None:
+                self._workers = self._session.workers
             self._ticks = TickAssembler(env.num_envs)
             task_ids = getattr(self._workers, "task_ids", range(env.num_envs))
             shown = task_ids if self.weighs_tasks_equally or getattr(self._workers, "tasks_differ", False) else None
@@ -394,6 +453,9 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
     def train(self) -> None:
         """Aggregate the gradients of the round and make one step of the outer update."""
         self._log_update(self._train())
+        if self._session is not None:
+            self._session.check_same()
+            self._session.log()
 
     def _train(self) -> th.Tensor:
         """See ``train``; return the gradient."""

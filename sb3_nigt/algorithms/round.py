@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -98,7 +98,8 @@ def run_round(
 
     durations = workers.predicted_durations(lengths.mean)
     busy = [worker for worker in range(len(durations)) if workers.busy(worker)]
-    _check_lost(workers, aggregator, len(durations))
+    task_ids = getattr(workers, "task_ids", range(len(durations)))
+    check_lost(workers.lost(), aggregator, task_ids, workers.last_failure)
     _submit(workers, schedule, point, schedule.begin(aggregator, point.round, started_at, durations, busy, following))
     while not schedule.complete:
         result = workers.next_arrival()
@@ -116,7 +117,7 @@ def run_round(
             memory.failures[arrival.worker] = 0
             report_arrival: Told = schedule.accepted
         else:
-            _check_lost(workers, aggregator, len(durations))
+            check_lost(workers.lost(), aggregator, task_ids, workers.last_failure)
             report_arrival = _take_rejected(schedule, arrival, rejected, memory.failures)
         starts = report_arrival(arrival.worker, clock.now(), workers.predicted_durations(lengths.mean))
         _submit(workers, schedule, point, starts)
@@ -152,7 +153,7 @@ def _take_rejected(schedule: Schedule, arrival: Arrival, rejected: list[Arrival]
     if arrival.rejected == RETURNED:
         return schedule.returned
     rejected.append(arrival)
-    _stop_if_hopeless(arrival, failures)
+    stop_if_hopeless(arrival, failures)
     return schedule.rejected
 
 
@@ -167,22 +168,38 @@ def _submit(workers: RoundWorkers, schedule: Schedule, point: SamplingPoint, sta
         workers.submit(Job(start.worker, start.key, point, upload=schedule.uploads, committed=not schedule.cancels))
 
 
-def _check_lost(workers: RoundWorkers, aggregator: Aggregator, n_workers: int) -> None:
-    lost = workers.lost()
+def check_lost(
+    lost: Collection[int], aggregator: Aggregator, task_ids: Sequence[Hashable], last_failure: Callable[[int], str]
+) -> None:
+    """
+    Refuse to begin, or to go on with, a round that cannot be completed.
+
+    :param lost: workers that will never deliver anything again
+    :param aggregator: the rule of the round
+    :param task_ids: one a worker
+    :param last_failure: of a worker, as the end of a message; empty if it is not known
+    :raises LostWorkerError: if it needs one of them
+    """
+    n_workers = len(task_ids)
     if not aggregator.can_do_without(lost, n_workers):
         worker = max(lost)
-        task_id = getattr(workers, "task_ids", range(n_workers))[worker]
         others = f"all {n_workers} workers are lost" if len(lost) == n_workers else "it is lost"
         raise LostWorkerError(
             f"{others} after too many restarts (max_restarts allows more), and {type(aggregator).__name__} cannot complete a "
-            f"round without it{workers.last_failure(worker)}",
+            f"round without it{last_failure(worker)}",
             worker,
-            task_id,
+            task_ids[worker],
         )
 
 
-def _stop_if_hopeless(rejected: Arrival, failures: Counter[int]) -> None:
-    """Raise if a worker has delivered nothing but non-finite numbers for a while."""
+def stop_if_hopeless(rejected: Arrival, failures: Counter[int]) -> None:
+    """
+    Count a rejected trajectory.
+
+    :param rejected: the trajectory
+    :param failures: of each worker in a row
+    :raises WorkerError: if a worker has delivered nothing else for a while
+    """
     failures[rejected.worker] += 1
     if failures[rejected.worker] >= MAX_REJECTED_IN_A_ROW:
         non_finite = rejected.rejected in ("reward", "observation")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +42,9 @@ class RoundWorkers(ABC):
     clock: Clock
     steps_executed: int = 0  # environment steps of all trajectories that were handed out, cancelled ones included
     n_resets: int = 0  # by the synchronous API, each of which voids what is in flight
+    # Set before prepare(), it is asked after every environment step and while waiting; True makes next_arrival() return None,
+    # and the next call goes on where that one has stopped.
+    interrupt: Callable[[], bool] | None = None
 
     @abstractmethod
     def busy(self, worker: int) -> bool:
@@ -61,7 +64,7 @@ class RoundWorkers(ABC):
 
     @abstractmethod
     def next_arrival(self) -> tuple[Arrival, Trajectory] | None:
-        """Wait for the next trajectory to end; None if that was given up because a callback said stop."""
+        """Wait for the next trajectory to end; None if that was given up: a callback said stop, or ``interrupt`` did."""
 
     @abstractmethod
     def cancel(self) -> list[tuple[Job, float, Trajectory]]:
@@ -151,15 +154,19 @@ class WorkerVecEnv(VecEnv, TrajectoryWorkers):
 
     :ivar clock: the workers' clock
     :ivar task_ids: one id a worker; range(n) if the user gave none
+    :ivar task_ids_given: the user gave some
     :ivar tasks_differ: the user said that the workers hold more than one task
     :ivar sums_by_worker: each worker's sum S_i is formed apart and then Σ_i w_i S_i, not one sum over all trajectories;
         the same up to rounding
+    :ivar can_be_interrupted: ``interrupt`` has an effect, which ranks that train together need
     """
 
     clock: Clock
     task_ids: tuple[Hashable, ...]
+    task_ids_given: bool = False
     tasks_differ: bool
     sums_by_worker: bool = True
+    can_be_interrupted: bool = False
 
     @property
     @abstractmethod

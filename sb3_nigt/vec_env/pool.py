@@ -33,6 +33,7 @@ from sb3_nigt.vec_env.slot import Slot, State
 
 GRADIENT_SECONDS = 0.05  # how long a gradient waits for a busy worker to notice; then it is computed here
 CANCEL_SECONDS = 0.005  # how long a round's end waits for cancelled workers to say what they did
+INTERRUPT_SECONDS = 0.001  # how often somebody who wants to interrupt the wait is asked
 POLL_SECONDS = 0.25  # how often hung workers and due restarts are looked for
 
 
@@ -58,6 +59,7 @@ class WorkerPool(WorkerFailures, SynchronousProcesses, WorkerVecEnv):
         self.timeout = check_interval("timeout", timeout, 0.0, float("inf"), open_low=True)
         self._restart_limits = restart_limits
         self.task_ids = checked_task_ids(task_ids, len(env_fns))
+        self.task_ids_given = task_ids is not None
         self.tasks_differ = task_ids is not None and len(set(task_ids)) > 1
         if time_model is not None and not isinstance(time_model, TimeModel):
             raise ValueError(f"time_model={time_model!r} is not allowed: give a TimeModel, for example FixedTimes().")
@@ -200,14 +202,16 @@ class WorkerPool(WorkerFailures, SynchronousProcesses, WorkerVecEnv):
         self._note_progress(slot)
         slot.remote.run(slot.job_number, slot.point_number, job.point.round, job.key)
 
-    def next_arrival(self) -> tuple[Arrival, Trajectory]:
+    def next_arrival(self) -> tuple[Arrival, Trajectory] | None:
         """See ``TrajectoryWorkers``."""
         while not self._arrived:
             waited_for = [slot.remote.index for slot in self._slots if slot.job is not None]
             if not waited_for:
                 raise RuntimeError("There is nothing to wait for: no worker has a job.")
+            if self.interrupt is not None and self.interrupt():
+                return None
             self._check_places(waited_for, all)
-            self._pump(POLL_SECONDS)
+            self._pump(POLL_SECONDS if self.interrupt is None else INTERRUPT_SECONDS)
         arrival, trajectory = self._arrived.popleft()
         self._undelivered.discard(arrival.worker)
         self.steps_executed += trajectory.n_steps

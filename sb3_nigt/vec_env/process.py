@@ -40,6 +40,7 @@ class ProcessVecEnv(WorkerPool):
     :raises ValueError: if lengths differ from the number of workers, or spaces differ between workers
     """
 
+    can_be_interrupted = True
     _slots: list[Slot[RemoteWorker]]
 
     def __init__(

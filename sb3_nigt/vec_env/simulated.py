@@ -72,6 +72,7 @@ class SimulatedVecEnv(DummyVecEnv, WorkerVecEnv):
     """
 
     clock: SimulatedClock
+    can_be_interrupted = True
     sums_by_worker = False  # one sweep over all trajectories is quicker in one process
 
     def __init__(
@@ -86,6 +87,7 @@ class SimulatedVecEnv(DummyVecEnv, WorkerVecEnv):
         if not all(callable(env_fn) for env_fn in env_fns):
             raise ValueError("env_fns: give functions that make the environments, not environments: [lambda: env].")
         self.task_ids = checked_task_ids(task_ids, len(env_fns))
+        self.task_ids_given = task_ids is not None
         self.tasks_differ = task_ids is not None and len(set(task_ids)) > 1
         if time_model is not None and not isinstance(time_model, TimeModel):
             raise ValueError(
@@ -102,7 +104,7 @@ class SimulatedVecEnv(DummyVecEnv, WorkerVecEnv):
         self._order = itertools.count()
         self._kept: dict[tuple[int, TrajectoryKey], Trajectory] = {}
         self._networks: tuple[SamplingPoint, Any] | None = None
-        self._needs_reset = False
+        self._needs_reset = self._interrupted = False
         spec = self.envs[0].spec
         self._episode_steps = (spec and spec.max_episode_steps) or DEFAULT_EPISODE_STEPS
 
@@ -166,7 +168,8 @@ class SimulatedVecEnv(DummyVecEnv, WorkerVecEnv):
         self._seed = spec.seed
         self._replica = PolicyReplica(spec.policy, spec.gamma)
         self._networks = None
-        self._samplers = [Sampler(env, self._replica.head, spec.n_steps) for env in self.envs]
+        after_step = None if self.interrupt is None else self._goes_on
+        self._samplers = [Sampler(env, self._replica.head, spec.n_steps, after_step) for env in self.envs]
         self._kept.clear()
 
     def busy(self, worker: int) -> bool:
@@ -197,13 +200,17 @@ class SimulatedVecEnv(DummyVecEnv, WorkerVecEnv):
             first += flight.message_time
         heapq.heappush(self._events, (first, flight.order, job.worker))
 
-    def next_arrival(self) -> tuple[Arrival, Trajectory]:
+    def next_arrival(self) -> tuple[Arrival, Trajectory] | None:
         """See ``TrajectoryWorkers``; moves the clock to the arrival, if that lies ahead."""
-        while True:
+        self._interrupted = False
+        while not self._interrupted:
             time, order, worker = heapq.heappop(self._events)
             flight = self._flights[worker]
             if self.time_per == "trajectory":
                 flight.sampler.advance(flight.sampler.n_steps)
+                if not flight.sampler.finished:
+                    heapq.heappush(self._events, (time, order, worker))
+                    continue
                 return self._arrive(flight, flight.time_of(1), time)
             if flight.sampler.finished and time == self._end(flight) + flight.message_time:
                 return self._arrive(flight, self._end(flight), time)
@@ -218,13 +225,16 @@ class SimulatedVecEnv(DummyVecEnv, WorkerVecEnv):
             next_step = flight.sampler.n_done + (0 if flight.sampler.finished else 1)
             message = flight.message_time if flight.sampler.finished else 0.0
             heapq.heappush(self._events, (flight.time_of(next_step) + message, order, worker))
+        return None
 
     def cancel(self) -> list[tuple[Job, float, Trajectory]]:
         """See ``TrajectoryWorkers``."""
         now, cancelled = self.clock.now(), []
         for worker in sorted(self._flights):
             flight = self._flights[worker]
-            trajectory = flight.sampler.trajectory(self._steps_made(flight, now))
+            # who can be interrupted is in a hurry: what has been executed counts, and nothing is made up for
+            n_steps = self._steps_made(flight, now) if self.interrupt is None else None
+            trajectory = flight.sampler.trajectory(n_steps)
             self.steps_executed += trajectory.n_steps
             cancelled.append((flight.job, flight.started_at, trajectory))
         self._void_flights()
@@ -239,6 +249,11 @@ class SimulatedVecEnv(DummyVecEnv, WorkerVecEnv):
         self._kept = {name: kept for name, kept in self._kept.items() if name[1].round >= before_round}
 
     # Events
+
+    def _goes_on(self) -> bool:
+        """Called after every step."""
+        self._interrupted = self.interrupt is not None and self.interrupt()
+        return not self._interrupted
 
     def _arrive(self, flight: _Flight, finished_at: float, arrived_at: float) -> tuple[Arrival, Trajectory]:
         worker, trajectory = flight.job.worker, flight.sampler.trajectory()

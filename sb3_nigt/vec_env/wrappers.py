@@ -163,14 +163,71 @@ class WrapperStack:
 
         :param trajectories: in an order that does not depend on who came first
         """
-        for number, wrapper in enumerate(self._wrappers):
-            if not (isinstance(wrapper, VecNormalize) and wrapper.training):
-                continue
-            inner = [part for w in self._wrappers[:number] if (part := _frozen_obs(w)) is not None]
+        for number, wrapper in self._in_training():
+            transform = self._inside_of(number)
             for trajectory in trajectories:
-                if wrapper.norm_obs:
-                    _update_obs(wrapper, Chain(tuple(inner))(trajectory.observations))
-                wrapper.ret_rms.update(_discounted_sums(trajectory.rewards, wrapper.gamma))
+                for rms, values in _new_values(wrapper, transform, trajectory):
+                    rms.update(values)
+
+    def moments(self, trajectories: Sequence[Trajectory]) -> FloatArray:
+        """
+        What ``update`` would take in, for ``merge``: number, mean and variance for each of the running statistics.
+
+        :param trajectories: in an order that does not depend on who came first; may be empty
+        """
+        parts: list[npt.NDArray[Any]] = []
+        for number, wrapper in self._in_training():
+            transform = self._inside_of(number)
+            new = [[values for _, values in _new_values(wrapper, transform, t)] for t in trajectories]
+            for index, rms in enumerate(_statistics(wrapper)):
+                if new:
+                    batch = np.concatenate([values[index] for values in new]).astype(np.float64)
+                    parts += [np.array([len(batch)]), batch.mean(axis=0), batch.var(axis=0)]
+                else:
+                    parts += [np.zeros(1), np.zeros_like(rms.mean), np.zeros_like(rms.var)]
+        return _as_vector(parts)
+
+    def merge(self, rows: npt.NDArray[np.float64]) -> None:
+        """
+        Take several ``moments`` into the running statistics, in their order.
+
+        :param rows: one vector a row
+        """
+        shapes = [rms.mean.shape for _, wrapper in self._in_training() for rms in _statistics(wrapper)]
+        statistics = [rms for _, wrapper in self._in_training() for rms in _statistics(wrapper)]
+        for row in rows:
+            position = 0
+            for rms, shape in zip(statistics, shapes, strict=True):
+                size = int(np.prod(shape))
+                count, (mean, var) = row[position], row[position + 1 : position + 1 + 2 * size].reshape(2, *shape)
+                position += 1 + 2 * size
+                if count > 0:
+                    rms.update_from_moments(mean, var, count)
+
+    def state(self) -> list[npt.NDArray[Any]]:
+        """All running statistics: number, mean and variance of each."""
+        statistics = [rms for wrapper in self._wrappers for rms in _statistics(wrapper)]
+        return [part for rms in statistics for part in (np.array([rms.count]), rms.mean, rms.var)]
+
+    def set_state(self, vector: FloatArray) -> None:
+        """
+        Replace all running statistics.
+
+        :param vector: what ``state`` has returned, flattened and joined
+        """
+        position = 0
+        for rms in (rms for wrapper in self._wrappers for rms in _statistics(wrapper)):
+            size = int(np.prod(rms.mean.shape))
+            rms.count = float(vector[position])
+            rms.mean, rms.var = (x.copy() for x in vector[position + 1 : position + 1 + 2 * size].reshape(2, *rms.mean.shape))
+            position += 1 + 2 * size
+
+    def _in_training(self) -> list[tuple[int, VecNormalize]]:
+        return [(i, w) for i, w in enumerate(self._wrappers) if isinstance(w, VecNormalize) and w.training]
+
+    def _inside_of(self, number: int) -> ObsTransform:
+        """What a wrapper's observations have been through before it."""
+        return Chain(tuple(part for w in self._wrappers[:number] if (part := _frozen_obs(w)) is not None))
 
 
 def _frozen_obs(wrapper: VecEnvWrapper) -> ObsTransform | None:
@@ -189,12 +246,30 @@ def _frozen_obs(wrapper: VecEnvWrapper) -> ObsTransform | None:
     return NormalizeObservations(statistics, wrapper.clip_obs)
 
 
-def _update_obs(wrapper: VecNormalize, observations: Any) -> None:
-    if isinstance(wrapper.obs_rms, dict):
-        for key, rms in wrapper.obs_rms.items():
-            rms.update(observations[key])
-    else:
-        wrapper.obs_rms.update(observations)
+def _statistics(wrapper: VecEnvWrapper) -> list[RunningMeanStd]:
+    """The running statistics of a wrapper, always in the same order."""
+    if not isinstance(wrapper, VecNormalize):
+        return []
+    if not wrapper.norm_obs:
+        return [wrapper.ret_rms]
+    observations = list(wrapper.obs_rms.values()) if isinstance(wrapper.obs_rms, dict) else [wrapper.obs_rms]
+    return [*observations, wrapper.ret_rms]
+
+
+def _new_values(
+    wrapper: VecNormalize, transform: ObsTransform, trajectory: Trajectory
+) -> list[tuple[RunningMeanStd, npt.NDArray[Any]]]:
+    """What one trajectory adds to each of the running statistics."""
+    values = [_discounted_sums(trajectory.rewards, wrapper.gamma)]
+    if wrapper.norm_obs:
+        observations = transform(trajectory.observations)
+        is_dict = isinstance(wrapper.obs_rms, dict)
+        values = [*([observations[key] for key in wrapper.obs_rms] if is_dict else [observations]), *values]
+    return list(zip(_statistics(wrapper), values, strict=True))
+
+
+def _as_vector(parts: list[npt.NDArray[Any]]) -> FloatArray:
+    return np.concatenate([np.asarray(part, dtype=np.float64).ravel() for part in parts]) if parts else np.zeros(0)
 
 
 def _discounted_sums(rewards: FloatArray, gamma: float) -> FloatArray:

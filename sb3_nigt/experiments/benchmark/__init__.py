@@ -1,4 +1,4 @@
-"""Learning speed beside the raw speed of the environment; stragglers; the start of worker processes."""
+"""Learning speed beside the raw speed of the environment; stragglers; the start of worker processes; the all-reduce."""
 
 from sb3_nigt.experiments.benchmark.command import add_arguments, run
 

@@ -6,11 +6,11 @@ import argparse
 from collections.abc import Iterator
 
 from sb3_nigt.experiments.arguments import environment, positive_integer
-from sb3_nigt.experiments.benchmark import processes, simulated, startup, stragglers
+from sb3_nigt.experiments.benchmark import allreduce, processes, simulated, startup, stragglers
 from sb3_nigt.experiments.benchmark.table import HEADER, Row
 from sb3_nigt.schedules import SCHEDULES
 
-PARTS = ("simulated", "startup", "stragglers", "processes")
+PARTS = ("simulated", "startup", "stragglers", "allreduce", "processes")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,6 +31,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", type=positive_integer, default=20, help="with and without a straggler")
     parser.add_argument(
         "--start", nargs="+", type=_start, default=[("CartPole-v1", 100), ("Humanoid-v5", 10)], help="environment:processes"
+    )
+    parser.add_argument("--ranks", nargs="+", type=positive_integer, default=[2, 4], help="of the all-reduce")
+    parser.add_argument(
+        "--n-parameters", nargs="+", type=positive_integer, default=[1_000, 30_000, 1_000_000], help="of the all-reduce"
     )
     parser.add_argument("--repeats", type=positive_integer, default=5)
 
@@ -61,6 +65,8 @@ def _measure(args: argparse.Namespace) -> Iterator[Row]:
             yield from startup.measure(env_id, n_workers)
     if "stragglers" in args.parts:
         yield from stragglers.measure(args.n_workers, args.rounds)
+    if "allreduce" in args.parts:
+        yield from allreduce.measure(args.ranks, args.n_parameters, args.repeats)
     if "processes" in args.parts:
         for env_id in args.env:
             yield from processes.measure(

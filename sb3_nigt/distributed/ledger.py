@@ -1,0 +1,171 @@
+"""
+What has happened in a round on all ranks, in one order.
+
+Every rank appends to one list on the store. An append is atomic, so the place in the list is the number of an arrival, and
+every rank that reads the list comes to the same conclusion about what is admitted. A counter beside it says that the round
+is over; it is all that has to be read after an environment step.
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch.distributed.distributed_c10d import Store
+
+from sb3_nigt.distributed.line import OVER, StoreLine
+from sb3_nigt.messages import TrajectoryKey
+
+LIST = "arrivals"
+STARTED, ARRIVED, REJECTED = range(3)
+FORMAT = struct.Struct("<2B4q3d")
+SHARE = 0.1  # of the time that may go into reading the counter, and as much into reading the list
+LONGEST_PAUSE = 0.002  # seconds between two readings: an environment step that takes longer is always followed by one
+
+
+@dataclass(frozen=True)
+class Entry:
+    """
+    One line of the list.
+
+    :param kind: STARTED, ARRIVED or REJECTED
+    :param worker: who; workers are numbered over all ranks
+    :param key: which trajectory
+    :param n_steps: its length
+    :param is_episode: it ended by itself, not at the horizon
+    :param episode_return: undiscounted sum of its raw rewards
+    :param began: seconds since the round began on the worker's rank
+    :param ended: the same
+    """
+
+    kind: int
+    worker: int
+    key: TrajectoryKey
+    n_steps: int = 0
+    is_episode: bool = False
+    episode_return: float = 0.0
+    began: float = 0.0
+    ended: float = 0.0
+
+    def pack(self) -> bytes:
+        """As bytes of fixed length."""
+        numbers = (self.worker, self.key.stream, self.key.number, self.n_steps)
+        return FORMAT.pack(self.kind, self.is_episode, *numbers, self.episode_return, self.began, self.ended)
+
+    @classmethod
+    def unpack(cls, round_: int, data: bytes) -> Entry:
+        """
+        Read one.
+
+        :param round_: the round of the list
+        :param data: made by ``pack``
+        """
+        kind, is_episode, worker, stream, number, n_steps, *seconds = FORMAT.unpack(data)
+        return cls(kind, worker, TrajectoryKey(round_, stream, number), n_steps, bool(is_episode), *seconds)
+
+
+class Rule(Protocol):
+    """Which entries count: a state machine that every rank feeds with the same entries in the same order."""
+
+    def take(self, entry: Entry) -> bool:
+        """
+        Take in the next entry.
+
+        :param entry: of any rank
+        :return: whether it is an arrival that counts
+        """
+        ...
+
+    @property
+    def complete(self) -> bool:
+        """Whether the round has all it needs."""
+        ...
+
+
+class Ledger:
+    """
+    The list of one round, as one rank sees it.
+
+    :param line: to the store
+    :param prefix: of the keys of this round
+    :param round_: its number
+    :param rule: which entries count
+    :param on_admitted: told of every arrival that counts, in the order of the list
+    """
+
+    def __init__(self, line: StoreLine, prefix: str, round_: int, rule: Rule, on_admitted: Callable[[Entry], None]) -> None:
+        self._line, self.prefix, self._round, self._rule, self._on_admitted = line, prefix, round_, rule, on_admitted
+        self.admitted: list[Entry] = []
+        self.rejected: list[Entry] = []
+        self._n_read = self._n_own_unread = 0
+        self._next_read = self._next_look = 0.0
+        self._is_over = False
+
+    def enter(self, entry: Entry) -> None:
+        """
+        Append an entry; whether it counts is known once it has been read.
+
+        :param entry: of this rank
+        """
+        key, data = self.prefix + LIST, entry.pack()
+        self._n_own_unread += 1
+        if time.monotonic() < self._next_read:
+            self._line.call(lambda store: store.append(key, data))  # type: ignore[attr-defined]
+        else:
+            self._read(data)
+
+    def read(self) -> None:
+        """Take in what is new, from all ranks."""
+        self._read(b"")
+
+    def _read(self, new: bytes) -> None:
+        key, size, began = self.prefix + LIST, FORMAT.size, time.monotonic()
+        data = self._line.call(lambda store: _append_and_get(store, key, new))
+        for start in range(self._n_read * size, len(data), size):
+            entry = Entry.unpack(self._round, data[start : start + size])
+            if self._rule.take(entry):
+                self.admitted.append(entry)
+                self._on_admitted(entry)
+            elif entry.kind == REJECTED:
+                self.rejected.append(entry)
+        self._n_read, self._n_own_unread = len(data) // size, 0
+        if self._rule.complete and not self._is_over:
+            self.end()
+        ended = time.monotonic()
+        self._next_read = ended + _pause(ended - began)
+
+    def end(self) -> None:
+        """Tell all ranks that the round is over."""
+        self._line.add(self.prefix + OVER, 1)
+        self._is_over = True
+
+    def is_over(self) -> bool:
+        """
+        Tell whether the round is over, or some rank has failed; asked after every environment step.
+
+        It reads the counter, unless it has just done so (two milliseconds ago, or ten times what one reading takes if that is
+        less): steps of microseconds must not wait for the network after each of them.
+        """
+        began = time.monotonic()
+        if self._is_over or began < self._next_look:
+            return self._is_over
+        if self._n_own_unread and began >= self._next_read:
+            self.read()  # somebody has to notice that the round is complete
+        self._is_over = self._is_over or self._line.add(self.prefix + OVER, 0) > 0
+        self._line.check()
+        ended = time.monotonic()
+        self._next_look = ended + _pause(ended - began)
+        return self._is_over
+
+
+def _pause(seconds: float) -> float:
+    return min(seconds / SHARE, LONGEST_PAUSE)
+
+
+def _append_and_get(store: Store, key: str, new: bytes) -> bytes:
+    if new:
+        store.append(key, new)  # type: ignore[attr-defined]
+    return store.get(key) if store.check([key]) else b""  # reading an empty list, which has no key, would wait for it

@@ -1,0 +1,335 @@
+"""One ``learn()`` of a model on all ranks: who takes part, the same start everywhere, and the exchange after each round."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch.distributed as dist
+from stable_baselines3.common.utils import set_random_seed
+
+from sb3_nigt.aggregators import Aggregator
+from sb3_nigt.algorithms.round import BetweenRounds, check_lost
+from sb3_nigt.distributed import state
+from sb3_nigt.distributed.callbacks import callbacks_of
+from sb3_nigt.distributed.ledger import LIST, Entry, Ledger
+from sb3_nigt.distributed.line import OVER
+from sb3_nigt.distributed.ranks import Ranks
+from sb3_nigt.distributed.round import RankRound
+from sb3_nigt.distributed.rules import SharedFirstFinished, SharedPlanned, SharedRule
+from sb3_nigt.distributed.settings import AllReduceGroup
+from sb3_nigt.distributed.workers import RankWorkers
+from sb3_nigt.errors import RankError
+from sb3_nigt.messages import Arrival, RoundReport, SamplingPoint
+from sb3_nigt.schedules import FirstFinished, Planned, Schedule
+from sb3_nigt.trajectory import Trajectory
+from sb3_nigt.vec_env.base import WorkerVecEnv
+from sb3_nigt.vec_env.wrappers import WrapperStack
+
+if TYPE_CHECKING:
+    from sb3_nigt.algorithms.base import AsyncPolicyGradient
+
+RULES: dict[type[Schedule], type[SharedRule]] = {FirstFinished: SharedFirstFinished, Planned: SharedPlanned}
+ARGUMENTS = ("n_trajectories", "n_initial_trajectories", "n_steps", "gamma", "eta", "learning_rate", "schedule")
+MUST_AGREE = ("algorithm", *ARGUMENTS, "observation_space", "action_space", "n_parameters", "n_statistics", "timeout", "debug")
+HEADER = 6  # numbers of a rank in front of those of its workers, see Session._exchange
+
+
+class Session:
+    """
+    This rank's part in training a model together.
+
+    :param model: that learns
+    :param group: with whom
+    :param ranks: of an earlier session of this model with the same group
+    :raises ValueError: if the ranks do not run the same script
+    """
+
+    def __init__(self, model: AsyncPolicyGradient, group: AllReduceGroup, ranks: Ranks) -> None:
+        self.model, self.group, self.ranks = model, group, ranks
+        ranks.sessions += 1
+        self._prefix = f"{ranks.sessions}/"
+        assert model.env is not None
+        inner = model.env.unwrapped
+        assert isinstance(inner, WorkerVecEnv)
+        self._stack = WrapperStack(model.env)
+        self._rounds_to_forget: list[list[str]] = []
+        self._join(inner)
+
+    # The start
+
+    def _join(self, inner: WorkerVecEnv) -> None:
+        """Learn who takes part with how many workers."""
+        model, ranks = self.model, self.ranks
+        own = {
+            "n_workers": inner.num_envs,
+            "task_ids": [str(task_id) for task_id in inner.task_ids] if inner.task_ids_given else None,
+            **_settings(model, self.group, self._stack),
+        }
+        rows = [json.loads(text) for text in ranks.share_text(f"{self._prefix}hello", json.dumps(own))]
+        for rank, row in enumerate(rows):
+            for name in MUST_AGREE:
+                if row[name] != rows[0][name]:
+                    raise ValueError(
+                        f"{name}={row[name]!r} on rank {rank} does not agree with {rows[0][name]!r} on rank 0: run the same "
+                        "script with the same arguments on all ranks."
+                    )
+        self.n_workers = [row["n_workers"] for row in rows]
+        given = [row["task_ids"] for row in rows]
+        task_ids = tuple(_task_ids(given, self.n_workers))
+        self.workers = RankWorkers(inner, ranks, sum(self.n_workers[: ranks.rank]), task_ids)
+        self.workers.n_parameters = own["n_parameters"]
+        self.workers.tasks_differ = any(ids is not None for ids in given) and len(set(task_ids)) > 1
+        self._seconds_per_step = np.full(len(task_ids), np.nan)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is rank 0, which logs, evaluates and saves."""
+        return self.ranks.rank == 0
+
+    def only_own_callbacks(self, callback: Any) -> Any:
+        """
+        Leave out what only rank 0 does.
+
+        :param callback: the argument of ``learn``
+        """
+        return callbacks_of(self.ranks.rank, callback)
+
+    def share_start(self, total_timesteps: int) -> int:
+        """
+        Take over what rank 0 has: parameters, optimizer, counters, seed, statistics of VecNormalize.
+
+        :param total_timesteps: where this rank would stop
+        :return: where all of them stop
+        """
+        model, key = self.model, f"{self._prefix}start"
+        own = json.dumps({"total_timesteps": total_timesteps, **state.counters(model)})
+        first = json.loads(self.ranks.share_text(f"{key}/counters", own)[0])
+        if self.ranks.rank > 0:
+            state.set_counters(model, first)
+        vector = state.pack(model, self._stack)
+        state.unpack(model, self._stack, self.ranks.broadcast(f"{key}/state", vector))
+        if self.ranks.rank > 0 and model.seed is not None:
+            set_random_seed(model.seed + self.ranks.rank)  # whatever draws from global generators shall not do so in step
+        return int(first["total_timesteps"])
+
+    # Rounds
+
+    def run_round(
+        self,
+        schedule: Schedule,
+        aggregator: Aggregator,
+        point: SamplingPoint,
+        replay: Callable[[Trajectory], bool],
+        memory: BetweenRounds,
+    ) -> tuple[RoundReport, list[tuple[Arrival, Trajectory]]] | None:
+        """
+        Sample one round together with the other ranks, see ``sb3_nigt.algorithms.round.run_round``.
+
+        :param schedule: whose rule the ranks share
+        :param aggregator: when the round is complete, and the weights; over the workers of all ranks
+        :param point: θ̃ with its number
+        :param replay: shows the steps of a trajectory to callbacks; False means stop
+        :param memory: what the rounds before have left, updated here
+        :return: the report, the same on all ranks up to times, and what was accepted on this one; None if a callback of some
+            rank said stop
+        """
+        workers, line, clock = self.workers, self.ranks.line, self.workers.clock
+        lost = frozenset(np.flatnonzero(np.isinf(self._seconds_per_step)).tolist())
+        check_lost(lost, aggregator, workers.task_ids, lambda worker: "")  # what failed has been said on its rank
+        prefix = workers.prefix = f"{self._prefix}{point.round}/"
+        line.over_key = prefix + OVER
+        rule = RULES[type(schedule)](aggregator, point.round, self._seconds_per_step, clock)
+        ledger = Ledger(line, prefix, point.round, rule, lambda entry: memory.lengths.add(entry.n_steps))
+        started_at, timesteps, executed = clock.now(), self.model.num_timesteps, workers.steps_executed
+        own = RankRound(workers, rule, ledger, point, replay, memory)
+        own.run()
+        executed = workers.steps_executed - executed
+        total_executed = self._exchange(point, own, rule, timesteps, executed)
+        self._forget(prefix, rule)
+        if total_executed is None:
+            return None
+        used_steps = sum(entry.n_steps for entry in ledger.admitted)
+        report = RoundReport(
+            round=point.round,
+            counts=rule.counts.copy(),
+            weights=aggregator.weights(rule.counts),
+            arrivals=tuple(self._arrival(entry, started_at) for entry in ledger.admitted),
+            discarded=tuple(own.discarded),
+            rejected=tuple(self._arrival(entry, started_at, "not finite, or its worker failed") for entry in ledger.rejected),
+            used_steps=used_steps,
+            discarded_steps=total_executed - used_steps,
+            started_at=started_at,
+            finished_at=clock.now(),
+        )
+        self._note_episodes(ledger.admitted)
+        return report, own.accepted
+
+    def _exchange(self, point: SamplingPoint, done: RankRound, rule: SharedRule, timesteps: int, executed: int) -> int | None:
+        """
+        Exchange counts, speeds and moments; fail on all ranks if they disagree.
+
+        :return: environment steps that all ranks have executed; None if some rank's callback said stop
+        """
+        model, own, widest = self.model, self.workers.own, max(self.n_workers)
+        checksum = zlib.crc32(point.parameters.tobytes())
+        header = [
+            done.goes_on,
+            point.round,
+            checksum,
+            model.num_timesteps - timesteps,
+            executed,
+            self.workers.inner.restarts or 0,
+        ]
+        counts = np.zeros(len(rule.counts))
+        np.add.at(counts, [arrival.worker for arrival, _ in done.accepted], 1.0)
+        per_worker = np.zeros((2, widest))
+        per_worker[0, : len(own)] = counts[own.start : own.stop]
+        per_worker[1, : len(own)] = self.workers.seconds_per_step
+        ordered = [t for _, t in sorted(done.accepted, key=lambda pair: (pair[0].worker, pair[0].key))]
+        moments = self._stack.moments(ordered)
+        vector = np.concatenate([np.array(header, dtype=np.float64), per_worker.ravel(), moments])
+        rows = self.ranks.gather(f"{self.workers.prefix}gather", vector)
+        for name, column in (("round", 1), ("checksum of θ̃", 2)):
+            if (rows[:, column] != rows[0, column]).any():
+                raise RankError(
+                    f"the ranks have drifted apart: {name} {rows[:, column].astype(int).tolist()} on ranks 0, 1, …"
+                )
+        model.num_timesteps = timesteps + int(rows[:, 3].sum())
+        self.workers.total_restarts = int(rows[:, 5].sum())
+        workers = [rows[:, HEADER + i * widest : HEADER + (i + 1) * widest] for i in range(2)]
+        all_counts, self._seconds_per_step = (
+            np.concatenate([row[:n] for row, n in zip(block, self.n_workers, strict=True)]) for block in workers
+        )
+        if not rows[:, 0].all():
+            return None
+        if (all_counts != rule.counts).any():
+            raise RankError(f"the ranks hold {all_counts.tolist()} trajectories of their workers, not {rule.counts.tolist()}")
+        self._stack.merge(rows[:, HEADER + 2 * widest :])
+        return int(rows[:, 4].sum())
+
+    def _arrival(self, entry: Entry, started_at: float, rejected: str | None = None) -> Arrival:
+        return Arrival(
+            worker=entry.worker,
+            task_id=self.workers.task_ids[entry.worker],
+            key=entry.key,
+            n_steps=entry.n_steps,
+            episode_return=entry.episode_return,
+            started_at=started_at + entry.began,
+            finished_at=started_at + entry.ended,
+            arrived_at=started_at + entry.ended,
+            rejected=rejected,
+        )
+
+    def _note_episodes(self, admitted: list[Entry]) -> None:
+        """Let the logged means cover the episodes of all ranks; those of this one are there already."""
+        infos = self.model.ep_info_buffer
+        assert infos is not None
+        infos.extend(
+            {"r": entry.episode_return, "l": entry.n_steps, "t": entry.ended}
+            for entry in admitted
+            if entry.is_episode and entry.worker not in self.workers.own
+        )
+
+    def _forget(self, prefix: str, rule: SharedRule) -> None:
+        """Delete the keys of the round before the last one; nobody can still be reading those."""
+        names = [LIST, OVER, "gather", "reduce", "debug", *rule.keys]
+        self._rounds_to_forget.append([prefix + name for name in names])
+        if len(self._rounds_to_forget) > 1:
+            self.ranks.forget(self._rounds_to_forget.pop(0))
+
+    # Updates
+
+    def check_same(self) -> None:
+        """
+        In debug mode, compare parameters and optimizer of all ranks.
+
+        :raises RankError: on all ranks, if they differ
+        """
+        if not self.group.debug:
+            return
+        own = zlib.crc32(state.pack(self.model, self._stack).numpy().tobytes())
+        rows = self.ranks.gather(f"{self.workers.prefix}debug", np.array([own], dtype=np.float64))
+        if (rows != rows[0]).any():
+            hashes = [f"{int(value):08x}" for value in rows.ravel()]
+            raise RankError(f"after update {self.model._n_updates} the ranks hold different parameters: {hashes}")
+
+    def log(self) -> None:
+        """Record what the round's communication has cost this rank."""
+        logger, counted = self.model.logger, self.ranks.take_statistics()
+        logger.record("group/ranks", self.ranks.size)
+        logger.record("group/gathers", counted["gathers"])
+        logger.record("group/reductions", counted["reductions"])
+        logger.record("group/bytes", counted["bytes"])
+        logger.record("group/store_requests", counted["requests"])
+        logger.record("group/wait_seconds", counted["wait_seconds"])
+        logger.record("group/reduce_seconds", counted["reduce_seconds"])
+
+    def end(self, error: BaseException | None = None) -> None:
+        """
+        Leave the session.
+
+        :param error: why, if it is not the regular end
+        """
+        self.workers.release()
+        if error is not None:
+            self.ranks.fail(error)
+            self.ranks.close()
+            self.model._ranks = None  # another learn() begins anew
+        else:
+            self.ranks.leave(self.ranks.timeout)
+
+
+def join(model: AsyncPolicyGradient, group: AllReduceGroup) -> Session:
+    """
+    Begin to train together.
+
+    :param model: that learns
+    :param group: with whom
+    :return: this rank's part in it
+    """
+    base, ranks = group.process_group or dist.group.WORLD, model._ranks
+    assert base is not None
+    if ranks is None or ranks.base is not base or ranks.timeout != group.timeout:
+        ranks = Ranks(base, group.timeout)
+    try:
+        return Session(model, group, ranks)
+    except BaseException as error:
+        ranks.fail(error)
+        ranks.close()
+        model._ranks = None
+        raise
+
+
+def _settings(model: AsyncPolicyGradient, group: AllReduceGroup, stack: WrapperStack) -> dict[str, Any]:
+    """What all ranks must have in common, as far as it can be written down."""
+    numbers = {
+        name: value
+        for name in MUST_AGREE
+        if isinstance(value := getattr(model, name, None), (int, float, str)) or value is None
+    }
+    return {
+        **dict.fromkeys(MUST_AGREE),
+        **numbers,
+        "algorithm": type(model).__name__,
+        "observation_space": str(model.observation_space),
+        "action_space": str(model.action_space),
+        "n_parameters": sum(p.numel() for p in model.policy.parameters()),
+        "n_statistics": len(stack.moments([])),
+        "timeout": group.timeout,
+        "debug": group.debug,
+    }
+
+
+def _task_ids(given: list[list[str] | None], n_workers: list[int]) -> list[Any]:
+    """Ids of all workers: their numbers if nobody gave any; who gave none while others did has tasks of its own."""
+    if all(ids is None for ids in given):
+        return list(range(sum(n_workers)))
+    return [
+        task_id
+        for rank, (ids, n) in enumerate(zip(given, n_workers, strict=True))
+        for task_id in (ids if ids is not None else [f"{rank}.{worker}" for worker in range(n)])
+    ]

@@ -1,0 +1,94 @@
+"""What a model has to start with, as one vector of numbers and a few counters; nothing of it is pickled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch as th
+
+from sb3_nigt.parameters import flatten, load_flat
+from sb3_nigt.vec_env.wrappers import WrapperStack
+
+if TYPE_CHECKING:
+    from sb3_nigt.algorithms.base import AsyncPolicyGradient
+
+COUNTERS = ("num_timesteps", "_n_updates", "_root_seed", "_mean_length", "_bad_gradients")
+
+
+def counters(model: AsyncPolicyGradient) -> dict[str, Any]:
+    """
+    Numbers that travel as text, and the layout of the optimizer's state.
+
+    :param model: that shall start to learn
+    """
+    layout = [
+        {
+            name: list(value.shape)
+            for name, value in sorted(model.policy.optimizer.state.get(p, {}).items())
+            if th.is_tensor(value)
+        }
+        for p in _optimized(model)
+    ]
+    return {**{name: getattr(model, name) for name in COUNTERS}, "optimizer": layout}
+
+
+def set_counters(model: AsyncPolicyGradient, values: dict[str, Any]) -> None:
+    """
+    Take over what another rank has.
+
+    :param model: changed
+    :param values: made by ``counters``
+    """
+    for name in COUNTERS:
+        setattr(model, name, values[name])
+    if values["_mean_length"] is not None:
+        model._memory.lengths.mean, model._memory.lengths.seen = values["_mean_length"], True
+    state = model.policy.optimizer.state
+    state.clear()
+    for p, shapes in zip(_optimized(model), values["optimizer"], strict=True):
+        if shapes:
+            state[p] = {
+                name: th.zeros(shape, dtype=p.dtype, device=p.device if shape else "cpu") for name, shape in shapes.items()
+            }
+
+
+def pack(model: AsyncPolicyGradient, stack: WrapperStack) -> th.Tensor:
+    """
+    Parameters, buffers, state of the optimizer and statistics of ``VecNormalize``, in double precision.
+
+    :param model: whose
+    :param stack: the wrappers of its environment
+    """
+    parts = [flatten(model.policy), *(tensor.detach().cpu().numpy() for tensor in _optimizer_state(model)), *stack.state()]
+    return th.from_numpy(np.concatenate([np.asarray(part, dtype=np.float64).ravel() for part in parts]))
+
+
+def unpack(model: AsyncPolicyGradient, stack: WrapperStack, vector: th.Tensor) -> None:
+    """
+    Take over what ``pack`` has made, perhaps elsewhere.
+
+    :param model: changed
+    :param stack: the wrappers of its environment, changed
+    :param vector: numbers
+    """
+    n_policy = len(flatten(model.policy))
+    load_flat(model.policy, vector[:n_policy].float().numpy())
+    position = n_policy
+    for tensor in _optimizer_state(model):
+        tensor.copy_(vector[position : position + tensor.numel()].view_as(tensor))
+        position += tensor.numel()
+    stack.set_state(vector[position:].numpy())
+
+
+def _optimized(model: AsyncPolicyGradient) -> Iterator[th.Tensor]:
+    for group in model.policy.optimizer.param_groups:
+        yield from group["params"]
+
+
+def _optimizer_state(model: AsyncPolicyGradient) -> Iterator[th.Tensor]:
+    for p in _optimized(model):
+        for _, value in sorted(model.policy.optimizer.state.get(p, {}).items()):
+            if th.is_tensor(value):
+                yield value

@@ -1,0 +1,180 @@
+"""The workers of all ranks behind the interface of a rank's own ones: global numbers, one wall clock, one reduction."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Hashable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+import torch as th
+
+from sb3_nigt.distributed.ranks import Ranks
+from sb3_nigt.messages import Arrival, Job
+from sb3_nigt.timing.clock import WallClock
+from sb3_nigt.timing.time_models import TimePer
+from sb3_nigt.trajectory import Trajectory
+from sb3_nigt.vec_env.base import RolloutSpec, TrajectoryWorkers, WorkerVecEnv
+from sb3_nigt.vec_env.slot import SPEED_SMOOTHING
+
+IDLE_SECONDS = 0.001  # how long a rank without work waits before it looks again
+
+
+class RankWorkers(TrajectoryWorkers):
+    """
+    The workers of this rank, numbered over all ranks; those of the others cannot be given jobs from here.
+
+    Time is real time also for a ``SimulatedVecEnv``: its simulated seconds could not be compared with those of other ranks.
+
+    :param inner: this rank's workers
+    :param ranks: all ranks
+    :param offset: number of this rank's first worker
+    :param task_ids: of the workers of all ranks
+    """
+
+    time_per: TimePer = "step"
+
+    def __init__(self, inner: WorkerVecEnv, ranks: Ranks, offset: int, task_ids: tuple[Hashable, ...]) -> None:
+        self.inner, self.ranks, self.offset, self.task_ids = inner, ranks, offset, task_ids
+        self.own = range(offset, offset + inner.num_envs)
+        self.tasks_differ = len(set(task_ids)) > 1
+        self.clock = WallClock()
+        self.prefix = ""  # of the store's keys for the current round
+        self.total_restarts = 0  # of processes, on all ranks
+        self._is_real_time = isinstance(inner.clock, WallClock)
+        self._began: dict[int, float] = {}  # busy workers, numbered over all ranks
+        self._seconds_per_step = np.full(inner.num_envs, np.nan)
+        inner.interrupt = self._asked
+        inner.rollout_spec = None  # to be prepared again, now that it may be interrupted
+
+    def release(self) -> None:
+        """Give the rank's workers back as they were."""
+        self.inner.interrupt = None
+        self.inner.rollout_spec = None
+
+    # Jobs
+
+    def prepare(self, spec: RolloutSpec) -> None:
+        """See ``TrajectoryWorkers``."""
+        self._began.clear()
+        self.inner.prepare(spec)
+        self.rollout_spec = spec
+
+    def busy(self, worker: int) -> bool:
+        """See ``TrajectoryWorkers``."""
+        return worker in self._began
+
+    def idle(self) -> list[int]:
+        """Own workers that could start something."""
+        lost = self.lost()
+        return [worker for worker in self.own if worker not in self._began and worker not in lost]
+
+    def submit(self, job: Job) -> None:
+        """See ``TrajectoryWorkers``."""
+        self.ranks.line.stepping(not self._is_real_time)
+        self._began[job.worker] = self.clock.now()
+        self.inner.submit(replace(job, worker=job.worker - self.offset))
+        self.ranks.line.stepping(False)
+
+    def next_arrival(self) -> tuple[Arrival, Trajectory] | None:
+        """See ``TrajectoryWorkers``; without work it waits for a moment and returns None."""
+        if not self._began:
+            time.sleep(IDLE_SECONDS)
+            return None
+        self.ranks.line.stepping(not self._is_real_time)
+        try:
+            result = self.inner.next_arrival()
+        finally:
+            self.ranks.line.stepping(False)
+        if result is None:
+            return None
+        arrival, trajectory = result
+        worker, now = arrival.worker + self.offset, self.clock.now()
+        began = self._began.pop(worker)
+        self._note_speed(worker, now - began, arrival.n_steps)
+        arrival = replace(
+            arrival,
+            worker=worker,
+            task_id=self.task_ids[worker],
+            started_at=began,
+            finished_at=now,
+            arrived_at=now,
+        )
+        return arrival, trajectory
+
+    def _asked(self) -> bool:
+        """Called after every environment step of this rank, and while waiting for processes."""
+        self.ranks.line.stepping(not self._is_real_time)
+        return self.interrupt is not None and self.interrupt()
+
+    def cancel(self) -> list[tuple[Job, float, Trajectory]]:
+        """See ``TrajectoryWorkers``."""
+        now, cancelled = self.clock.now(), []
+        for job, _, trajectory in self.inner.cancel():
+            worker = job.worker + self.offset
+            began = self._began.pop(worker, now)
+            self._note_speed(worker, now - began, max(1, trajectory.n_steps))
+            cancelled.append((replace(job, worker=worker), began, trajectory))
+        self._began.clear()
+        return cancelled
+
+    def _note_speed(self, worker: int, seconds: float, n_steps: int) -> None:
+        """Measure where the workers do not measure themselves."""
+        if n_steps == 0 or seconds <= 0 or self._is_real_time:
+            return
+        index, measured = worker - self.offset, seconds / n_steps
+        known = self._seconds_per_step[index]
+        self._seconds_per_step[index] = measured if np.isnan(known) else known + SPEED_SMOOTHING * (measured - known)
+
+    # Reduction
+
+    def gradient(self, arrivals: Sequence[Arrival], weights: npt.NDArray[np.float64]) -> th.Tensor:
+        """See ``TrajectoryWorkers``: this rank's part, then one reduction over the ranks."""
+        own = [replace(a, worker=a.worker - self.offset) for a in arrivals if a.worker in self.own]
+        mine = weights[self.own.start : self.own.stop]
+        part = self.inner.gradient(own, mine).cpu() if own else th.zeros(self.n_parameters)
+        return self.ranks.reduce(f"{self.prefix}reduce", part)
+
+    n_parameters: int = 0
+
+    def forget(self, before_round: int) -> None:
+        """See ``TrajectoryWorkers``."""
+        self.inner.forget(before_round)
+
+    # Speeds and losses
+
+    @property
+    def n_resets(self) -> int:  # type: ignore[override]
+        """See ``RoundWorkers``."""
+        return self.inner.n_resets
+
+    @property
+    def steps_executed(self) -> int:  # type: ignore[override]
+        """See ``RoundWorkers``."""
+        return self.inner.steps_executed
+
+    @property
+    def restarts(self) -> int | None:
+        """See ``TrajectoryWorkers``; those of all ranks up to the last exchange, None where this one has no processes."""
+        return None if self.inner.restarts is None else self.total_restarts
+
+    def lost(self) -> frozenset[int]:
+        """See ``TrajectoryWorkers``; the lost ones of this rank."""
+        return frozenset(worker + self.offset for worker in self.inner.lost())
+
+    @property
+    def seconds_per_step(self) -> npt.NDArray[np.float64]:
+        """Of this rank's workers; NaN: not measured yet, infinite: lost."""
+        seconds = self.inner.step_times.copy() if self._is_real_time else self._seconds_per_step.copy()
+        seconds[[worker - self.offset for worker in self.lost()]] = np.inf
+        return seconds
+
+    def predicted_durations(self, n_steps: float) -> npt.NDArray[np.float64]:
+        """See ``TrajectoryWorkers``; of the own workers, unknown where they belong to other ranks."""
+        durations = np.full(len(self.task_ids), np.nan)
+        durations[self.own.start : self.own.stop] = self.seconds_per_step * n_steps
+        return durations
+
+    def aggregate_messages(self, workers: Sequence[int]) -> None:
+        """Real messages take their time by themselves."""

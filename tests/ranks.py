@@ -1,0 +1,129 @@
+"""Ranks of a process group as processes of this machine, for tests: each runs a function and returns what it gives."""
+
+import multiprocessing as mp
+import os
+import sys
+import traceback
+from contextlib import contextmanager
+from datetime import timedelta
+from multiprocessing import forkserver
+from multiprocessing.connection import wait
+
+import torch as th
+import torch.distributed as dist
+
+SECONDS = 60  # bound of every wait here; it only turns a wait for ever into a failure
+GROUP_SECONDS = 60
+
+
+class Died:
+    """In place of a result: the process has ended without one."""
+
+    def __repr__(self):
+        return "Died()"
+
+
+class Failed:
+    """In place of a result: the function has raised."""
+
+    def __init__(self, error):
+        self.type, self.text, self.traceback = type(error).__name__, str(error), traceback.format_exc()
+
+    def __repr__(self):
+        return f"Failed({self.type}: {self.text})\n{self.traceback}"
+
+
+def _main(connection, port, host, rank, size, function, args):
+    th.set_num_threads(1)
+    group = {"rank": rank, "world_size": size, "timeout": timedelta(seconds=GROUP_SECONDS)}
+    try:
+        if host is None:
+            store = dist.TCPStore("127.0.0.1", port, is_master=False, wait_for_workers=False)
+            dist.init_process_group("gloo", store=store, **group)
+        else:
+            host.enter()
+            dist.init_process_group("gloo", init_method=host.meeting_point, **group)
+        result = function(rank, *args)
+    except Exception as error:
+        result = Failed(error)
+    connection.send(result)
+    connection.recv()  # until everybody has a result: a rank that ends takes its connections with it
+    os._exit(0)  # what torch does at the end takes longer than most of these tests
+
+
+def fork_server():
+    """Start the fork server with everything imported; it does not get this process's sys.path, only its environment."""
+    context = mp.get_context("forkserver")
+    context.set_forkserver_preload(["sb3_nigt.vec_env.preload", "ranks_preload"])
+    usual = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
+    try:
+        forkserver.ensure_running()
+    finally:
+        if usual is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = usual
+    return context
+
+
+class RankProcesses:
+    """
+    Processes that run ``function(rank, *args)`` as ranks of one process group.
+
+    Their store is kept by this process, as torchrun keeps it, so that it outlives every rank. On hosts of their own, see
+    ``namespaces``, rank 0 keeps it, as without torchrun.
+    """
+
+    def __init__(self, size, function, *args, hosts=None):
+        context = fork_server()
+        self.store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        self.processes, self.connections = [], []
+        for rank in range(size):
+            connection, child = context.Pipe()
+            host = None if hosts is None else hosts[rank]
+            process = context.Process(target=_main, args=(child, self.store.port, host, rank, size, function, args))
+            process.start()
+            child.close()
+            self.processes.append(process)
+            self.connections.append(connection)
+
+    @property
+    def pids(self):
+        return [process.pid for process in self.processes]
+
+    def result(self, rank, seconds=SECONDS):
+        """Wait for the result of one rank."""
+        connection = self.connections[rank]
+        assert wait([connection], seconds), f"rank {rank} has given no result within {seconds} s"
+        try:
+            return connection.recv()
+        except (EOFError, ConnectionResetError):
+            return Died()
+
+    def results(self, seconds=SECONDS):
+        return [self.result(rank, seconds) for rank in range(len(self.processes))]
+
+    def close(self):
+        for process in self.processes:
+            process.kill()
+            process.join(SECONDS)
+            process.close()
+
+
+@contextmanager
+def rank_processes(size, function, *args, hosts=None):
+    processes = RankProcesses(size, function, *args, hosts=hosts)
+    try:
+        yield processes
+    finally:
+        processes.close()
+
+
+def on_ranks(size, function, *args):
+    """Run a function on some ranks; return their results, in order."""
+    with rank_processes(size, function, *args) as processes:
+        results = processes.results()
+    failed = [result for result in results if isinstance(result, (Failed, Died))]
+    assert not failed, failed
+    return results

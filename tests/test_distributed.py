@@ -1,0 +1,591 @@
+"""Ranks that train one model together, as processes of this machine: what counts, what is reduced, and how it ends."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from envs import FixedLengthEnv, LengthFromSeedEnv, NanEnv, PointEnv, job, parameters, prepared, run, run_rounds, simulated
+from namespaces import hosts
+from processes import Bell, ring
+from ranks import Failed, on_ranks, rank_processes
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import VecNormalize
+
+from sb3_nigt import MaleniaNIGT, ProcessVecEnv, RennalaNIGT, SyncNIGT
+from sb3_nigt.distributed import AllReduceGroup
+from sb3_nigt.distributed.ledger import Ledger
+from sb3_nigt.distributed.ranks import Ranks
+from sb3_nigt.experiments.benchmark import allreduce
+from sb3_nigt.messages import SamplingPoint
+from sb3_nigt.replay import _sample
+from sb3_nigt.vec_env.wrappers import WrapperStack
+
+SIZE = 3
+N_WORKERS = 2  # of each rank
+N_ROUNDS = 3
+BOUND = 30  # seconds; the timeouts below are one or two, and the machine has other things to do
+
+
+def make(algorithm, env, group=True, **kwargs):
+    timeout = kwargs.pop("timeout", 20.0)
+    chosen = AllReduceGroup(timeout=timeout, debug=True) if group else False
+    kwargs = {"n_trajectories": 7, "policy_kwargs": {"net_arch": [4]}, **kwargs}
+    return algorithm("MlpPolicy", env, seed=0, device="cpu", group=chosen, **kwargs)
+
+
+def checksum(model):
+    return zlib.crc32(parameters(model).tobytes())
+
+
+# Agreement with each other and with one process
+
+CASES = {
+    "first finished": (RennalaNIGT, {"schedule": "first_finished"}),
+    "planned": (RennalaNIGT, {"schedule": "planned"}),
+    "Malenia, first finished": (MaleniaNIGT, {"schedule": "first_finished"}),
+    "Malenia, planned": (MaleniaNIGT, {"schedule": "planned"}),
+    "synchronous": (SyncNIGT, {}),
+    "processes": (RennalaNIGT, {"schedule": "planned"}),
+}
+
+
+def workers_of(case):
+    """The workers of one rank."""
+    if case == "processes":
+        return ProcessVecEnv([LengthFromSeedEnv] * N_WORKERS)
+    return simulated([LengthFromSeedEnv] * N_WORKERS)
+
+
+def outputs_of(model, name):
+    """Keep what a method of the model returns, from now on."""
+    outputs, method = [], getattr(model, name)
+
+    def recording():
+        outputs.append(method())
+        return outputs[-1]
+
+    setattr(model, name, recording)
+    return outputs
+
+
+def train_all(rank):
+    """Train in all cases; return for each what all ranks must agree on, and what the rounds computed from what."""
+    results = {}
+    for case, (algorithm, kwargs) in CASES.items():
+        env = workers_of(case)
+        model = make(algorithm, env, **kwargs)
+        points, gradients = outputs_of(model, "_sampling_point"), outputs_of(model, "_train")
+        reports = run_rounds(model, N_ROUNDS)
+        common = (checksum(model), model.num_timesteps, model._n_updates, [public(report) for report in reports])
+        # one point more, since it is run_rounds() that ends the last round
+        rounds = [(r, p.parameters, g.numpy()) for r, p, g in zip(reports, points, gradients, strict=False)]
+        results[case] = (common, reports, rounds, parameters(model))
+        env.close()
+    return results
+
+
+def public(report):
+    """What a report says on all ranks alike: everything but the times, which are each rank's own."""
+    arrivals = [(a.worker, a.key, a.n_steps, a.episode_return, a.task_id) for a in report.arrivals]
+    return report.round, report.counts.tolist(), report.weights.tolist(), report.used_steps, report.discarded_steps, arrivals
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return on_ranks(SIZE, train_all)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_ranks_agree(trained, case):
+    """Parameters after every update (the debug mode compares those), timesteps, counts, and who had which trajectory."""
+    assert all(results[case][0] == trained[0][case][0] for results in trained)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_one_process_comes_to_the_same_gradients(trained, case):
+    """
+    The admitted trajectories, and no others, are in the sums, with weights 1/M or 1/(K M_k): sampled once more by one process
+    at the same θ̃ they are the same ones, and give the same gradient. It adds them up in one sum, not in one a rank, so the
+    last bits differ.
+    """
+    algorithm, kwargs = CASES[case]
+    env = simulated([LengthFromSeedEnv] * (SIZE * N_WORKERS))
+    model = make(algorithm, env, group=False, **kwargs)
+    model._connect(model.env)
+    for report, parameters_of_point, gradient in trained[0][case][2]:
+        point = SamplingPoint(report.round, parameters_of_point)
+        sampled = _sample(env, point, [(arrival.worker, arrival.key) for arrival in report.arrivals])
+        arrivals = [sampled[arrival.worker, arrival.key][0] for arrival in report.arrivals]
+        assert [(a.n_steps, a.episode_return) for a in arrivals] == [(a.n_steps, a.episode_return) for a in report.arrivals]
+        expected = env.gradient(arrivals, report.weights).numpy()
+        np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-6 * np.abs(expected).max())
+
+
+def test_planned_rounds_are_those_of_one_process(trained):
+    """Tickets have their own random numbers, so who runs them, and where, changes nothing: no recording is needed."""
+    alone = make(RennalaNIGT, simulated([LengthFromSeedEnv] * (SIZE * N_WORKERS)), group=False)
+    alone_reports = run_rounds(alone, N_ROUNDS)
+    for case in ("planned", "processes"):
+        _, reports, _, expected = trained[0][case]
+        keys = [sorted(a.key for a in report.arrivals) for report in reports]
+        assert keys == [sorted(a.key for a in report.arrivals) for report in alone_reports]
+        np.testing.assert_allclose(parameters(alone), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("case", ["first finished", "planned", "processes"])
+def test_rennala_takes_exactly_m(trained, case):
+    for report in trained[0][case][1]:
+        assert report.counts.sum() == len(report.arrivals) == 7
+        assert set(report.weights) <= {0.0, 1 / 7}
+
+
+def test_malenia_counts_tasks(trained):
+    for report in trained[0]["Malenia, first finished"][1]:
+        n, counts = SIZE * N_WORKERS, report.counts
+        assert n / (1.0 / counts).sum() >= 7 / n  # harmonic mean of the counts, one task a worker
+        np.testing.assert_allclose(report.weights, 1.0 / (n * counts))
+        last = report.arrivals[-1].worker  # without it the round was not complete
+        less = np.array([c - (w == last) for w, c in enumerate(counts)])
+        assert not less.all() or n / (1.0 / less).sum() < 7 / n
+
+
+# Speeds
+
+
+class SlowEnv(FixedLengthEnv):
+    """Sleeps in every step and notes when each one begins."""
+
+    def __init__(self):
+        super().__init__(1000)
+        self.began = []
+
+    def step(self, action):
+        self.began.append(time.monotonic())
+        time.sleep(0.05)
+        return super().step(action)
+
+
+def train_with_a_slow_rank(rank, schedule):
+    env = simulated([SlowEnv if rank == 1 else LengthFromSeedEnv] * N_WORKERS)
+    model = make(RennalaNIGT, env, schedule=schedule)
+    over, ended = [], Ledger._read
+
+    def note_when_over(ledger, new):
+        ended(ledger, new)
+        if ledger._rule.complete:
+            over.append((ledger._round, time.monotonic()))
+
+    Ledger._read = note_when_over
+    reports = run_rounds(model, N_ROUNDS)
+    began = sorted(t for slow in env.envs if rank == 1 for t in slow.began)
+    return began, dict(reversed(over)), [len(report.discarded) for report in reports], model.last_round.counts
+
+
+@pytest.mark.parametrize("schedule", ["first_finished", "planned"])
+def test_a_slow_rank_delays_a_round_by_one_of_its_steps(schedule):
+    """It begins at most the one step that it was about to begin when the round was complete. Its trajectories have 1000 steps
+    and would take 50 seconds."""
+    results = on_ranks(2, train_with_a_slow_rank, schedule)
+    (_, over, _, counts), (began, noticed, _, _) = results
+    assert counts[N_WORKERS:].sum() == 0
+    assert began
+    for round_ in range(N_ROUNDS):  # the clock is the same one for all processes of a machine
+        assert sum(over[round_] < t < noticed[round_] for t in began) <= 1
+
+
+# Numbers that are not finite, callbacks that say stop
+
+
+def train_with_nan(rank):
+    """What rank 1 gives to the reduction of round 1 is not finite."""
+    model = make(RennalaNIGT, simulated([LengthFromSeedEnv] * N_WORKERS))
+    checksums, log_update, reduce = [], model._log_update, Ranks.reduce
+
+    def reduce_nan(ranks, key, vector):
+        return reduce(ranks, key, vector.fill_(np.nan) if rank == 1 and model._n_updates == 1 else vector)
+
+    def after_update(gradient):
+        checksums.append(checksum(model))
+        log_update(gradient)
+
+    model._log_update, Ranks.reduce = after_update, reduce_nan
+    run_rounds(model, 3)
+    return checksums, model._bad_gradients
+
+
+def test_nan_on_one_rank_skips_the_update_on_all():
+    results = on_ranks(2, train_with_nan)
+    assert results[0] == results[1]
+    (first, second, third), bad = results[0]
+    assert first == second != third
+    assert bad == 0
+
+
+class StopOne(BaseCallback):
+    """Says stop on rank 1 after some calls; evaluates for longer than the timeout on rank 0 before that."""
+
+    def __init__(self, rank):
+        super().__init__()
+        self.rank = rank
+
+    def _on_step(self):
+        if self.rank == 0 and self.n_calls == 3:
+            time.sleep(2.5)
+        return not (self.rank == 1 and self.n_calls == 40)
+
+
+def stop_on_one(rank):
+    model = make(RennalaNIGT, simulated([LengthFromSeedEnv] * N_WORKERS), timeout=1.0)
+    model.learn(10**9, callback=StopOne(rank))
+    first = model._n_updates, model.num_timesteps, checksum(model)
+    model.learn(100, callback=None, reset_num_timesteps=False)  # and they can go on
+    return first, (model._n_updates, model.num_timesteps, checksum(model))
+
+
+def test_a_callback_on_one_rank_stops_all_and_a_long_one_is_waited_for():
+    results = on_ranks(2, stop_on_one)
+    assert results[0] == results[1]
+    first, second = results[0]
+    assert second[0] > first[0] > 0
+    assert second[1] >= first[1] + 100
+
+
+# State
+
+
+def long_run(rank):
+    model = make(MaleniaNIGT, simulated([LengthFromSeedEnv] * N_WORKERS), schedule="first_finished")
+    n_keys = []
+
+    class Look(BaseCallback):
+        def _on_rollout_start(self):
+            if self.model._n_updates in (5, 30):
+                n_keys.append(self.model._session.ranks.line.call(lambda store: store.num_keys()))
+
+        def _on_step(self):
+            return self.model._n_updates < 31
+
+    model.learn(10**9, callback=Look())
+    return n_keys
+
+
+def test_keys_of_old_rounds_are_deleted():
+    first, last = on_ranks(2, long_run)[0]
+    assert last <= first + 4  # a rank may be some requests ahead of the other
+
+
+def normalized(rank):
+    env = VecNormalize(simulated([LengthFromSeedEnv] * N_WORKERS))
+    model = make(RennalaNIGT, env)
+    run_rounds(model, N_ROUNDS)
+    moments = [(rms.mean.tolist(), np.asarray(rms.var).tolist(), rms.count) for rms in (env.obs_rms, env.ret_rms)]
+    return moments, checksum(model), sum(arrival.n_steps for arrival in model.last_round.arrivals)
+
+
+def test_statistics_of_normalisation_are_the_same_everywhere():
+    results = on_ranks(2, normalized)
+    assert results[0] == results[1]
+
+
+def test_moments_merge_to_those_of_all_trajectories():
+    """Two halves, merged, are what one process would have taken in; up to rounding, since it takes one after the other."""
+    stacks = [WrapperStack(VecNormalize(simulated([LengthFromSeedEnv]))) for _ in range(2)]
+    alone, merged = stacks
+    env, point = prepared(simulated([LengthFromSeedEnv]))
+    trajectories = [run(env, job(point, 0, number)) for number in range(6)]
+    alone.update(trajectories)
+    merged.merge(np.stack([merged.moments(part) for part in (trajectories[:2], trajectories[2:], [])]))
+    for one, other in zip(alone.state(), merged.state(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-9)
+    merged.set_state(np.concatenate([np.ravel(part) for part in alone.state()]))
+    assert all((one == other).all() for one, other in zip(alone.state(), merged.state(), strict=True))
+
+
+def resume(rank, path):
+    """Only rank 0 has the file, as where hosts share no disk; the others begin with other parameters."""
+    env = simulated([LengthFromSeedEnv] * N_WORKERS)
+    if rank == 0:
+        model = make(RennalaNIGT, env)
+        model.learn(50)
+        before = (model._n_updates, model.num_timesteps)
+        model.save(path)
+        model = RennalaNIGT.load(path, env=env, group=AllReduceGroup(debug=True))
+    else:
+        make(RennalaNIGT, env).learn(50)
+        model = RennalaNIGT(
+            "MlpPolicy", env, n_trajectories=7, policy_kwargs={"net_arch": [4]}, seed=5, group=AllReduceGroup(debug=True)
+        )
+        before = None
+    at_start = []
+
+    class Look(BaseCallback):
+        def _on_training_start(self):
+            at_start.append((self.model._n_updates, self.model.num_timesteps))
+
+        def _on_step(self):
+            return True
+
+    model.learn(60, callback=Look(), reset_num_timesteps=False)
+    return before, at_start[0], checksum(model), model.num_timesteps, model.policy.optimizer.direction_norm()
+
+
+def test_all_ranks_resume_from_the_file_of_rank_0(tmp_path):
+    results = on_ranks(2, resume, str(tmp_path / "model"))
+    before = results[0][0]
+    assert results[0][1:] == results[1][1:]
+    assert results[0][1] == before
+    assert results[0][3] >= before[1] + 60
+
+
+# Ranks that fail
+
+
+class FailAt(BaseCallback):
+    """Does something on one rank once two updates have been made, and tells the test before."""
+
+    def __init__(self, rank, culprit, what):
+        super().__init__()
+        self.mine, self.what = rank == culprit, what
+
+    def _on_step(self):
+        if self.mine and self.model._n_updates >= 2:
+            self.what()
+        return True
+
+
+def raise_it():
+    raise LookupError("no such thing")
+
+
+def kill_me():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def stop_me():
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+class Hangs(PointEnv):
+    def step(self, action):
+        time.sleep(1000)
+
+
+def fail(rank, culprit, what):
+    env_fn = Hangs if what is Hangs and rank == culprit else LengthFromSeedEnv
+    model = make(RennalaNIGT, simulated([env_fn] * N_WORKERS), timeout=1.5)
+    model.learn(10**9, callback=None if what is Hangs else FailAt(rank, culprit, what))
+
+
+FAILURES = {
+    "raises": (raise_it, "rank {} has failed: LookupError: no such thing"),
+    "killed": (kill_me, "rank {} has given no sign of life"),
+    "stopped": (stop_me, "rank {} has given no sign of life"),
+    "hangs in an environment": (Hangs, "rank {}: no step or reset of its environments has ended"),
+}
+
+
+@pytest.mark.parametrize("culprit", [0, 1])
+@pytest.mark.parametrize("failure", FAILURES)
+def test_the_others_are_told_which_rank_has_failed(failure, culprit):
+    what, message = FAILURES[failure]
+    with rank_processes(SIZE, fail, culprit, what) as processes:
+        for rank in set(range(SIZE)) - {culprit}:
+            result = processes.result(rank, BOUND)
+            assert isinstance(result, Failed)
+            assert result.type == "RankError"
+            assert message.format(culprit) in result.text
+
+
+def reject(rank):
+    model = make(RennalaNIGT, simulated([NanEnv if rank == 1 else SlowEnv] * N_WORKERS), timeout=5.0, n_trajectories=50)
+    model.learn(10**9)
+
+
+def test_an_error_of_a_worker_reaches_all_ranks():
+    with rank_processes(2, reject) as processes:
+        assert "rank 1 has failed: WorkerError: Worker 2 (task 2)" in processes.result(0, BOUND).text
+        assert processes.result(1, BOUND).type == "WorkerError"
+
+
+def disagree(rank):
+    make(RennalaNIGT, simulated([LengthFromSeedEnv]), n_trajectories=7 + rank).learn(100)
+
+
+def test_different_arguments_are_refused():
+    with rank_processes(2, disagree) as processes:
+        for result in processes.results(BOUND):
+            assert result.type == "ValueError"
+            assert "n_trajectories=8 on rank 1 does not agree with 7 on rank 0" in result.text
+
+
+def diverge(rank):
+    model = make(RennalaNIGT, simulated([LengthFromSeedEnv] * N_WORKERS))
+
+    class Meddle(BaseCallback):
+        def _on_rollout_start(self):
+            if rank == 1 and self.model._n_updates == 1:
+                next(self.model.policy.parameters()).data += 1
+
+        def _on_step(self):
+            return True
+
+    model.learn(1000, callback=Meddle())
+
+
+def test_parameters_that_differ_are_noticed_on_all_ranks():
+    with rank_processes(2, diverge) as processes:
+        for result in processes.results(BOUND):
+            assert "after update 2 the ranks hold different parameters" in result.text
+
+
+# Several hosts
+
+
+class TellAfter(BaseCallback):
+    """Rings once some updates have been made."""
+
+    def __init__(self, path, n_updates):
+        super().__init__()
+        self.path, self.n_updates, self.told = path, n_updates, False
+
+    def _on_step(self):
+        if self.path is not None and not self.told and self.model._n_updates >= self.n_updates:
+            self.told = True
+            ring(self.path)
+        return True
+
+
+def train_on_hosts(rank, path, n_timesteps, timeout):
+    model = make(RennalaNIGT, simulated([LengthFromSeedEnv] * N_WORKERS), timeout=timeout)
+    model.learn(n_timesteps, callback=TellAfter(path if rank == 0 else None, 2))
+    return checksum(model), model.num_timesteps, model._n_updates
+
+
+def test_hosts_with_a_slow_network():
+    """20 ms more for every packet of one host: the same parameters everywhere, only later."""
+    with hosts(3) as made:
+        made[2].delay(20)
+        with rank_processes(3, train_on_hosts, None, 100, 20.0, hosts=made) as processes:
+            results = processes.results(BOUND)
+    assert results[0] == results[1] == results[2]
+    assert results[0][2] > 1
+
+
+def test_a_network_that_comes_back_in_time_costs_nothing_but_time(tmp_path):
+    """One host is cut off for a moment; what was on its way is sent once more."""
+    with Bell(tmp_path / "bell") as bell, hosts(3) as made:  # noqa: SIM117
+        with rank_processes(3, train_on_hosts, bell.path, 300, 20.0, hosts=made) as processes:
+            bell.wait()
+            made[2].plug(False)
+            made[2].plug(True)  # the kernel takes about a second to notice
+            results = processes.results(BOUND)
+    assert results[0] == results[1] == results[2]
+    assert results[0][2] > 3
+
+
+@pytest.mark.parametrize("unplugged", [0, 1])
+def test_a_partition_is_an_error_on_all_sides(unplugged, tmp_path):
+    """Host 0 keeps the store. Without it nobody knows anything; without another one the rest can say which it is."""
+    with Bell(tmp_path / "bell") as bell, hosts(3) as made:  # noqa: SIM117
+        with rank_processes(3, train_on_hosts, bell.path, 10**9, 3.0, hosts=made) as processes:
+            bell.wait()
+            made[unplugged].plug(False)
+            results = processes.results(BOUND)
+    assert [result.type for result in results] == ["RankError"] * 3
+    cut_off = "the store that the ranks share has not answered rank"
+    if unplugged == 0:
+        assert "has given no sign of life" in results[0].text
+        assert cut_off in results[1].text
+        assert cut_off in results[2].text
+    else:
+        assert cut_off in results[1].text
+        assert "rank 1 has given no sign of life" in results[0].text
+        assert "rank 1 has given no sign of life" in results[2].text
+
+
+# torchrun
+
+SCRIPT = """
+import os, signal, sys
+import torch, torch.distributed as dist
+from stable_baselines3.common.callbacks import BaseCallback
+from envs import LengthFromSeedEnv, parameters, simulated
+from sb3_nigt import RennalaNIGT
+from sb3_nigt.distributed import AllReduceGroup, RoundCheckpoint, is_first_rank, newest_checkpoint
+import numpy as np
+
+dist.init_process_group("gloo")
+
+class Die(BaseCallback):
+    def _on_rollout_start(self):
+        if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0" and dist.get_rank() == 1 and self.model._n_updates == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def _on_step(self):
+        return True
+
+env, folder, group = simulated([LengthFromSeedEnv] * 2), sys.argv[1], AllReduceGroup(timeout=2.0)
+path = newest_checkpoint(folder) if is_first_rank() else None
+if path is None:
+    model = RennalaNIGT("MlpPolicy", env, n_trajectories=7, policy_kwargs={"net_arch": [4]}, seed=0, group=group)
+else:
+    model = RennalaNIGT.load(path, env=env, group=group)
+    print("went on after", model._n_updates, "updates", flush=True)
+while model._n_updates < 6:
+    model.learn(1, callback=[RoundCheckpoint(folder), Die()], reset_num_timesteps=False)
+if is_first_rank():
+    np.save(folder + "/final.npy", parameters(model))
+"""
+
+
+def test_torchrun_starts_again_and_nothing_but_the_round_is_lost(tmp_path):
+    """Rank 1 is killed in its fourth round. After the restart the run ends where one process ends that nothing happened to."""
+    script, folder = tmp_path / "train.py", tmp_path / "checkpoints"
+    script.write_text(SCRIPT)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "1"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    environment["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # or gloo finds the addresses of the processes that have died
+    done = subprocess.run(
+        [*command, "--monitor-interval", "0.1", str(script), str(folder)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "went on after 3 updates" in done.stdout
+    alone = make(RennalaNIGT, simulated([LengthFromSeedEnv] * 4), group=False)
+    run_rounds(alone, 6)
+    np.testing.assert_allclose(np.load(folder / "final.npy"), parameters(alone), rtol=0, atol=1e-5)
+    assert sorted(path.name for path in folder.glob("*.zip")) == ["round_4.zip", "round_5.zip"]
+
+
+@pytest.mark.slow
+def test_cost_of_communication_can_be_measured():
+    rows = {row.what: row.values for row in allreduce.measure([2], [10, 1000], 2)}
+    assert list(rows) == [
+        "2 ranks, look at the counter",
+        "2 ranks, exchange of counts",
+        "2 ranks, reduction of 10 parameters",
+        "2 ranks, reduction of 1,000 parameters",
+    ]
+    assert all(len(values) == 2 and min(values) > 0 for values in rows.values())
+
+
+@pytest.mark.slow
+def test_example(tmp_path):
+    """It trains, is run once more and goes on."""
+    example = Path(__file__).parents[1] / "examples" / "train_distributed.py"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(example)]
+    for timesteps, n_workers in ((2_000, ["--n-workers", "1"]), (4_000, ["--processes"])):
+        arguments = ["--timesteps", str(timesteps), "--folder", str(tmp_path), *n_workers]
+        done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=100)
+        assert done.returncode == 0, done.stderr
+        assert "2 ranks" in done.stdout
+    assert "Going on from" in done.stdout

@@ -1,0 +1,316 @@
+"""What the ranks of a group agree on, worked out by hand and without any process; what is refused."""
+
+from datetime import timedelta
+from functools import partial
+from itertools import count, cycle
+from threading import Event
+
+import numpy as np
+import pytest
+import torch.distributed as dist
+from envs import FixedLengthEnv, LengthFromSeedEnv, PointEnv, job, prepared, run_rounds, same, simulated
+from stable_baselines3.common.callbacks import (
+    BaseCallback,
+    CallbackList,
+    CheckpointCallback,
+    EveryNTimesteps,
+    ProgressBarCallback,
+    StopTrainingOnMaxEpisodes,
+)
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.logger import KVWriter, Logger
+
+from sb3_nigt import AFedPG, MaleniaNIGT, ProcessVecEnv, RennalaNIGT, RunRecorder, SimulatedVecEnv
+from sb3_nigt.aggregators import Malenia, Rennala
+from sb3_nigt.distributed import AllReduceGroup, is_first_rank
+from sb3_nigt.distributed.callbacks import callbacks_of
+from sb3_nigt.distributed.ledger import ARRIVED, REJECTED, STARTED, Entry, Ledger
+from sb3_nigt.distributed.line import StoreLine
+from sb3_nigt.distributed.rules import SharedFirstFinished, SharedPlanned
+from sb3_nigt.errors import RankError
+from sb3_nigt.messages import TrajectoryKey
+from sb3_nigt.timing.clock import SimulatedClock
+
+UNKNOWN = np.full(3, np.nan)
+
+
+def arrival(worker, number=0, stream=None, kind=ARRIVED):
+    return Entry(kind, worker, TrajectoryKey(0, worker if stream is None else stream, number), 2)
+
+
+@pytest.fixture
+def lines():
+    """The lines of three ranks to one store."""
+    store = dist.HashStore()
+    lines = [StoreLine(store, rank, 3, timeout=5.0) for rank in range(3)]
+    yield lines
+    for line in lines:
+        line.close()
+
+
+# Admission
+
+
+def test_first_finished_takes_arrivals_1_to_m():
+    rule = SharedFirstFinished(Rennala(3), 0, UNKNOWN, SimulatedClock())
+    taken = [rule.take(arrival(worker, number)) for worker, number in [(2, 0), (0, 0), (2, 1), (1, 0), (2, 2)]]
+    assert taken == [True, True, True, False, False]
+    assert rule.counts.tolist() == [1, 0, 2]
+
+
+def test_first_finished_malenia_takes_what_comes_before_it_is_complete():
+    """M = 4, two tasks; workers 0 and 1 share one. It is complete when 2 / (1/M_0 + 1/M_1) ≥ 2. After five arrivals there are
+    4 and 1 of the tasks, which gives 1.6; after six 4 and 2, which gives 2.67."""
+    rule = SharedFirstFinished(Malenia(4, (0, 0, 1)), 0, UNKNOWN, SimulatedClock())
+    order = [0, 1, 0, 2, 1, 2, 0]
+    taken = [rule.take(arrival(worker, number)) for number, worker in enumerate(order)]
+    assert taken == [True, True, True, True, True, True, False]
+    assert rule.counts.tolist() == [2, 2, 2]
+
+
+def test_every_ticket_counts_once_and_a_failed_one_is_replaced():
+    """Three tickets of three workers. Ticket 0 comes in twice, ticket 1 fails (twice, on two workers): ticket 3, the second of
+    the first worker's stream, is there in its place."""
+    rule = SharedPlanned(Rennala(3), 0, UNKNOWN, SimulatedClock())
+    assert rule.take(arrival(0))
+    assert not rule.take(arrival(2, stream=0))
+    assert not rule.take(arrival(1, kind=REJECTED))
+    assert not rule.take(arrival(0, stream=1, kind=REJECTED))
+    assert not rule.take(arrival(2, stream=1))  # too late: it has been replaced
+    assert rule.take(arrival(2))
+    assert not rule.complete
+    assert rule.take(arrival(1, number=1, stream=0))
+    assert rule.complete
+    assert rule.counts.tolist() == [1, 1, 1]
+
+
+def test_tickets_are_given_out_once(lines):
+    """Three workers on three ranks and four tickets; a fifth there is not."""
+    rules = [SharedPlanned(Rennala(4), 0, UNKNOWN, SimulatedClock()) for _ in range(3)]
+    order = [0, 1, 1, 2, 0]
+    keys = [rules[worker].next(worker, lines[worker], "0/", 10.0) for worker in order]
+    assert [key and (key.stream, key.number) for key in keys] == [(0, 0), (1, 0), (2, 0), (0, 1), None]
+
+
+def test_a_ticket_is_taken_over_from_who_is_slower(lines):
+    """
+    Worker 2 is a hundred times slower than predicted. Worker 0 needs 10 s a trajectory and is idle from 10 s on; it leaves the
+    ticket of worker 2 alone until that is overdue by as much as it would need itself: it was due at 10, so after 20 s.
+    """
+    clock = SimulatedClock()
+    rule = SharedPlanned(Rennala(3), 0, UNKNOWN, clock)
+    for worker in range(3):
+        key = rule.next(worker, lines[0], "0/", 10.0)
+        rule.take(Entry(STARTED, worker, key))
+    clock.advance_to(10.0)
+    rule.take(arrival(0))
+    rule.take(arrival(1))
+    assert rule.next(0, lines[0], "0/", 10.0) is None
+    clock.advance_to(20.0)
+    assert rule.next(0, lines[0], "0/", 10.0) is None
+    clock.advance_to(20.1)
+    assert rule.next(0, lines[0], "0/", 10.0) == TrajectoryKey(0, 2, 0)
+    assert rule.next(1, lines[0], "0/", 10.0) is None  # worker 0 has just begun with it
+
+
+def test_a_ticket_that_has_failed_is_replaced_at_once(lines):
+    """Two tickets; the first fails on worker 0, who gets the third in its place, and nobody else does."""
+    rule = SharedPlanned(Rennala(2), 0, UNKNOWN, SimulatedClock())
+    assert rule.next(0, lines[0], "0/", 10.0) == TrajectoryKey(0, 0, 0)
+    rule.take(arrival(0, kind=REJECTED))
+    assert rule.next(0, lines[0], "0/", 10.0) == TrajectoryKey(0, 2, 0)
+    assert rule.next(1, lines[0], "0/", 10.0) == TrajectoryKey(0, 1, 0)
+    assert rule.next(2, lines[0], "0/", 10.0) is None
+
+
+def test_a_worker_known_to_be_slow_gets_no_ticket_at_first(lines):
+    """The others are done with all ten before it is with one; once it has waited as long as that, it may have one."""
+    clock = SimulatedClock()
+    rule = SharedPlanned(Rennala(10), 0, np.array([1.0, 1.0, 100.0]), clock)
+    assert rule.next(2, lines[2], "0/", 200.0) is None
+    clock.advance_to(200.0)
+    assert rule.next(2, lines[2], "0/", 200.0) == TrajectoryKey(0, 0, 0)
+
+
+def test_a_lost_worker_has_no_part_in_the_plan():
+    rule = SharedPlanned(Rennala(4), 0, np.array([1.0, np.inf, np.nan]), SimulatedClock())
+    assert rule._quota == {0: 2, 1: 0, 2: 2}
+
+
+def test_all_ranks_read_the_same_from_the_list(lines):
+    """Whoever looks first, arrivals 1 to M count, and all know that the round is over."""
+    told = [[], [], []]
+    ledgers = [
+        Ledger(line, "0/", 0, SharedFirstFinished(Rennala(2), 0, UNKNOWN, SimulatedClock()), told[line.rank].append)
+        for line in lines
+    ]
+    for worker in (2, 0, 1):
+        ledgers[worker].enter(arrival(worker))
+    for ledger in ledgers:
+        ledger.read()
+        assert ledger.is_over()
+        assert [entry.worker for entry in ledger.admitted] == [2, 0]
+    assert told[0] == told[1] == told[2]
+
+
+def test_the_first_reason_is_the_one_that_counts(lines):
+    lines[0].fail("rank 0 is out of paper")
+    lines[1].fail("rank 1 is out of ink")
+    for line in lines:
+        with pytest.raises(RankError, match="rank 0 is out of paper"):
+            line.check()
+
+
+class SilentStore:
+    """A store whose host has vanished: nothing is ever answered."""
+
+    def __init__(self, event):
+        self.event = event
+
+    def add(self, key, amount):
+        self.event.wait()
+        return 0
+
+
+def test_a_store_that_does_not_answer_is_an_error():
+    event = Event()
+    line = StoreLine(SilentStore(event), 1, 2, timeout=0.2)
+    with pytest.raises(RankError, match=r"has not answered rank 1 for 0\.2 s"):
+        line.add("key", 0)
+    event.set()
+    line.close()
+
+
+# Workers that can be interrupted
+
+
+@pytest.mark.parametrize("vec_env_cls", [SimulatedVecEnv, ProcessVecEnv])
+def test_a_wait_that_was_given_up_goes_on_where_it_stopped(vec_env_cls):
+    trajectories = []
+    for answers in ([False], [True, False, True]):
+        env = vec_env_cls([PointEnv] * 2)
+        env.interrupt = partial(next, cycle(answers))
+        _, point = prepared(env)
+        for worker in range(2):
+            env.submit(job(point, worker))
+        arrived, given_up = {}, 0
+        while len(arrived) < 2:
+            result = env.next_arrival()
+            if result is None:
+                given_up += 1
+            else:
+                arrived[result[0].worker] = result[1]
+        trajectories.append(arrived)
+        assert given_up == 0 if answers == [False] else given_up > 0
+        env.close()
+    assert all(same(trajectories[0][worker], trajectories[1][worker]) for worker in range(2))
+
+
+def test_an_interrupted_simulation_executes_nothing_more():
+    """Worker 1 takes five steps in the time of one of worker 0; after six steps together nobody shall make another one."""
+    env = simulated([PointEnv] * 2, step_times=[5.0, 1.0])
+    n_steps = count(1)
+    env.interrupt = lambda: next(n_steps) >= 6
+    _, point = prepared(env)
+    for worker in range(2):
+        env.submit(job(point, worker))
+    assert env.next_arrival() is None
+    assert sum(trajectory.n_steps for _, _, trajectory in env.cancel()) == 6
+    assert sum(e.n_steps_executed for e in env.envs) == 6
+
+
+# Callbacks, arguments
+
+
+class Own(BaseCallback):
+    def _on_step(self):
+        return True
+
+
+def test_other_ranks_neither_evaluate_nor_save(tmp_path):
+    own, other = Own(), StopTrainingOnMaxEpisodes(3)
+    checkpoint = CheckpointCallback(10, str(tmp_path))
+    both, now_and_then = CallbackList([other, ProgressBarCallback()]), EveryNTimesteps(5, checkpoint)
+    callbacks = [own, checkpoint, both, now_and_then, RunRecorder("x")]
+    assert callbacks_of(0, callbacks) is callbacks
+    first, second = callbacks_of(1, callbacks)
+    assert first is own
+    assert second.callbacks == [other]
+    assert callbacks_of(1, checkpoint) is None
+    assert callbacks_of(1, None) is None
+
+
+@pytest.fixture
+def alone():
+    """A group of one rank, in this process."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1, timeout=timedelta(seconds=20))
+    yield
+    dist.destroy_process_group()
+
+
+def test_what_cannot_be_shared_is_refused(alone):
+    env, group = simulated([2]), AllReduceGroup()
+    with pytest.raises(ValueError, match="schedule='pipelined' is not allowed in a process group: give \"planned\""):
+        RennalaNIGT("MlpPolicy", env, schedule="pipelined", group=group)
+    with pytest.raises(ValueError, match="AFedPG has no rounds that ranks could share"):
+        AFedPG("MlpPolicy", env, group=group)
+    with pytest.raises(ValueError, match="on_lost_task='drop' is not allowed in a process group"):
+        MaleniaNIGT("MlpPolicy", env, on_lost_task="drop", group=group)
+    with pytest.raises(ValueError, match="env=DummyVecEnv is not allowed in a process group"):
+        RennalaNIGT("MlpPolicy", make_vec_env("CartPole-v1"), group=group)
+    with pytest.raises(ValueError, match="group='all' is not allowed"):
+        RennalaNIGT("MlpPolicy", env, group="all")
+    with pytest.raises(ValueError, match="timeout=0 is not allowed"):
+        AllReduceGroup(timeout=0)
+    with pytest.raises(ValueError, match="process_group=3 is not allowed"):
+        AllReduceGroup(3)
+
+
+def test_without_a_default_group_there_is_nothing_to_join():
+    assert is_first_rank()
+    with pytest.raises(ValueError, match="process_group=None is not allowed before there is a default group"):
+        AllReduceGroup()
+
+
+class Values(KVWriter):
+    def __init__(self):
+        self.entries = []
+
+    def write(self, key_values, key_excluded, step=0):
+        self.entries.append(dict(key_values))
+
+    def close(self):
+        pass
+
+
+def test_a_round_is_one_reduction_and_one_exchange_of_counts(alone):
+    """The default group has a single rank, so it is not picked up by itself; whoever asks for it gets the same rounds."""
+    model = RennalaNIGT("MlpPolicy", simulated([FixedLengthEnv] * 2), n_trajectories=4, group=AllReduceGroup(), seed=0)
+    values = Values()
+    model.set_logger(Logger(None, [values]))
+    model.learn(40)
+    for entry in values.entries[1:]:
+        assert (entry["group/ranks"], entry["group/gathers"], entry["group/reductions"]) == (1, 1, 1)
+        n_parameters = sum(p.numel() for p in model.policy.parameters())
+        assert 4 * n_parameters < entry["group/bytes"] < 4 * n_parameters + 200
+        assert entry["group/store_requests"] > 4
+    assert {key for entry in values.entries for key in entry if key.startswith("group/")} == {
+        f"group/{name}"
+        for name in ("ranks", "gathers", "reductions", "bytes", "store_requests", "wait_seconds", "reduce_seconds")
+    }
+    ungrouped = RennalaNIGT("MlpPolicy", simulated([LengthFromSeedEnv] * 2), n_trajectories=4, seed=0)
+    assert ungrouped.group is None
+    run_rounds(ungrouped, 1)
+    assert ungrouped._session is None
+    assert ungrouped._ranks is None
+
+
+def test_a_group_of_one_computes_what_no_group_does(alone):
+    reports = []
+    for group in (False, AllReduceGroup(debug=True)):
+        env = simulated([LengthFromSeedEnv] * 3)
+        model = RennalaNIGT("MlpPolicy", env, n_trajectories=5, policy_kwargs={"net_arch": [4]}, group=group, seed=0)
+        rounds = run_rounds(model, 3)
+        reports.append([sorted((a.key, a.n_steps, a.episode_return) for a in report.arrivals) for report in rounds])
+        assert model.env.unwrapped.interrupt is None
+    assert reports[0] == reports[1]
