@@ -11,7 +11,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 from conformance import WorkerVecEnvTests
-from envs import DictEnv, FixedLengthEnv, LengthFromSeedEnv, PointEnv, parameters, run_rounds
+from envs import DictEnv, FixedLengthEnv, LengthFromSeedEnv, PointEnv, job, parameters, prepared, run, run_rounds, same
 from processes import FAILED, Bell, ends_of, ring
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import EvalCallback
@@ -363,6 +363,25 @@ def test_killed_between_two_steps(make):
     env.reset()
     assert env.step(actions)[0].shape == (2, 2)
     assert env.worker_pids[0] != first
+
+
+def test_what_an_interrupt_leaves(make):
+    """Ctrl-C may come when a call is under way and nobody has noted it yet; nothing waits for the timeout then."""
+    env, point = prepared(make(LengthFromSeedEnv, LengthFromSeedEnv))
+    expected = run(env, job(point, 0))
+    env.submit(job(point, 0))
+    env._slots[0].remote._job = None
+    assert same(env.next_arrival()[1], expected)
+    env.submit(job(point, 0))
+    env._slots[0].remote._job = None
+    env.cancel()
+    env.submit(job(point, 0))
+    assert same(env.next_arrival()[1], expected)
+    env._prepare_worker(0)
+    env._slots[0].remote._command = None
+    env, point = prepared(env)
+    assert same(run(env, job(point, 0)), expected)
+    assert env.restarts == 0
 
 
 def test_an_address_while_connected(cluster):

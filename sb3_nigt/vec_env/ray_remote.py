@@ -189,6 +189,11 @@ class RayWorker(WorkerHandle):
             return [] if self._where is None else [self._where]
         return [ref for ref in (self._command, self._job, self._gradient) if ref is not None]
 
+    @property
+    def answers_to_nobody(self) -> bool:
+        """Whether it lives, and no answer of it is waited for."""
+        return self.placed and not self.has_ended and not self.awaited
+
     def receive(self, seconds: float = 0.0) -> tuple[bytes, Any] | None:
         """See ``WorkerHandle``; that there is a place for it is not a message."""
         if self._end is not None:
@@ -205,14 +210,16 @@ class RayWorker(WorkerHandle):
         if ref == self._where:
             self._where, (self.node_id, self.pid) = None, answer
             return None
-        self._command, self._job, self._gradient = (
-            None if ref == other else other for other in (self._command, self._job, self._gradient)
-        )
         try:
-            return self._content(answer)
+            content = self._content(answer)
         except ValueError as error:
             self._end = f"it has sent something that cannot be: {error}"
             raise EOFError from error
+        # last, so that what is interrupted before this is received once more
+        self._command, self._job, self._gradient = (
+            None if ref == other else other for other in (self._command, self._job, self._gradient)
+        )
+        return content
 
     def _take(self, ref: Any, seconds: float) -> Any:
         """Return an answer; None if the worker has ended, or if there is no answer in time."""

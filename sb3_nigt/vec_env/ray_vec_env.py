@@ -203,7 +203,13 @@ class RayVecEnv(WorkerPool):
         self._start_again(slot)
 
     def _check_progress(self, slot: Slot[Any], now: float) -> None:
-        if slot.state not in (State.STARTING, State.ABSENT) or slot.remote.placed:
+        if slot.state in (State.BUSY, State.CANCELLING, State.PREPARING) and slot.remote.answers_to_nobody:
+            # Ctrl-C has come between a call and the note of it; what was asked for can be asked for again
+            if slot.state == State.PREPARING:
+                self._prepare_worker(slot.remote.index)
+            else:
+                self._become_idle(slot)
+        elif slot.state not in (State.STARTING, State.ABSENT) or slot.remote.placed:
             super()._check_progress(slot, now)
         elif slot.state == State.STARTING and slot.heartbeat.look(0, now) > PLACE_SECONDS:
             slot.state, slot.absent_since = State.ABSENT, now - PLACE_SECONDS
