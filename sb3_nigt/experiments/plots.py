@@ -16,6 +16,7 @@ LINE_STYLES: tuple[dict[str, Any], ...] = (
     {"color": "#CC79A7", "linestyle": ":"},
     {"color": "#000000", "linestyle": (0, (5, 1, 1, 1, 1, 1))},
     {"color": "#E69F00", "linestyle": (0, (1, 1))},
+    {"color": "#56B4E9", "linestyle": (0, (8, 2))},
 )
 ROUND_COLORS = ("#0072B2", "#56B4E9")  # neighbouring rounds, dark and light
 DISCARDED_COLOR = "#BBBBBB"
@@ -61,7 +62,7 @@ def draw_timeline(ax: Any, reports: Sequence[RoundReport]) -> None:
 
 def method_style(number: int) -> dict[str, Any]:
     """
-    Style of a line; beyond the sixth the styles come again with a marker.
+    Style of a line; beyond the seventh the styles come again with a marker.
 
     :param number: of the line, from 0
     """
