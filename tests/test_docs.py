@@ -38,7 +38,7 @@ th.set_num_threads(1)
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "sb3_nigt"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-FENCE = re.compile(r"^```([\w{}-]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"^```([\w{}-]*)(?: [^\n`]*)?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 FILE = re.compile(r"`([\w./-]+/[\w.-]+\.(?:py|md|png|txt))`")
 RECORD = re.compile(r"logger\.record\(\s*f?\"([^\"]+)\"")
@@ -157,10 +157,10 @@ def test_every_experiment_that_is_kept_is_on_the_page():
 
 
 @pytest.mark.parametrize(("name", "command"), EXPERIMENT.findall(RESULTS_PAGE))
-def test_command_beneath_an_experiment_is_the_one_that_made_it(name, command, monkeypatch, tmp_path):
-    """Same runs, down to the length: figure, reading, scale, points and seeds are those of the files that are kept."""
+def test_command_beneath_an_experiment_is_the_one_that_made_it(name, command, monkeypatch):
+    """Same runs: figure, reading, length, points, seeds and arguments are those of the files that are kept."""
     asked = []
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(ROOT)  # commands name files with tuned values; nothing is trained or written
     monkeypatch.setattr(reproduce, "tune", lambda *args: [])
     monkeypatch.setattr(reproduce, "load", lambda path: load_tuned(RESULTS / name / "tuned.json"))
     monkeypatch.setattr(reproduce, "compare", lambda runs, output, processes: asked.append((runs, output)))

@@ -14,7 +14,7 @@ from sb3_nigt.experiments import statistics
 from sb3_nigt.experiments.arguments import UsageError, directory, environment, parse_times, positive_integer, positive_number
 from sb3_nigt.experiments.campaign import execute_all
 from sb3_nigt.experiments.methods import check_method
-from sb3_nigt.experiments.plots import draw_band
+from sb3_nigt.experiments.plots import draw_band, save_picture
 from sb3_nigt.experiments.results import (
     ALL_CURVES,
     AXES,
@@ -210,4 +210,4 @@ def draw(curves: Curves, heading: str, path: Path) -> None:
     axes[1, 0].set_ylabel("return: interquartile mean, 95 % interval")
     axes[0, 0].legend()
     figure.suptitle(heading)
-    figure.savefig(path, dpi=100)
+    save_picture(figure, path)

@@ -10,7 +10,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from sb3_nigt.experiments.arguments import UsageError, parse_times, picture, positive_integer, recording
-from sb3_nigt.experiments.plots import TIMELINE_KEY, draw_timeline
+from sb3_nigt.experiments.plots import TIMELINE_KEY, draw_timeline, save_picture
 from sb3_nigt.planning import (
     ORDERS,
     MethodPlan,
@@ -189,7 +189,7 @@ def draw(planned: Plan, workers: Sequence[int], path: Path) -> None:
     if len(workers) <= 12:
         ax.set_yticks(range(len(workers)), workers)
     figure.suptitle(TIMELINE_KEY, fontsize="medium")
-    figure.savefig(path, dpi=80)
+    save_picture(figure, path, dpi=80)
 
 
 def _columns(planned: Plan) -> list[MethodPlan]:

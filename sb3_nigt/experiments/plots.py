@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from io import BytesIO
+from pathlib import Path
 from typing import Any
+
+from matplotlib.figure import Figure
+from PIL import Image
 
 from sb3_nigt.messages import RoundReport
 
@@ -20,6 +25,7 @@ LINE_STYLES: tuple[dict[str, Any], ...] = (
 )
 ROUND_COLORS = ("#0072B2", "#56B4E9")  # neighbouring rounds, dark and light
 DISCARDED_COLOR = "#BBBBBB"
+COLORS = 128  # of a PNG; more cannot be told apart from these
 MANY_WORKERS = 30  # from here on gaps between the bars would be wider than the bars
 SEPARATE_BARS = {"height": 0.8, "linewidth": 0.5}
 TOUCHING_BARS = {"height": 1.0, "linewidth": 0.1}
@@ -58,6 +64,22 @@ def draw_timeline(ax: Any, reports: Sequence[RoundReport]) -> None:
     ax.ticklabel_format(axis="x", useOffset=False)
     ax.set_xlabel("seconds on the workers' clock")
     ax.set_ylabel("worker")
+
+
+def save_picture(figure: Figure, path: Path, dpi: int = 100) -> None:
+    """
+    Write a picture; a PNG with as many colours as it needs, which takes a third of the space.
+
+    :param figure: the picture
+    :param path: its file
+    :param dpi: pixels an inch
+    """
+    if path.suffix != ".png":
+        figure.savefig(path)
+        return
+    pixels = BytesIO()
+    figure.savefig(pixels, dpi=dpi)
+    Image.open(pixels).convert("RGB").quantize(COLORS, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 def method_style(number: int) -> dict[str, Any]:

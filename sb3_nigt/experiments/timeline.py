@@ -10,7 +10,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from sb3_nigt.experiments.arguments import UsageError, picture, recording
-from sb3_nigt.experiments.plots import TIMELINE_KEY, draw_timeline
+from sb3_nigt.experiments.plots import TIMELINE_KEY, draw_timeline, save_picture
 from sb3_nigt.messages import RoundReport
 
 
@@ -60,7 +60,7 @@ def draw(reports: Sequence[RoundReport], title: str, path: Path) -> None:
     ax = figure.subplots()
     draw_timeline(ax, reports)
     ax.set_title(f"{title}\n{TIMELINE_KEY}", fontsize="medium")
-    figure.savefig(path, dpi=100)
+    save_picture(figure, path)
 
 
 def _rounds(text: str) -> slice:
