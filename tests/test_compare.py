@@ -15,14 +15,14 @@ import numpy as np
 import pytest
 from envs import parameters
 from matplotlib.figure import Figure
+from PIL import Image
 
 from sb3_nigt import RennalaNIGT
 from sb3_nigt.__main__ import main
-from sb3_nigt.experiments import campaign, training
+from sb3_nigt.experiments import campaign, compare, training
 from sb3_nigt.experiments.campaign import FailedRunsError, execute_all
-from sb3_nigt.experiments.compare import draw
 from sb3_nigt.experiments.methods import BASELINES, OURS, check_method, make_model
-from sb3_nigt.experiments.plots import method_style
+from sb3_nigt.experiments.plots import method_style, save_picture
 from sb3_nigt.experiments.results import ALL_CURVES, Curve, default_threshold, grid_of, on_grid, table
 from sb3_nigt.experiments.setting import Budget, Run, Setting
 
@@ -385,8 +385,8 @@ def test_common_grid_by_hand():
 
 def test_picture(tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr(Figure, "savefig", lambda figure, path, dpi: drawn.append(figure))
-    draw(CURVES, "two methods", tmp_path / "curves.png")
+    monkeypatch.setattr(compare, "save_picture", lambda figure, path: drawn.append(figure))
+    compare.draw(CURVES, "two methods", tmp_path / "curves.png")
     axes = np.array(drawn[0].axes).reshape(2, 3)
     labels = [ax.get_xlabel() for ax in axes[1]]
     assert labels == ["seconds on the workers' clock", "environment steps", "messages to the learner"]
@@ -399,8 +399,24 @@ def test_picture(tmp_path, monkeypatch):
 
 def test_picture_of_runs_that_end_before_the_first_update(tmp_path):
     """Nobody has sent a message."""
-    draw({"short": [curve([1.0, 1.0], messages=[0, 0])]}, "one method", tmp_path / "curves.png")
+    compare.draw({"short": [curve([1.0, 1.0], messages=[0, 0])]}, "one method", tmp_path / "curves.png")
     assert (tmp_path / "curves.png").exists()
+
+
+@pytest.mark.parametrize("suffix", [".png", ".svg"])
+def test_saved_pictures(suffix, tmp_path):
+    """Few colours change no pixel by more than one can see."""
+    figure = Figure()
+    figure.subplots().plot([0, 1], color="#D55E00", linewidth=9)
+    save_picture(figure, tmp_path / f"picture{suffix}")
+    content = (tmp_path / f"picture{suffix}").read_bytes()
+    if suffix == ".svg":
+        assert b"<svg" in content
+        return
+    figure.savefig(tmp_path / "plain.png", dpi=100)
+    saved, plain = (np.array(Image.open(tmp_path / f"{name}.png").convert("RGB"), dtype=int) for name in ("picture", "plain"))
+    assert np.abs(saved - plain).max() <= 16
+    assert len(np.unique(saved.reshape(-1, 3), axis=0)) <= 128
 
 
 def test_more_methods_than_styles():
