@@ -12,28 +12,27 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
-from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.common.type_aliases import Schedule as ProgressSchedule
-from stable_baselines3.common.utils import FloatSchedule, obs_as_tensor, update_learning_rate
+from stable_baselines3.common.utils import FloatSchedule
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_nigt.actors import make_head
 from sb3_nigt.aggregators import Aggregator
 from sb3_nigt.algorithms.buffer import TrajectoryBuffer
-from sb3_nigt.algorithms.checks import check_arguments, check_env, check_learning_rate
+from sb3_nigt.algorithms.checks import check_arguments, check_env
 from sb3_nigt.algorithms.reporting import RoundLogger
-from sb3_nigt.algorithms.round import MAX_REJECTED_IN_A_ROW, BetweenRounds, LengthEstimate, run_round
+from sb3_nigt.algorithms.round import BetweenRounds, LengthEstimate, run_round
+from sb3_nigt.algorithms.update import OuterUpdate
 from sb3_nigt.distributed.settings import check_group
-from sb3_nigt.errors import LostWorkerError, NonFiniteError
+from sb3_nigt.errors import LostWorkerError
 from sb3_nigt.messages import Arrival, RoundReport, SamplingPoint
-from sb3_nigt.optimizers.nigt import NIGT
-from sb3_nigt.parameters import PolicySpec, flatten, has_batch_norm
+from sb3_nigt.parameters import PolicySpec, has_batch_norm
 from sb3_nigt.policies import ActorCnnPolicy, ActorPolicy, MultiInputActorPolicy
 from sb3_nigt.schedules import SCHEDULES, FirstFinished, Schedule
 from sb3_nigt.ticks import Tick, TickAssembler
-from sb3_nigt.trajectory import Trajectory, map_observation
+from sb3_nigt.trajectory import Trajectory
 from sb3_nigt.vec_env.base import RolloutSpec, TrajectoryWorkers, WorkerVecEnv
 from sb3_nigt.vec_env.lockstep import LockstepWorkers
 from sb3_nigt.vec_env.wrappers import WrapperStack
@@ -45,7 +44,7 @@ if TYPE_CHECKING:
 SelfAsyncPolicyGradient = TypeVar("SelfAsyncPolicyGradient", bound="AsyncPolicyGradient")
 
 
-class AsyncPolicyGradient(OnPolicyAlgorithm):
+class AsyncPolicyGradient(OuterUpdate):
     """
     Policy gradients aggregated over workers of different speed; the parent of all algorithms of this package.
 
@@ -84,10 +83,8 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
         "CnnPolicy": ActorCnnPolicy,
         "MultiInputPolicy": MultiInputActorPolicy,
     }
-    optimizer_class: ClassVar[type[th.optim.Optimizer]] = NIGT
     weighs_tasks_equally: ClassVar[bool] = False  # whatever the speeds and counts are
 
-    last_round: RoundReport | None = None
     _ranks: Ranks | None = None  # of the last session
     _session: Session | None = None  # with other ranks, while learning
 
@@ -399,20 +396,6 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
         """The last round may overshoot; a schedule is never asked for less than 0."""
         super()._update_current_progress_remaining(min(num_timesteps, total_timesteps), max(1, total_timesteps))
 
-    def _sampling_point(self) -> SamplingPoint:
-        """θ̃_t with the statistics frozen for the round. The η used here is the one of this round's momentum, too."""
-        optimizer, theta_tilde = self.policy.optimizer, None
-        if isinstance(optimizer, NIGT):
-            self._round_eta = self.eta_schedule(self._current_progress_remaining)
-            for group in optimizer.param_groups:
-                group["eta"] = self._round_eta
-            theta_tilde = optimizer.extrapolated()
-        parameters = flatten(self.policy, theta_tilde)
-        # no BLAS: its threads would compete with the workers for a few thousand numbers
-        self._extrapolation_norm = float(np.sqrt(np.square(parameters - flatten(self.policy), dtype=np.float64).sum()))
-        transforms = self._stack.freeze() if self._stack is not None else (None, None)
-        return SamplingPoint(self._n_updates, parameters, *transforms)
-
     def _abandon(self) -> None:
         """Void everything that is in flight or has arrived early."""
         if self._workers is not None:
@@ -456,52 +439,3 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
         if self._session is not None:
             self._session.check_same()
             self._session.log()
-
-    def _train(self) -> th.Tensor:
-        """See ``train``; return the gradient."""
-        assert self._workers is not None
-        assert self.last_round is not None
-        alpha = self.lr_schedule(self._current_progress_remaining)
-        check_learning_rate(alpha)
-        update_learning_rate(self.policy.optimizer, alpha)
-        gradient = self._workers.gradient(self.rollout_buffer.arrivals, self.last_round.weights)  # type: ignore[attr-defined]
-        gradient = gradient.to(self.device)
-        if self._usable(gradient):
-            parameters = list(self.policy.parameters())
-            sizes = [p.numel() for p in parameters]
-            for p, g in zip(parameters, th.split(gradient, sizes), strict=True):
-                p.grad = -g.view_as(p)  # torch minimises; the sign changes here and nowhere else
-            self.policy.optimizer.step()
-            self.policy.optimizer.zero_grad()
-        self._n_updates += 1
-        if self._has_batch_norm:
-            self._move_batch_norm()
-        return gradient
-
-    def _usable(self, gradient: th.Tensor) -> bool:
-        """Non-finite gradients never reach the parameters; several in a row stop the run."""
-        self._bad_gradients = 0 if bool(th.isfinite(gradient).all()) else self._bad_gradients + 1
-        if self._bad_gradients >= MAX_REJECTED_IN_A_ROW:
-            raise NonFiniteError(
-                f"The gradients of {self._bad_gradients} rounds in a row were not finite (round {self._n_updates}): "
-                "try a smaller learning_rate, and check the scale of rewards and observations."
-            )
-        return self._bad_gradients == 0
-
-    def _move_batch_norm(self) -> None:
-        """Sampling and its score use fixed BatchNorm statistics; here they move, by the observations of the round."""
-        batches = [trajectory.policy_observations for trajectory in self._accepted]
-        observations = map_observation(lambda *xs: np.concatenate(xs), *batches)
-        self.policy.set_training_mode(True)
-        with th.no_grad():
-            self.policy.get_distribution(obs_as_tensor(observations, self.device))
-        self.policy.set_training_mode(False)
-
-    def _log_update(self, gradient: th.Tensor) -> None:
-        self.logger.record("train/learning_rate", self.policy.optimizer.param_groups[0]["lr"])
-        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        self.logger.record("train/grad_norm", float(th.linalg.vector_norm(gradient.double())))
-        if isinstance(self.policy.optimizer, NIGT):
-            self.logger.record("train/eta", self._round_eta)
-            self.logger.record("train/direction_norm", self.policy.optimizer.direction_norm())
-            self.logger.record("train/extrapolation_norm", self._extrapolation_norm)

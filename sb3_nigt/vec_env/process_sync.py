@@ -15,6 +15,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvO
 
 from sb3_nigt.errors import WorkerError
 from sb3_nigt.vec_env import worker as protocol
+from sb3_nigt.vec_env.failures import ALIVE_SECONDS
 from sb3_nigt.vec_env.handle import WorkerHandle, encode_call
 from sb3_nigt.vec_env.packing import pack, unpack_rows
 from sb3_nigt.vec_env.remote import raise_remote
@@ -23,7 +24,6 @@ from sb3_nigt.vec_env.slot import Slot, State
 Answer = tuple[bytes, Any]  # REPLY or ERROR, and its content
 
 START_SECONDS = 120.0  # granted for imports and for making the environment, which give no sign of life
-LIFE_SECONDS = 1.0  # how often it is asked whether a silent process lives; a child of its own may keep the connection open
 CLOSE_SECONDS = 1.0  # that idle workers get to close their environments
 
 
@@ -161,7 +161,7 @@ class SynchronousProcesses(VecEnv):
         while True:
             left = until - time.monotonic()
             try:
-                message = remote.receive(max(0.0, min(left, LIFE_SECONDS)))
+                message = remote.receive(max(0.0, min(left, ALIVE_SECONDS)))
             except (EOFError, OSError):
                 reason = remote.how_it_ended()
                 break
