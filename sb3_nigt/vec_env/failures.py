@@ -18,11 +18,10 @@ from sb3_nigt.timing.clock import WallClock
 from sb3_nigt.trajectory import Trajectory
 from sb3_nigt.vec_env import worker as protocol
 from sb3_nigt.vec_env.handle import WorkerHandle
-from sb3_nigt.vec_env.process_sync import START_SECONDS
+from sb3_nigt.vec_env.process_sync import ALIVE_SECONDS, START_SECONDS
 from sb3_nigt.vec_env.restarts import RestartLimits
 from sb3_nigt.vec_env.slot import Slot, State
 
-ALIVE_SECONDS = 1.0  # of silence; then look whether the process is gone: a child of its own may keep its connection open
 START_HINT = (
     "What it has printed says more. A worker process imports your script first: the code that makes the workers must stand "
     'behind the line if __name__ == "__main__":, and the script must be a file, not the standard input.'

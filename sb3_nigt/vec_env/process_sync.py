@@ -15,7 +15,6 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvO
 
 from sb3_nigt.errors import WorkerError
 from sb3_nigt.vec_env import worker as protocol
-from sb3_nigt.vec_env.failures import ALIVE_SECONDS
 from sb3_nigt.vec_env.handle import WorkerHandle, encode_call
 from sb3_nigt.vec_env.packing import pack, unpack_rows
 from sb3_nigt.vec_env.remote import raise_remote
@@ -24,6 +23,7 @@ from sb3_nigt.vec_env.slot import Slot, State
 Answer = tuple[bytes, Any]  # REPLY or ERROR, and its content
 
 START_SECONDS = 120.0  # granted for imports and for making the environment, which give no sign of life
+ALIVE_SECONDS = 1.0  # of silence; then look whether the process is gone: a child of its own may keep its connection open
 CLOSE_SECONDS = 1.0  # that idle workers get to close their environments
 
 
