@@ -6,11 +6,11 @@ import argparse
 from collections.abc import Iterator
 
 from sb3_nigt.experiments.arguments import environment, positive_integer
-from sb3_nigt.experiments.benchmark import allreduce, processes, simulated, startup, stragglers
+from sb3_nigt.experiments.benchmark import allreduce, overhead, processes, simulated, startup, stragglers
 from sb3_nigt.experiments.benchmark.table import HEADER, Row
 from sb3_nigt.schedules import SCHEDULES
 
-PARTS = ("simulated", "startup", "stragglers", "allreduce", "processes")
+PARTS = ("simulated", "startup", "stragglers", "allreduce", "overhead", "processes")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,6 +36,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--n-parameters", nargs="+", type=positive_integer, default=[1_000, 30_000, 1_000_000], help="of the all-reduce"
     )
+    parser.add_argument(
+        "--overhead", metavar="N", nargs="+", type=positive_integer, default=[2, 10], help="workers whose overhead is measured"
+    )
+    parser.add_argument("--widths", nargs="+", type=positive_integer, default=[64, 512], help="of their policy's layers")
     parser.add_argument("--repeats", type=positive_integer, default=5)
 
 
@@ -67,6 +71,8 @@ def _measure(args: argparse.Namespace) -> Iterator[Row]:
         yield from stragglers.measure(args.n_workers, args.rounds)
     if "allreduce" in args.parts:
         yield from allreduce.measure(args.ranks, args.n_parameters, args.repeats)
+    if "overhead" in args.parts:
+        yield from overhead.measure(args.overhead, args.ranks, args.widths, args.repeats)
     if "processes" in args.parts:
         for env_id in args.env:
             yield from processes.measure(
