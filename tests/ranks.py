@@ -1,7 +1,9 @@
 """Ranks of a process group as processes of this machine, for tests: each runs a function and returns what it gives."""
 
+import faulthandler
 import multiprocessing as mp
 import os
+import signal
 import sys
 import traceback
 from contextlib import contextmanager
@@ -9,6 +11,7 @@ from datetime import timedelta
 from multiprocessing import forkserver
 from multiprocessing.connection import wait
 
+import pytest
 import torch as th
 import torch.distributed as dist
 
@@ -35,6 +38,7 @@ class Failed:
 
 def _main(connection, port, host, rank, size, function, args):
     th.set_num_threads(1)
+    faulthandler.register(signal.SIGUSR1)
     group = {"rank": rank, "world_size": size, "timeout": timedelta(seconds=GROUP_SECONDS)}
     try:
         if host is None:
@@ -95,7 +99,10 @@ class RankProcesses:
     def result(self, rank, seconds=SECONDS):
         """Wait for the result of one rank."""
         connection = self.connections[rank]
-        assert wait([connection], seconds), f"rank {rank} has given no result within {seconds} s"
+        if not wait([connection], seconds):
+            os.kill(self.processes[rank].pid, signal.SIGUSR1)  # it shows on stderr where it is
+            wait([connection], 1)
+            pytest.fail(f"rank {rank} has given no result within {seconds} s")
         try:
             return connection.recv()
         except (EOFError, ConnectionResetError):

@@ -98,7 +98,9 @@ def test_reproduce(time_per, runs_in_this_process, tmp_path, monkeypatch, capsys
     directory, seconds = tmp_path / f"small-per-{time_per}", {"step": 750.0, "trajectory": 75.0}[time_per]
     rennala, sync = load(directory / "tuned.json")
     assert rennala.budget.seconds == sync.budget.seconds == seconds
-    for name, arguments in (("rennala", rennala.arguments), ("sync", sync.arguments), ("ppo", {})):
+    baseline = {"ppo": {}} if time_per == "step" else {}
+    assert {path.name.partition("-")[0] for path in directory.glob("*-seed0.json")} == {"rennala", "sync", *baseline}
+    for name, arguments in {"rennala": rennala.arguments, "sync": sync.arguments, **baseline}.items():
         run = json.loads((directory / f"{name}-seed0.json").read_text())["run"]
         assert run["arguments"] == arguments
         assert run["budget"]["seconds"] == seconds

@@ -72,6 +72,14 @@ class Experiment:
         final, seconds = tuple(LAWS[self.final_step_times](workers).tolist()), scale * self._seconds(h, kappa, time_per)
         return Setting(self.env, h, kappa, time_per, final_step_times=final, change_seconds=seconds)
 
+    def methods_for(self, time_per: TimePer) -> tuple[str, ...]:
+        """
+        Return who is compared. PPO steps all workers at once, and a step has no time of its own if only trajectories have.
+
+        :param time_per: how h_i is read
+        """
+        return tuple(method for method in self.methods if time_per == "step" or method != "ppo")
+
     def seconds(self, time_per: TimePer) -> float:
         """
         Predict how long Rennala NIGT, with tasks Malenia NIGT, needs for ``timesteps``; changing speeds count as at the start.

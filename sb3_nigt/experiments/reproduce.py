@@ -50,12 +50,13 @@ def run(args: argparse.Namespace) -> None:
         warnings.filterwarnings("ignore", message=OUT_OF_DATE)
         setting = experiment.setting(args.time_per, args.scale)
         seconds = args.scale * experiment.seconds(args.time_per)
+    methods = experiment.methods_for(args.time_per)
     budget = Budget(seconds=seconds, points=args.points, episodes=args.episodes)
     output: Path = args.output / f"{args.figure}-per-{args.time_per}"
     tuned = args.tuned
     if args.tune is not None:
-        candidates = {m: learning_rates(m, args.tune) for m in experiment.methods if m.partition(":")[0] in OURS}
+        candidates = {m: learning_rates(m, args.tune) for m in methods if m.partition(":")[0] in OURS}
         for best in tune(candidates, setting, budget, output / "tune", args.processes):
             save(best, output / "tuned.json")
         tuned = load(output / "tuned.json")
-    compare(seeded_runs(experiment.methods, args.seeds, setting, budget, tuned), output, args.processes)
+    compare(seeded_runs(methods, args.seeds, setting, budget, tuned), output, args.processes)
