@@ -461,12 +461,17 @@ class TellAfter(BaseCallback):
         return True
 
 
+# Now and then, with all of the tests side by side, ranks on such hosts take more than a minute to meet
+on_hosts = pytest.mark.slow
+
+
 def train_on_hosts(rank, path, n_timesteps, timeout):
     model = make(RennalaNIGT, simulated([LengthFromSeedEnv] * N_WORKERS), timeout=timeout)
     model.learn(n_timesteps, callback=TellAfter(path if rank == 0 else None, 2))
     return checksum(model), model.num_timesteps, model._n_updates
 
 
+@on_hosts
 def test_hosts_with_a_slow_network():
     """20 ms more for every packet of one host: the same parameters everywhere, only later."""
     with hosts(3) as made:
@@ -477,6 +482,7 @@ def test_hosts_with_a_slow_network():
     assert results[0][2] > 1
 
 
+@on_hosts
 def test_a_network_that_comes_back_in_time_costs_nothing_but_time(tmp_path):
     """One host is cut off for a moment; what was on its way is sent once more."""
     with Bell(tmp_path / "bell") as bell, hosts(3) as made:  # noqa: SIM117
@@ -489,6 +495,7 @@ def test_a_network_that_comes_back_in_time_costs_nothing_but_time(tmp_path):
     assert results[0][2] > 3
 
 
+@on_hosts
 @pytest.mark.parametrize("unplugged", [0, 1])
 def test_a_partition_is_an_error_on_all_sides(unplugged, tmp_path):
     """Host 0 keeps the store. Without it nobody knows anything; without another one the rest can say which it is."""
