@@ -13,10 +13,12 @@ from envs import (
     NeverEndingEnv,
     collect,
     job,
+    parameters,
     prepared,
     run,
     run_rounds,
     same,
+    train_rounds,
 )
 from numpy.testing import assert_array_equal
 from stable_baselines3.common.vec_env import DummyVecEnv
@@ -186,15 +188,39 @@ class WorkerVecEnvTests:
         constant = SamplingPoint(0, np.zeros_like(point.parameters))
         assert len(np.unique(run(env, job(constant, 0)).samples)) == 200
 
-    def test_planned_round_has_the_same_trajectories_on_every_class(self, make):
-        env_fns = [LengthFromSeedEnv] * 3
-        sets = []
+    @pytest.mark.parametrize("env_class", [LengthFromSeedEnv, DictEnv])
+    def test_planned_round_has_the_trajectories_of_the_simulator(self, make, env_class):
+        """Bit for bit: tickets do not depend on time, so not on who runs them and where."""
+        env_fns, policy = [env_class] * 3, "MultiInputPolicy" if env_class is DictEnv else "MlpPolicy"
+        rounds = []
         for env in (make(*env_fns), SimulatedVecEnv(env_fns)):
-            model = RennalaNIGT("MlpPolicy", env, n_trajectories=7, n_steps=9, seed=4, device="cpu")
-            (report,) = run_rounds(model, 1)
-            sets.append({(a.key, a.n_steps, a.episode_return) for a in report.arrivals})
-        assert len(sets[0]) == 7
-        assert sets[0] == sets[1]
+            model = RennalaNIGT(policy, env, n_trajectories=7, n_steps=9, seed=4, device="cpu")
+            run_rounds(model, 1)
+            rounds.append({trajectory.key: trajectory for trajectory in model._accepted})
+        here, simulator = rounds
+        assert len(here) == 7
+        assert here.keys() == simulator.keys()
+        assert all(same(trajectory, simulator[key]) for key, trajectory in here.items())
+
+    # Rounds
+
+    def test_planned_training_is_that_of_the_simulator(self, make):
+        """Only the order of the sums may differ, by who has run which ticket."""
+        results = []
+        for env in (make(*[LengthFromSeedEnv] * 3), SimulatedVecEnv([LengthFromSeedEnv] * 3)):
+            kwargs = {"n_trajectories": 6, "learning_rate": 0.1, "seed": 1, "policy_kwargs": {"net_arch": [8]}}
+            results.append(parameters(train_rounds(RennalaNIGT("MlpPolicy", env, **kwargs), 4)))
+        np.testing.assert_allclose(*results, rtol=2e-4, atol=2e-5)
+
+    @pytest.mark.parametrize("schedule", ["planned", "pipelined"])
+    def test_nothing_is_discarded_where_all_is_planned(self, make, schedule):
+        """Also steps that come in while a gradient is waited for belong to some round."""
+        model = RennalaNIGT("MlpPolicy", make(*[LengthFromSeedEnv] * 3), n_trajectories=7, schedule=schedule, seed=0)
+        reports = run_rounds(model, 20)
+        assert [report.discarded_steps for report in reports] == [0] * 20
+        assert [report.counts.sum() for report in reports] == [7] * 20
+        staleness = {a.staleness for report in reports for a in report.arrivals}
+        assert staleness == ({0, 1} if schedule == "pipelined" else {0})
 
     # Gradients
 

@@ -186,6 +186,13 @@ def run_rounds(model, n_rounds):
     return recorder.reports
 
 
+def train_rounds(model, n_rounds, callback=None):
+    """Train by short calls of ``learn`` until so many updates have been made; return the model."""
+    while model._n_updates < n_rounds:
+        model.learn(1, callback=callback, reset_num_timesteps=False)
+    return model
+
+
 def parameters(model):
     """All parameters of the policy as one vector."""
     return np.concatenate([p.detach().cpu().numpy().ravel() for p in model.policy.parameters()])
@@ -223,8 +230,15 @@ def collect(env, jobs):
     return results
 
 
+def leaves(observations):
+    """The arrays of an observation, or of a dict of observations."""
+    return [observations[key] for key in sorted(observations)] if isinstance(observations, dict) else [observations]
+
+
 def same(first, second):
     """Whether two trajectories are equal bit for bit."""
-    arrays = [(t.observations, t.final_observation, t.samples, t.actions, t.rewards) for t in (first, second)]
+    arrays = [
+        (t.samples, t.actions, t.rewards, *leaves(t.observations), *leaves(t.final_observation)) for t in (first, second)
+    ]
     flags = [(t.key, t.terminated, t.truncated, t.rejected) for t in (first, second)]
     return flags[0] == flags[1] and all(np.array_equal(a, b) for a, b in zip(*arrays, strict=True))

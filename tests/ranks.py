@@ -5,7 +5,9 @@ import multiprocessing as mp
 import os
 import signal
 import sys
+import time
 import traceback
+import zlib
 from contextlib import contextmanager
 from datetime import timedelta
 from multiprocessing import forkserver
@@ -14,9 +16,14 @@ from multiprocessing.connection import wait
 import pytest
 import torch as th
 import torch.distributed as dist
+from envs import FixedLengthEnv, parameters
+
+from sb3_nigt.distributed import AllReduceGroup
 
 SECONDS = 60  # bound of every wait here; it only turns a wait for ever into a failure
 GROUP_SECONDS = 60
+SIZE = 3  # ranks
+N_WORKERS = 2  # of each rank
 
 
 class Died:
@@ -134,3 +141,30 @@ def on_ranks(size, function, *args):
     failed = [result for result in results if isinstance(result, (Failed, Died))]
     assert not failed, failed
     return results
+
+
+# What the ranks train
+
+
+def make(algorithm, env, group=True, **kwargs):
+    timeout = kwargs.pop("timeout", 20.0)
+    chosen = AllReduceGroup(timeout=timeout, debug=True) if group else False
+    kwargs = {"n_trajectories": 7, "policy_kwargs": {"net_arch": [4]}, **kwargs}
+    return algorithm("MlpPolicy", env, seed=0, device="cpu", group=chosen, **kwargs)
+
+
+def checksum(model):
+    return zlib.crc32(parameters(model).tobytes())
+
+
+class SlowEnv(FixedLengthEnv):
+    """Sleeps in every step and notes when each one begins."""
+
+    def __init__(self):
+        super().__init__(1000)
+        self.began = []
+
+    def step(self, action):
+        self.began.append(time.monotonic())
+        time.sleep(0.05)
+        return super().step(action)

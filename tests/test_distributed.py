@@ -1,19 +1,11 @@
-"""Ranks that train one model together, as processes of this machine: what counts, what is reduced, and how it ends."""
+"""Ranks that train one model together, as processes of this machine: what counts, what is reduced, what is kept."""
 
-import os
-import signal
-import subprocess
-import sys
 import time
-import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
-from envs import FixedLengthEnv, LengthFromSeedEnv, NanEnv, PointEnv, job, parameters, prepared, run, run_rounds, simulated
-from namespaces import hosts
-from processes import Bell, ring
-from ranks import Failed, on_ranks, rank_processes
+from envs import LengthFromSeedEnv, job, parameters, prepared, run, run_rounds, simulated
+from ranks import N_WORKERS, SIZE, SlowEnv, checksum, make, on_ranks
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecNormalize
 
@@ -21,26 +13,13 @@ from sb3_nigt import MaleniaNIGT, ProcessVecEnv, RennalaNIGT, SyncNIGT
 from sb3_nigt.distributed import AllReduceGroup
 from sb3_nigt.distributed.ledger import Ledger
 from sb3_nigt.distributed.ranks import Ranks
-from sb3_nigt.experiments.benchmark import allreduce
 from sb3_nigt.messages import SamplingPoint
 from sb3_nigt.replay import _sample
 from sb3_nigt.vec_env.wrappers import WrapperStack
 
-SIZE = 3
-N_WORKERS = 2  # of each rank
 N_ROUNDS = 3
-BOUND = 30  # seconds; the timeouts below are one or two, and the machine has other things to do
 
-
-def make(algorithm, env, group=True, **kwargs):
-    timeout = kwargs.pop("timeout", 20.0)
-    chosen = AllReduceGroup(timeout=timeout, debug=True) if group else False
-    kwargs = {"n_trajectories": 7, "policy_kwargs": {"net_arch": [4]}, **kwargs}
-    return algorithm("MlpPolicy", env, seed=0, device="cpu", group=chosen, **kwargs)
-
-
-def checksum(model):
-    return zlib.crc32(parameters(model).tobytes())
+pytestmark = pytest.mark.xdist_group("ranks")  # the runs of ``trained`` are made once
 
 
 # Agreement with each other and with one process
@@ -156,19 +135,6 @@ def test_malenia_counts_tasks(trained):
 
 
 # Speeds
-
-
-class SlowEnv(FixedLengthEnv):
-    """Sleeps in every step and notes when each one begins."""
-
-    def __init__(self):
-        super().__init__(1000)
-        self.began = []
-
-    def step(self, action):
-        self.began.append(time.monotonic())
-        time.sleep(0.05)
-        return super().step(action)
 
 
 def train_with_a_slow_rank(rank, schedule):
@@ -341,258 +307,3 @@ def test_all_ranks_resume_from_the_file_of_rank_0(tmp_path):
     assert results[0][1:] == results[1][1:]
     assert results[0][1] == before
     assert results[0][3] >= before[1] + 60
-
-
-# Ranks that fail
-
-
-class FailAt(BaseCallback):
-    """Does something on one rank once two updates have been made, and tells the test before."""
-
-    def __init__(self, rank, culprit, what):
-        super().__init__()
-        self.mine, self.what = rank == culprit, what
-
-    def _on_step(self):
-        if self.mine and self.model._n_updates >= 2:
-            self.what()
-        return True
-
-
-def raise_it():
-    raise LookupError("no such thing")
-
-
-def kill_me():
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def stop_me():
-    os.kill(os.getpid(), signal.SIGSTOP)
-
-
-class Hangs(PointEnv):
-    def step(self, action):
-        time.sleep(1000)
-
-
-def fail(rank, culprit, what):
-    env_fn = Hangs if what is Hangs and rank == culprit else LengthFromSeedEnv
-    model = make(RennalaNIGT, simulated([env_fn] * N_WORKERS), timeout=1.5)
-    model.learn(10**9, callback=None if what is Hangs else FailAt(rank, culprit, what))
-
-
-FAILURES = {
-    "raises": (raise_it, "rank {} has failed: LookupError: no such thing"),
-    "killed": (kill_me, "rank {} has given no sign of life"),
-    "stopped": (stop_me, "rank {} has given no sign of life"),
-    "hangs in an environment": (Hangs, "rank {}: no step or reset of its environments has ended"),
-}
-
-
-@pytest.mark.parametrize("culprit", [0, 1])
-@pytest.mark.parametrize("failure", FAILURES)
-def test_the_others_are_told_which_rank_has_failed(failure, culprit):
-    what, message = FAILURES[failure]
-    with rank_processes(SIZE, fail, culprit, what) as processes:
-        for rank in set(range(SIZE)) - {culprit}:
-            result = processes.result(rank, BOUND)
-            assert isinstance(result, Failed)
-            assert result.type == "RankError"
-            assert message.format(culprit) in result.text
-
-
-def reject(rank):
-    model = make(RennalaNIGT, simulated([NanEnv if rank == 1 else SlowEnv] * N_WORKERS), timeout=5.0, n_trajectories=50)
-    model.learn(10**9)
-
-
-def test_an_error_of_a_worker_reaches_all_ranks():
-    with rank_processes(2, reject) as processes:
-        assert "rank 1 has failed: WorkerError: Worker 2 (task 2)" in processes.result(0, BOUND).text
-        assert processes.result(1, BOUND).type == "WorkerError"
-
-
-def disagree(rank):
-    make(RennalaNIGT, simulated([LengthFromSeedEnv]), n_trajectories=7 + rank).learn(100)
-
-
-def test_different_arguments_are_refused():
-    with rank_processes(2, disagree) as processes:
-        for result in processes.results(BOUND):
-            assert result.type == "ValueError"
-            assert "n_trajectories=8 on rank 1 does not agree with 7 on rank 0" in result.text
-
-
-def diverge(rank):
-    model = make(RennalaNIGT, simulated([LengthFromSeedEnv] * N_WORKERS))
-
-    class Meddle(BaseCallback):
-        def _on_rollout_start(self):
-            if rank == 1 and self.model._n_updates == 1:
-                next(self.model.policy.parameters()).data += 1
-
-        def _on_step(self):
-            return True
-
-    model.learn(1000, callback=Meddle())
-
-
-def test_parameters_that_differ_are_noticed_on_all_ranks():
-    with rank_processes(2, diverge) as processes:
-        for result in processes.results(BOUND):
-            assert "after update 2 the ranks hold different parameters" in result.text
-
-
-# Several hosts
-
-
-class TellAfter(BaseCallback):
-    """Rings once some updates have been made."""
-
-    def __init__(self, path, n_updates):
-        super().__init__()
-        self.path, self.n_updates, self.told = path, n_updates, False
-
-    def _on_step(self):
-        if self.path is not None and not self.told and self.model._n_updates >= self.n_updates:
-            self.told = True
-            ring(self.path)
-        return True
-
-
-# Now and then, with all of the tests side by side, ranks on such hosts take more than a minute to meet
-on_hosts = pytest.mark.slow
-
-
-def train_on_hosts(rank, path, n_timesteps, timeout):
-    model = make(RennalaNIGT, simulated([LengthFromSeedEnv] * N_WORKERS), timeout=timeout)
-    model.learn(n_timesteps, callback=TellAfter(path if rank == 0 else None, 2))
-    return checksum(model), model.num_timesteps, model._n_updates
-
-
-@on_hosts
-def test_hosts_with_a_slow_network():
-    """20 ms more for every packet of one host: the same parameters everywhere, only later."""
-    with hosts(3) as made:
-        made[2].delay(20)
-        with rank_processes(3, train_on_hosts, None, 100, 20.0, hosts=made) as processes:
-            results = processes.results(BOUND)
-    assert results[0] == results[1] == results[2]
-    assert results[0][2] > 1
-
-
-@on_hosts
-def test_a_network_that_comes_back_in_time_costs_nothing_but_time(tmp_path):
-    """One host is cut off for a moment; what was on its way is sent once more."""
-    with Bell(tmp_path / "bell") as bell, hosts(3) as made:  # noqa: SIM117
-        with rank_processes(3, train_on_hosts, bell.path, 300, 20.0, hosts=made) as processes:
-            bell.wait()
-            made[2].plug(False)
-            made[2].plug(True)  # the kernel takes about a second to notice
-            results = processes.results(BOUND)
-    assert results[0] == results[1] == results[2]
-    assert results[0][2] > 3
-
-
-@on_hosts
-@pytest.mark.parametrize("unplugged", [0, 1])
-def test_a_partition_is_an_error_on_all_sides(unplugged, tmp_path):
-    """Host 0 keeps the store. Without it nobody knows anything; without another one the rest can say which it is."""
-    with Bell(tmp_path / "bell") as bell, hosts(3) as made:  # noqa: SIM117
-        with rank_processes(3, train_on_hosts, bell.path, 10**9, 3.0, hosts=made) as processes:
-            bell.wait()
-            made[unplugged].plug(False)
-            results = processes.results(BOUND)
-    assert [result.type for result in results] == ["RankError"] * 3
-    cut_off = "the store that the ranks share has not answered rank"
-    if unplugged == 0:
-        assert "has given no sign of life" in results[0].text
-        assert cut_off in results[1].text
-        assert cut_off in results[2].text
-    else:
-        assert cut_off in results[1].text
-        assert "rank 1 has given no sign of life" in results[0].text
-        assert "rank 1 has given no sign of life" in results[2].text
-
-
-# torchrun
-
-SCRIPT = """
-import os, signal, sys
-import torch, torch.distributed as dist
-from stable_baselines3.common.callbacks import BaseCallback
-from envs import LengthFromSeedEnv, parameters, simulated
-from sb3_nigt import RennalaNIGT
-from sb3_nigt.distributed import AllReduceGroup, RoundCheckpoint, is_first_rank, newest_checkpoint
-import numpy as np
-
-dist.init_process_group("gloo")
-
-class Die(BaseCallback):
-    def _on_rollout_start(self):
-        if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0" and dist.get_rank() == 1 and self.model._n_updates == 3:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    def _on_step(self):
-        return True
-
-env, folder, group = simulated([LengthFromSeedEnv] * 2), sys.argv[1], AllReduceGroup(timeout=2.0)
-path = newest_checkpoint(folder) if is_first_rank() else None
-if path is None:
-    model = RennalaNIGT("MlpPolicy", env, n_trajectories=7, policy_kwargs={"net_arch": [4]}, seed=0, group=group)
-else:
-    model = RennalaNIGT.load(path, env=env, group=group)
-    print("went on after", model._n_updates, "updates", flush=True)
-while model._n_updates < 6:
-    model.learn(1, callback=[RoundCheckpoint(folder), Die()], reset_num_timesteps=False)
-if is_first_rank():
-    np.save(folder + "/final.npy", parameters(model))
-"""
-
-
-def test_torchrun_starts_again_and_nothing_but_the_round_is_lost(tmp_path):
-    """Rank 1 is killed in its fourth round. After the restart the run ends where one process ends that nothing happened to."""
-    script, folder = tmp_path / "train.py", tmp_path / "checkpoints"
-    script.write_text(SCRIPT)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "1"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    environment["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # or gloo finds the addresses of the processes that have died
-    done = subprocess.run(
-        [*command, "--monitor-interval", "0.1", str(script), str(folder)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=100,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "went on after 3 updates" in done.stdout
-    alone = make(RennalaNIGT, simulated([LengthFromSeedEnv] * 4), group=False)
-    run_rounds(alone, 6)
-    np.testing.assert_allclose(np.load(folder / "final.npy"), parameters(alone), rtol=0, atol=1e-5)
-    assert sorted(path.name for path in folder.glob("*.zip")) == ["round_4.zip", "round_5.zip"]
-
-
-@pytest.mark.slow
-def test_cost_of_communication_can_be_measured():
-    rows = {row.what: row.values for row in allreduce.measure([2], [10, 1000], 2)}
-    assert list(rows) == [
-        "2 ranks, look at the counter",
-        "2 ranks, exchange of counts",
-        "2 ranks, reduction of 10 parameters",
-        "2 ranks, reduction of 1,000 parameters",
-    ]
-    assert all(len(values) == 2 and min(values) > 0 for values in rows.values())
-
-
-@pytest.mark.slow
-def test_example(tmp_path):
-    """It trains, is run once more and goes on."""
-    example = Path(__file__).parents[1] / "examples" / "train_distributed.py"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(example)]
-    for timesteps, n_workers in ((2_000, ["--n-workers", "1"]), (4_000, ["--processes"])):
-        arguments = ["--timesteps", str(timesteps), "--folder", str(tmp_path), *n_workers]
-        done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=100)
-        assert done.returncode == 0, done.stderr
-        assert "2 ranks" in done.stdout
-    assert "Going on from" in done.stdout

@@ -32,6 +32,7 @@ from sb3_nigt.experiments import reproduce
 from sb3_nigt.experiments.results import ALL_CURVES, load_all
 from sb3_nigt.experiments.tuned import load as load_tuned
 from sb3_nigt.optimizers import NIGT
+from sb3_nigt.zoo import ALGORITHMS
 
 th.set_num_threads(1)
 
@@ -42,14 +43,6 @@ FENCE = re.compile(r"^```([\w{}-]*)(?: [^\n`]*)?\n(.*?)^```$", re.MULTILINE | re
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 FILE = re.compile(r"`([\w./-]+/[\w.-]+\.(?:py|md|png|txt))`")
 RECORD = re.compile(r"logger\.record\(\s*f?\"([^\"]+)\"")
-ALGORITHM_PAGES = {
-    "rennala_nigt": RennalaNIGT,
-    "malenia_nigt": MaleniaNIGT,
-    "sync_nigt": SyncNIGT,
-    "sync_pg": SyncPG,
-    "rennala_pg": RennalaPG,
-    "afedpg": AFedPG,
-}
 
 
 def name_of(page):
@@ -74,7 +67,12 @@ def anchors(page):
     return slugs | set(re.findall(r"^\(([\w-]+)\)=$", prose(page), re.MULTILINE))
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if python_blocks(page)], ids=name_of)
+def marked(page):
+    """A page's parameter. What starts Ray is run by one process, one after the other."""
+    return pytest.param(page, id=name_of(page), marks=pytest.mark.xdist_group("ray") if page.stem == "ray" else ())
+
+
+@pytest.mark.parametrize("page", [marked(page) for page in PAGES if python_blocks(page)])
 def test_examples_run(page, tmp_path, monkeypatch, request):
     """The blocks of a page share a namespace, so that later ones may build on earlier ones."""
     if page.name == "zoo.md":
@@ -243,7 +241,7 @@ def evaluated(default):
     return eval(compile(ast.parse(default, mode="eval"), "default", "eval"), vars(sb3_nigt).copy()) if default else None
 
 
-SIGNATURES = {f"docs/modules/{name}.md": algorithm.__init__ for name, algorithm in ALGORITHM_PAGES.items()}
+SIGNATURES = {f"docs/modules/{name}.md": algorithm.__init__ for name, algorithm in ALGORITHMS.items()}
 SIGNATURES |= {"docs/modules/nigt.md": NIGT.__init__}
 
 

@@ -14,7 +14,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from envs import FixedLengthEnv, LengthFromSeedEnv, NanEnv, PointEnv, parameters
+from envs import FixedLengthEnv, LengthFromSeedEnv, NanEnv, PointEnv, parameters, train_rounds
 from processes import FAILED, worker_processes
 from stable_baselines3.common.torch_layers import FlattenExtractor
 
@@ -146,12 +146,6 @@ class FaultyEnv(LengthFromSeedEnv):
 def make():
     with worker_processes() as make:
         yield make
-
-
-def train_rounds(model, n_rounds):
-    while model._n_updates < n_rounds:
-        model.learn(1, reset_num_timesteps=False)
-    return model
 
 
 def train_until_restarts(model, wanted):

@@ -6,7 +6,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from envs import LengthFromSeedEnv, parameters
+from envs import LengthFromSeedEnv, parameters, train_rounds
 from processes import FAILED, worker_processes
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import KVWriter, Logger
@@ -82,12 +82,6 @@ def log_of(model, key):
     logged = Logged(key)
     model.set_logger(Logger(None, [logged]))
     return logged.values
-
-
-def train_rounds(model, n_rounds, callback=None):
-    while model._n_updates < n_rounds:
-        model.learn(1, callback=callback, reset_num_timesteps=False)
-    return model
 
 
 def test_lost_before_its_first_trajectory(make):

@@ -10,7 +10,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from envs import LengthFromSeedEnv, job, parameters, prepared
+from envs import LengthFromSeedEnv, job, parameters, prepared, train_rounds
 from processes import FAILED, Bell, ends_of, is_running, ring, worker_processes
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.monitor import Monitor
@@ -179,8 +179,7 @@ def test_learning_goes_on_after_an_interrupt(make):
         model.learn(1, reset_num_timesteps=False)
         assert model.last_round.counts.sum() == 6
     reference = RennalaNIGT("MlpPolicy", SimulatedVecEnv([LengthFromSeedEnv] * 3), **ARGUMENTS)
-    while reference._n_updates < model._n_updates:
-        reference.learn(1, reset_num_timesteps=False)
+    train_rounds(reference, model._n_updates)
     np.testing.assert_allclose(parameters(model), parameters(reference), rtol=2e-4, atol=2e-5)
 
 

@@ -11,7 +11,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 from conformance import WorkerVecEnvTests
-from envs import DictEnv, FixedLengthEnv, LengthFromSeedEnv, PointEnv, job, parameters, prepared, run, run_rounds, same
+from envs import FixedLengthEnv, LengthFromSeedEnv, PointEnv, job, parameters, prepared, run, same, train_rounds
 from processes import FAILED, Bell, ends_of, ring
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import EvalCallback
@@ -34,7 +34,6 @@ from ray.cluster_utils import Cluster  # noqa: E402
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: E402
 
 from sb3_nigt import RayVecEnv  # noqa: E402
-from sb3_nigt.trajectory import map_observation  # noqa: E402
 from sb3_nigt.vec_env import ray_vec_env  # noqa: E402
 from sb3_nigt.vec_env.ray_remote import RayWorker  # noqa: E402
 
@@ -42,7 +41,10 @@ STORE = 80 * 2**20
 ARGUMENTS = {"n_trajectories": 6, "learning_rate": 0.1, "seed": 1, "policy_kwargs": {"net_arch": [8]}}
 LEFT = "ignore:Worker .* has lost its node:UserWarning"
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*accelerator:FutureWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*accelerator:FutureWarning"),
+    pytest.mark.xdist_group("ray"),  # one cluster at a time: each has a dozen processes
+]
 
 
 @pytest.fixture(scope="module")
@@ -127,44 +129,11 @@ def make(cluster):
         env.close()  # twice is fine
 
 
-def train_rounds(model, n_rounds):
-    while model._n_updates < n_rounds:
-        model.learn(1, reset_num_timesteps=False)
-    return model
-
-
 def simulated_rounds(n_workers, n_rounds, algorithm=RennalaNIGT):
     return train_rounds(algorithm("MlpPolicy", SimulatedVecEnv([LengthFromSeedEnv] * n_workers), **ARGUMENTS), n_rounds)
 
 
 # The numbers of the simulator
-
-
-@pytest.mark.parametrize("env_class", [LengthFromSeedEnv, DictEnv])
-def test_trajectories_equal_those_of_the_simulator_bit_for_bit(make, env_class):
-    results = []
-    for env in (make(env_class, env_class), SimulatedVecEnv([env_class] * 2)):
-        model = RennalaNIGT("MultiInputPolicy" if env_class is DictEnv else "MlpPolicy", env, n_trajectories=6, seed=1)
-        model.learn(1)
-        results.append({t.key: t for t in model._accepted})
-    actors, simulator = results
-    assert actors.keys() == simulator.keys()
-    for key, trajectory in actors.items():
-        for name in ("observations", "final_observation", "samples", "actions", "rewards"):
-            map_observation(np.testing.assert_array_equal, getattr(trajectory, name), getattr(simulator[key], name))
-
-
-@pytest.mark.parametrize("schedule", ["planned", "pipelined"])
-def test_planned_rounds_discard_nothing(make, schedule):
-    model = RennalaNIGT("MlpPolicy", make(*[LengthFromSeedEnv] * 3), n_trajectories=7, schedule=schedule, seed=0)
-    reports = run_rounds(model, 20)
-    assert [report.discarded_steps for report in reports] == [0] * 20
-    assert [report.counts.sum() for report in reports] == [7] * 20
-
-
-def test_training_equals_the_simulator(make):
-    model = train_rounds(RennalaNIGT("MlpPolicy", make(*[LengthFromSeedEnv] * 3), **ARGUMENTS), 4)
-    np.testing.assert_allclose(parameters(model), parameters(simulated_rounds(3, 4)), rtol=2e-4, atol=2e-5)
 
 
 def test_ppo_and_normalization(make):
