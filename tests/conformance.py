@@ -310,10 +310,13 @@ class WorkerVecEnvTests:
 
     # What the workers are
 
-    def test_task_ids(self, make):
-        assert tuple(make(FixedLengthEnv, FixedLengthEnv).task_ids) == (0, 1)
-        assert not make(FixedLengthEnv, FixedLengthEnv).tasks_differ
-        assert not make(FixedLengthEnv, FixedLengthEnv, task_ids=["a", "a"]).tasks_differ
+    @pytest.mark.parametrize(("given", "expected"), [(None, (0, 1)), (["a", "a"], ("a", "a"))])
+    def test_tasks_that_do_not_differ(self, make, given, expected):
+        env = make(FixedLengthEnv, FixedLengthEnv, task_ids=given)
+        assert tuple(env.task_ids) == expected
+        assert not env.tasks_differ
+
+    def test_tasks_that_differ(self, make):
         env, point = prepared(make(FixedLengthEnv, FixedLengthEnv, FixedLengthEnv, task_ids=["a", "b", "a"]))
         assert env.tasks_differ
         arrivals = [a for a, _ in collect(env, [job(point, worker) for worker in range(3)])]
