@@ -1,5 +1,7 @@
 """Settings of the whole suite."""
 
+import os
+
 import pytest
 
 pytest.register_assert_rewrite("conformance", "envs")
@@ -7,6 +9,7 @@ pytest.register_assert_rewrite("conformance", "envs")
 import torch as th  # noqa: E402
 
 th.set_num_threads(1)  # for networks as small as these, starting a second thread takes longer than the work
+os.environ["RAY_worker_niceness"] = "0"  # with Ray's own choice, 15, its workers starve beside the tests of other processes
 
 
 @pytest.fixture
