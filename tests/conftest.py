@@ -1,6 +1,7 @@
 """Settings of the whole suite."""
 
 import os
+import re
 
 import pytest
 
@@ -9,7 +10,20 @@ pytest.register_assert_rewrite("conformance", "envs")
 import torch as th  # noqa: E402
 
 th.set_num_threads(1)  # for networks as small as these, starting a second thread takes longer than the work
-os.environ["RAY_worker_niceness"] = "0"  # with Ray's own choice, 15, its workers starve beside the tests of other processes
+os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112  with Ray's own choice, 15, its workers starve beside other tests
+
+
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
+def pytest_xdist_make_scheduler(config, log):
+    """One process for all that starts Ray, a dozen processes at a time, and one for ranks, which are trained once for all."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            together = re.search(r"test_ray|guide/ray\.md|test_distributed\.py", nodeid)
+            return together[0].replace("guide/ray.md", "test_ray") if together else nodeid
+
+    return Scheduling(config, log)
 
 
 @pytest.fixture

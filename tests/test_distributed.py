@@ -19,8 +19,6 @@ from sb3_nigt.vec_env.wrappers import WrapperStack
 
 N_ROUNDS = 3
 
-pytestmark = pytest.mark.xdist_group("ranks")  # the runs of ``trained`` are made once
-
 
 # Agreement with each other and with one process
 

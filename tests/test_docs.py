@@ -67,12 +67,7 @@ def anchors(page):
     return slugs | set(re.findall(r"^\(([\w-]+)\)=$", prose(page), re.MULTILINE))
 
 
-def marked(page):
-    """A page's parameter. What starts Ray is run by one process, one after the other."""
-    return pytest.param(page, id=name_of(page), marks=pytest.mark.xdist_group("ray") if page.stem == "ray" else ())
-
-
-@pytest.mark.parametrize("page", [marked(page) for page in PAGES if python_blocks(page)])
+@pytest.mark.parametrize("page", [page for page in PAGES if python_blocks(page)], ids=name_of)
 def test_examples_run(page, tmp_path, monkeypatch, request):
     """The blocks of a page share a namespace, so that later ones may build on earlier ones."""
     if page.name == "zoo.md":

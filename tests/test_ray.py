@@ -41,10 +41,7 @@ STORE = 80 * 2**20
 ARGUMENTS = {"n_trajectories": 6, "learning_rate": 0.1, "seed": 1, "policy_kwargs": {"net_arch": [8]}}
 LEFT = "ignore:Worker .* has lost its node:UserWarning"
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*accelerator:FutureWarning"),
-    pytest.mark.xdist_group("ray"),  # one cluster at a time: each has a dozen processes
-]
+pytestmark = pytest.mark.filterwarnings("ignore:.*accelerator:FutureWarning")
 
 
 @pytest.fixture(scope="module")

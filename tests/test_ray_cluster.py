@@ -21,8 +21,6 @@ from sb3_nigt.vec_env import ray_cluster, ray_vec_env  # noqa: E402
 
 ENVS = [LengthFromSeedEnv] * 2
 
-pytestmark = pytest.mark.xdist_group("ray")  # one cluster at a time
-
 
 @pytest.fixture
 def no_ray(monkeypatch):
