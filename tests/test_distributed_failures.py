@@ -16,7 +16,6 @@ from ranks import N_WORKERS, SIZE, Failed, SlowEnv, checksum, make, rank_process
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_nigt import RennalaNIGT
-from sb3_nigt.experiments.benchmark import allreduce
 
 BOUND = 30  # seconds; the timeouts below are one or two, and the machine has other things to do
 
@@ -246,18 +245,6 @@ def test_torchrun_starts_again_and_nothing_but_the_round_is_lost(tmp_path):
     run_rounds(alone, 6)
     np.testing.assert_allclose(np.load(folder / "final.npy"), parameters(alone), rtol=0, atol=1e-5)
     assert sorted(path.name for path in folder.glob("*.zip")) == ["round_4.zip", "round_5.zip"]
-
-
-@pytest.mark.slow
-def test_cost_of_communication_can_be_measured():
-    rows = {row.what: row.values for row in allreduce.measure([2], [10, 1000], 2)}
-    assert list(rows) == [
-        "2 ranks, look at the counter",
-        "2 ranks, exchange of counts",
-        "2 ranks, reduction of 10 parameters",
-        "2 ranks, reduction of 1,000 parameters",
-    ]
-    assert all(len(values) == 2 and min(values) > 0 for values in rows.values())
 
 
 @pytest.mark.slow

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import multiprocessing as mp
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 
 import numpy as np
@@ -13,6 +11,7 @@ import torch as th
 import torch.distributed as dist
 
 from sb3_nigt.distributed.ranks import Ranks
+from sb3_nigt.experiments.benchmark.places import on_ranks
 from sb3_nigt.experiments.benchmark.table import Row
 
 ROUNDS = 50  # of which each repetition is the median
@@ -28,21 +27,14 @@ def measure(n_ranks: Sequence[int], n_parameters: Sequence[int], repeats: int) -
     :param repeats: repetitions
     """
     for size in n_ranks:
-        store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
-        context = mp.get_context("spawn")
-        with ProcessPoolExecutor(size, mp_context=context) as pool:
-            rank_of = partial(_rank, store.port, size, list(n_parameters), repeats)
-            measured, *_ = pool.map(rank_of, range(size))  # those of rank 0
+        measured = on_ranks(size, partial(_times, list(n_parameters), repeats))
         yield Row(f"{size} ranks, look at the counter", "ms", measured.pop("look"))
         yield Row(f"{size} ranks, exchange of counts", "ms", measured.pop("gather"))
         for name, values in measured.items():
             yield Row(f"{size} ranks, reduction of {int(name):,} parameters", "ms", values)
 
 
-def _rank(port: int, size: int, n_parameters: list[int], repeats: int, rank: int) -> dict[str, list[float]]:
-    th.set_num_threads(1)
-    store = dist.TCPStore("127.0.0.1", port, is_master=False, wait_for_workers=False)  # type: ignore[attr-defined]
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=size)
+def _times(n_parameters: list[int], repeats: int) -> dict[str, list[float]]:
     assert dist.group.WORLD is not None
     ranks = Ranks(dist.group.WORLD, TIMEOUT)
     measured = {
@@ -58,7 +50,6 @@ def _rank(port: int, size: int, n_parameters: list[int], repeats: int, rank: int
     ranks.meet("end")
     ranks.leave(TIMEOUT)
     ranks.close()
-    dist.destroy_process_group()
     return measured
 
 

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 
 from sb3_nigt.experiments.arguments import environment, positive_integer
-from sb3_nigt.experiments.benchmark import allreduce, overhead, processes, simulated, startup, stragglers
+from sb3_nigt.experiments.benchmark import allreduce, overhead, processes, scaling, simulated, startup, stragglers
 from sb3_nigt.experiments.benchmark.table import HEADER, Row
 from sb3_nigt.schedules import SCHEDULES
 
-PARTS = ("simulated", "startup", "stragglers", "allreduce", "overhead", "processes")
+PARTS: dict[str, Callable[[argparse.Namespace, str], Iterable[Row]]] = {
+    "simulated": lambda args, env: simulated.measure(env, args.n_workers, args.timesteps, args.repeats),
+    "startup": lambda args, _: chain.from_iterable(startup.measure(env, n_workers) for env, n_workers in args.start),
+    "stragglers": lambda args, _: stragglers.measure(args.n_workers, args.rounds),
+    "allreduce": lambda args, _: allreduce.measure(args.ranks, args.n_parameters, args.repeats),
+    "overhead": lambda args, _: overhead.measure(args.overhead, args.ranks, args.widths, args.rounds, args.repeats),
+    "scaling": lambda args, env: scaling.measure(env, args.sizes, args.seconds, args.repeats),
+    "processes": lambda args, env: processes.measure(
+        env, args.n_workers, args.n_trajectories, args.schedule, args.seconds, args.repeats
+    ),
+}
+PER_ENV = ("simulated", "scaling", "processes")  # the others have environments of their own
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,7 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     :param parser: of the subcommand
     """
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to measure; everything by default")
+    parser.add_argument(
+        "--parts", nargs="+", choices=list(PARTS), default=list(PARTS), help="what to measure; everything by default"
+    )
     parser.add_argument("--env", type=environment, nargs="+", default=["Humanoid-v5", "Hopper-v5"])
     parser.add_argument("--n-workers", type=positive_integer, default=10)
     parser.add_argument(
@@ -28,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--schedule", choices=list(SCHEDULES), default="pipelined", help="of RennalaNIGT on processes")
     parser.add_argument("--timesteps", type=positive_integer, default=20_000, help="of each simulated measurement")
     parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement on processes")
-    parser.add_argument("--rounds", type=positive_integer, default=20, help="with and without a straggler")
+    parser.add_argument("--rounds", type=positive_integer, default=20, help="with and without a straggler, and of free steps")
     parser.add_argument(
         "--start", nargs="+", type=_start, default=[("CartPole-v1", 100), ("Humanoid-v5", 10)], help="environment:processes"
     )
@@ -40,6 +54,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--overhead", metavar="N", nargs="+", type=positive_integer, default=[2, 10], help="workers whose overhead is measured"
     )
     parser.add_argument("--widths", nargs="+", type=positive_integer, default=[64, 512], help="of their policy's layers")
+    parser.add_argument(
+        "--sizes",
+        metavar="N",
+        nargs="+",
+        type=positive_integer,
+        default=[1, 2, 4],
+        help="workers or ranks that train together",
+    )
     parser.add_argument("--repeats", type=positive_integer, default=5)
 
 
@@ -61,20 +83,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _measure(args: argparse.Namespace) -> Iterator[Row]:
-    if "simulated" in args.parts:
-        for env_id in args.env:
-            yield simulated.measure(env_id, args.n_workers, args.timesteps, args.repeats)
-    if "startup" in args.parts:
-        for env_id, n_workers in args.start:
-            yield from startup.measure(env_id, n_workers)
-    if "stragglers" in args.parts:
-        yield from stragglers.measure(args.n_workers, args.rounds)
-    if "allreduce" in args.parts:
-        yield from allreduce.measure(args.ranks, args.n_parameters, args.repeats)
-    if "overhead" in args.parts:
-        yield from overhead.measure(args.overhead, args.ranks, args.widths, args.repeats)
-    if "processes" in args.parts:
-        for env_id in args.env:
-            yield from processes.measure(
-                env_id, args.n_workers, args.n_trajectories, args.schedule, args.seconds, args.repeats
-            )
+    for part in PARTS:
+        if part in args.parts:
+            for env_id in args.env if part in PER_ENV else args.env[:1]:
+                yield from PARTS[part](args, env_id)

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import importlib.util
-import multiprocessing as mp
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
-import torch as th
-import torch.distributed as dist
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_nigt.algorithms import RennalaNIGT
+from sb3_nigt.experiments.benchmark.places import on_ranks, processes_and_actors
 from sb3_nigt.experiments.benchmark.rates import step_at_random
 from sb3_nigt.experiments.benchmark.table import Row
-from sb3_nigt.vec_env import ProcessVecEnv, SimulatedVecEnv, WorkerVecEnv, make_worker_vec_env
+from sb3_nigt.vec_env import SimulatedVecEnv, WorkerVecEnv, make_worker_vec_env
 
 N_TRAJECTORIES = 20
-WARM_UP, ROUNDS = 10, 50  # rounds; each repetition is the mean over the latter
+WARM_UP = 10  # rounds
 COMPUTE_ENV, COMPUTE_STEPS = "Hopper-v5", 2000  # a round of twenty episodes of a hundred steps
 
 
@@ -56,33 +52,36 @@ class FreeStep(gym.Env[Any, Any]):
 class _Stopwatch(BaseCallback):
     """Milliseconds of a round, one number a repetition."""
 
-    def __init__(self, repeats: int) -> None:
+    def __init__(self, n_rounds: int, repeats: int) -> None:
         super().__init__()
-        self.repeats = repeats
+        self.n_rounds, self.repeats = n_rounds, repeats
         self.marks: list[float] = []
-        self.n_rounds = 0
+        self.begun = 0
 
     def _on_step(self) -> bool:
         return len(self.marks) <= self.repeats
 
     def _on_rollout_start(self) -> None:
-        self.n_rounds += 1
-        if self.n_rounds >= WARM_UP and (self.n_rounds - WARM_UP) % ROUNDS == 0:
+        self.begun += 1
+        if self.begun >= WARM_UP and (self.begun - WARM_UP) % self.n_rounds == 0:
             self.marks.append(time.perf_counter())
 
     @property
     def milliseconds(self) -> list[float]:
         marks = np.array(self.marks[: self.repeats + 1])
-        return list(1000 * np.diff(marks) / ROUNDS)
+        return list(1000 * np.diff(marks) / self.n_rounds)
 
 
-def measure(n_workers: Sequence[int], n_ranks: Sequence[int], widths: Sequence[int], repeats: int) -> Iterator[Row]:
+def measure(
+    n_workers: Sequence[int], n_ranks: Sequence[int], widths: Sequence[int], n_rounds: int, repeats: int
+) -> Iterator[Row]:
     """
     Run rounds of twenty trajectories of one free step.
 
     :param n_workers: numbers of workers, one after the other
     :param n_ranks: numbers of ranks with two simulated workers each
     :param widths: of the two hidden layers
+    :param n_rounds: whose mean is one repetition
     :param repeats: repetitions
     """
     env = gym.make(COMPUTE_ENV)
@@ -93,25 +92,18 @@ def measure(n_workers: Sequence[int], n_ranks: Sequence[int], widths: Sequence[i
         compute.append(1000 * (time.perf_counter() - start))
     compared_with = f"{COMPUTE_STEPS:,} random steps of {COMPUTE_ENV} in one process"
     for width in widths:
-        for what, cls in _kinds().items():
+        for what, cls in {"SimulatedVecEnv": SimulatedVecEnv, **processes_and_actors()}.items():
             for n in n_workers:
-                d, values = _rounds(cls, n, width, repeats)
+                d, values = _rounds(cls, n, width, n_rounds, repeats)
                 yield Row(f"{what}, {n} workers, d = {d:,}", "ms/round", values, compute, compared_with)
         for size in n_ranks:
-            d, values = _rounds_on_ranks(size, width, repeats)
+            d, values = on_ranks(size, partial(_rounds, SimulatedVecEnv, 2, width, n_rounds, repeats))
             yield Row(f"{size} ranks, all-reduce, d = {d:,}", "ms/round", values, compute, compared_with)
 
 
-def _kinds() -> dict[str, Callable[..., WorkerVecEnv]]:
-    kinds: dict[str, Callable[..., WorkerVecEnv]] = {"SimulatedVecEnv": SimulatedVecEnv, "ProcessVecEnv": ProcessVecEnv}
-    if importlib.util.find_spec("ray") is not None:  # an extra
-        from sb3_nigt import RayVecEnv
-
-        kinds["RayVecEnv"] = RayVecEnv
-    return kinds
-
-
-def _rounds(cls: Callable[..., WorkerVecEnv], n_workers: int, width: int, repeats: int) -> tuple[int, list[float]]:
+def _rounds(
+    cls: Callable[..., WorkerVecEnv], n_workers: int, width: int, n_rounds: int, repeats: int
+) -> tuple[int, list[float]]:
     env = make_worker_vec_env(FreeStep, n_workers, vec_env_cls=cls)
     try:
         model = RennalaNIGT(
@@ -122,24 +114,8 @@ def _rounds(cls: Callable[..., WorkerVecEnv], n_workers: int, width: int, repeat
             device="cpu",
             seed=0,
         )
-        stopwatch = _Stopwatch(repeats)
+        stopwatch = _Stopwatch(n_rounds, repeats)
         model.learn(10**9, callback=stopwatch)
     finally:
         env.close()
     return sum(p.numel() for p in model.policy.parameters()), stopwatch.milliseconds
-
-
-def _rounds_on_ranks(size: int, width: int, repeats: int) -> tuple[int, list[float]]:
-    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
-    with ProcessPoolExecutor(size, mp_context=mp.get_context("spawn")) as pool:
-        of_first, *_ = pool.map(partial(_rank, store.port, size, width, repeats), range(size))
-    return of_first
-
-
-def _rank(port: int, size: int, width: int, repeats: int, rank: int) -> tuple[int, list[float]]:
-    th.set_num_threads(1)
-    store = dist.TCPStore("127.0.0.1", port, is_master=False, wait_for_workers=False)  # type: ignore[attr-defined]
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=size)
-    measured = _rounds(SimulatedVecEnv, 2, width, repeats)
-    dist.destroy_process_group()
-    return measured

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from sb3_nigt.algorithms import RennalaNIGT
 from sb3_nigt.experiments.benchmark.rates import rate, step_at_random
 from sb3_nigt.experiments.benchmark.table import Row
 from sb3_nigt.vec_env import SimulatedVecEnv, make_worker_vec_env
 
 
-def measure(env_id: str, n_workers: int, timesteps: int, repeats: int) -> Row:
+def measure(env_id: str, n_workers: int, timesteps: int, repeats: int) -> Iterator[Row]:
     """
     Measure both rates in turn; every repetition trains a fresh model.
 
@@ -31,4 +33,4 @@ def measure(env_id: str, n_workers: int, timesteps: int, repeats: int) -> Row:
             raw.append(rates[0])
             learning.append(rates[1])
     vec_env.close()
-    return Row(f"{env_id}, simulated", "steps/s", learning, raw, "one environment, random actions")
+    yield Row(f"{env_id}, simulated", "steps/s", learning, raw, "one environment, random actions")
