@@ -1,11 +1,11 @@
 """
 What each method would do with up to ten thousand workers like those of this machine, at different speeds.
 
-Measured: a short run on real workers gives the seconds of a step, the seconds of a message with its aggregation, and the
-lengths of trajectories. Simulated: worker i of n is √i times slower than the fastest one, and all messages take what was
-measured. Each method then runs by its own schedule on the clock of the simulator, without environments; Malenia has a task
-for each worker. The learner's own work beyond that of the measured run is not part of it: the last column says how many
-messages a second it would have to take.
+Measured: rounds of one trajectory on one real worker. They give the seconds of a step, the lengths of trajectories, and by how
+much a round takes longer than its steps: parameters, trajectory, gradient and update on their way there and back, which is
+the message here. Simulated: worker i of n is √i times slower than the first one, and every message takes what was measured.
+Each method then runs by its own schedule on the clock of the simulator, without environments; Malenia has a task for each
+worker. That a learner takes one message at a time is not simulated: the last column says how many it would have to take.
 
     python examples/many_workers.py
     python examples/many_workers.py --vec-env RayVecEnv
@@ -19,7 +19,7 @@ import numpy as np
 
 import sb3_nigt
 from sb3_nigt import Recording, RennalaNIGT, RunRecorder, make_worker_vec_env
-from sb3_nigt.planning import Measured, measure, plan
+from sb3_nigt.planning import plan
 
 SHOWN = {
     ("Rennala", "planned"),
@@ -30,16 +30,22 @@ SHOWN = {
 }
 
 
-def measured_run(env_id: str, vec_env: str, timesteps: int) -> Measured:
-    """Train on two real workers; return their speeds, messages and lengths."""
-    env = make_worker_vec_env(env_id, n_workers=2, vec_env_cls=getattr(sb3_nigt, vec_env))
+def measure(env_id: str, vec_env: str, timesteps: int) -> tuple[float, float, list[int]]:
+    """Train on one real worker; return the seconds of a step and of a message, and the lengths of trajectories."""
+    env = make_worker_vec_env(env_id, n_workers=1, vec_env_cls=getattr(sb3_nigt, vec_env))
     try:
         with tempfile.TemporaryDirectory() as folder:
             recorder = RunRecorder(Path(folder) / "run.jsonl")
-            RennalaNIGT("MlpPolicy", env, learning_rate=1e-9, seed=0, device="cpu").learn(timesteps, callback=recorder)
-            return measure(Recording.load(recorder.path))
+            model = RennalaNIGT("MlpPolicy", env, n_trajectories=1, learning_rate=1e-9, seed=0, device="cpu")
+            model.learn(timesteps, callback=recorder)
+            reports = Recording.load(recorder.path).reports
     finally:
         env.close()
+    rounds = np.diff([report.started_at for report in reports])
+    arrivals = [report.arrivals[0] for report in reports[:-1]]
+    stepping = np.array([arrival.finished_at - arrival.started_at for arrival in arrivals])
+    lengths = [arrival.n_steps for arrival in arrivals]
+    return float(stepping.sum() / sum(lengths)), float(np.median(rounds - stepping)), lengths
 
 
 def main() -> None:
@@ -52,15 +58,14 @@ def main() -> None:
     parser.add_argument("--timesteps", type=int, default=20_000, help="of the measured run")
     args = parser.parse_args()
 
-    measured = measured_run(args.env, args.vec_env, args.timesteps)
-    step, message = float(measured.step_times.mean()), float(measured.message_times.mean())
+    step, message, lengths = measure(args.env, args.vec_env, args.timesteps)
     print(f"measured on {args.vec_env}, {args.env}: {1000 * step:.3f} ms a step, {1000 * message:.2f} ms a message, ", end="")
-    print(f"{np.mean(measured.lengths):.0f} steps a trajectory")
+    print(f"{np.mean(lengths):.0f} steps a trajectory")
     print(f"simulated, M = {args.n_trajectories}, worker i is √i times slower than the first:\n")
     print("workers  method       schedule    updates/s  traj./update  used traj./s  idle  staleness  messages/s")
     for n in args.n_workers:
         step_times = step * np.sqrt(np.arange(1, n + 1))
-        for method in plan(step_times, args.n_trajectories, measured.lengths, message).methods:
+        for method in plan(step_times, args.n_trajectories, lengths, message).methods:
             if (method.method, method.schedule) in SHOWN:
                 rate, used = 1 / method.update_seconds, method.counts.sum()
                 print(

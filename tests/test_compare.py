@@ -383,6 +383,17 @@ def test_common_grid_by_hand():
     assert grid_of(CURVES, "messages")[[0, 1, -1]].tolist() == pytest.approx([0, 1, 3])
 
 
+@pytest.mark.parametrize(
+    ("setting", "heading"),
+    [
+        (Setting("E-v0", (1.0, 2.5), (0.0, 0.0)), "E-v0, 2 workers, 1 to 2.5 s a step, messages take no time"),
+        (Setting("E-v0", (2.0,), (0.5,), "trajectory"), "E-v0, 1 workers, 2 s a trajectory, 0.5 s a message"),
+    ],
+)
+def test_title(setting, heading):
+    assert compare.title(setting) == heading
+
+
 def test_picture(tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(compare, "save_picture", lambda figure, path: drawn.append(figure))
@@ -390,7 +401,7 @@ def test_picture(tmp_path, monkeypatch):
     axes = np.array(drawn[0].axes).reshape(2, 3)
     labels = [ax.get_xlabel() for ax in axes[1]]
     assert labels == ["seconds on the workers' clock", "environment steps", "messages to the learner"]
-    assert [text.get_text() for text in axes[0, 0].get_legend().get_texts()] == ["quick", "slow"]
+    assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == ["quick", "slow"]
     slow = axes[0, 0].lines[1]
     assert slow.get_xdata()[-1] == 30
     assert slow.get_ydata()[-1] == 45  # the median; the interquartile mean of two is the same

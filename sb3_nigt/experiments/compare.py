@@ -173,14 +173,17 @@ def title(setting: Setting) -> str:
 
     :param setting: of the picture
     """
-    h, kappa = setting.step_times, setting.message_times
+    messages = f"{_range(setting.message_times)} a message" if any(setting.message_times) else "messages take no time"
     tasks = f", {setting.tasks} tasks" if setting.tasks else ""
     final = setting.final_step_times
     later = f" (at the end {final[0]:.3g} to {final[-1]:.3g} s)" if final else ""
-    return (
-        f"{setting.env}{tasks}, {setting.n_workers} workers, {min(h):.3g} to {max(h):.3g} s a {setting.time_per}{later},"
-        f" {min(kappa):.3g} to {max(kappa):.3g} s a message"
-    )
+    steps = f"{_range(setting.step_times)} a {setting.time_per}{later}"
+    return f"{setting.env}{tasks}, {setting.n_workers} workers, {steps}, {messages}"
+
+
+def _range(seconds: Sequence[float]) -> str:
+    low, high = f"{min(seconds):.3g}", f"{max(seconds):.3g}"
+    return f"{low} s" if low == high else f"{low} to {high} s"
 
 
 def draw(curves: Curves, heading: str, path: Path) -> None:
@@ -208,6 +211,6 @@ def draw(curves: Curves, heading: str, path: Path) -> None:
             ax.grid(alpha=0.3)
     axes[0, 0].set_ylabel("return: median, 20 to 80 % of runs")
     axes[1, 0].set_ylabel("return: interquartile mean, 95 % interval")
-    axes[0, 0].legend()
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=len(curves))
     figure.suptitle(heading)
     save_picture(figure, path)
