@@ -76,11 +76,22 @@ def test_examples_run(page, tmp_path, monkeypatch, request):
         pytest.importorskip("ray")
         monkeypatch.setenv("RAY_AUTH_MODE", "token")
         monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(16))  # none in the home of who runs the tests
+        request.getfixturevalue("ray_of_the_page")
     monkeypatch.chdir(tmp_path)
     namespace = {"__name__": "__main__"}
     for line, block in python_blocks(page):
         # empty lines in front, so that a traceback names the line of the page
         exec(compile("\n" * line + block, name_of(page), "exec"), namespace)
+
+
+@pytest.fixture
+def ray_of_the_page():
+    """One Ray for all blocks, where a reader's would end with each ``close``: to start it takes most of the time."""
+    from sb3_nigt.vec_env.ray_cluster import connect
+
+    connection = connect("local", False, 4.0, {})
+    yield
+    connection.release()
 
 
 def test_tests_on_the_page_of_aggregators_pass(tmp_path):

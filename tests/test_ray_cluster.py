@@ -179,6 +179,7 @@ def learning(process):
     return [int(pid) for pid in pids]
 
 
+@pytest.mark.slow
 def test_close_ends_a_ray_of_our_own(script):
     process = script(50)
     learning(process)
