@@ -2,7 +2,11 @@
 
 import os
 import select
+import signal
+import time
 from contextlib import ExitStack, contextmanager, suppress
+
+from envs import LengthFromSeedEnv
 
 from sb3_nigt import ProcessVecEnv
 
@@ -39,6 +43,48 @@ def ring(path):
     """Ring a ``Bell``, from any process."""
     with open(path, "wb", buffering=0) as bell:
         bell.write(b".")
+
+
+# What a faulty environment or callback does
+
+
+def explode():
+    raise LookupError("the physics exploded")
+
+
+def kill_myself():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def stop_myself():
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def hang():
+    while True:
+        time.sleep(10)
+
+
+class FaultyEnv(LengthFromSeedEnv):
+    """
+    Fails at one step of its life.
+
+    :param does: what happens then
+    :param at: number of the step
+    :param flag: a file that it leaves behind, after which it never fails again, also in another process
+    """
+
+    def __init__(self, does, at=7, flag=None):
+        super().__init__()
+        self.does, self.at, self.flag, self.n = does, at, flag, 0
+
+    def step(self, action):
+        self.n += 1
+        if self.n == self.at and not (self.flag and self.flag.exists()):
+            if self.flag:
+                self.flag.touch()
+            self.does()
+        return super().step(action)
 
 
 def is_running(pid):

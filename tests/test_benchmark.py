@@ -23,18 +23,17 @@ def test_cost_of_communication():
 
 
 def test_overhead_of_a_round():
-    """A round of all-reduce asks a store in another process several times, a round of the simulator asks nobody."""
     rows = values_of(overhead.measure([2], [2], [8], 20, 2))
     d = 11 * 8 + 8 + 8 * 8 + 8 + 2 * (8 * 3 + 3)  # two layers of eight, μ and σ of three actions
-    assert {"SimulatedVecEnv, 2 workers, d = 222", "ProcessVecEnv, 2 workers, d = 222", "2 ranks, all-reduce, d = 222"} <= set(
-        rows
-    )
-    assert d == 222
+    where = ("SimulatedVecEnv, 2 workers", "ProcessVecEnv, 2 workers", "2 ranks, all-reduce")
+    assert {f"{place}, d = {d}" for place in where} <= set(rows)
     assert all(len(values) == len(reference) == 2 for _, values, reference in rows.values())
-    assert max(rows["SimulatedVecEnv, 2 workers, d = 222"][1]) < min(rows["2 ranks, all-reduce, d = 222"][1])
+    assert all(min(*values, *reference) > 0 for _, values, reference in rows.values())
 
 
 def test_scaling():
-    rows = values_of(scaling.measure("CartPole-v1", [2], 0.5, 2))
-    assert {"CartPole-v1, ProcessVecEnv, 2 workers", "CartPole-v1, all-reduce, 2 ranks"} <= set(rows)
-    assert all(unit == "steps/s" and len(values) == 2 and min(values) > 0 for unit, values, _ in rows.values())
+    rows = values_of(scaling.measure("CartPole-v1", [1, 2], 0.5, 2))
+    ends = ("ProcessVecEnv, 1 worker", "all-reduce, 1 rank", "ProcessVecEnv, 2 workers", "all-reduce, 2 ranks")
+    assert {f"CartPole-v1, {end}" for end in ends} <= set(rows)
+    assert all(unit == "steps/s" and len(values) == len(reference) == 2 for unit, values, reference in rows.values())
+    assert all(min(*values, *reference) > 0 for _, values, reference in rows.values())

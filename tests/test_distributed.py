@@ -200,7 +200,7 @@ class StopOne(BaseCallback):
 
     def _on_step(self):
         if self.rank == 0 and self.n_calls == 3:
-            time.sleep(2.5)
+            time.sleep(2.5)  # an evaluation of more than two timeouts; what is tested is that it may take so long
         return not (self.rank == 1 and self.n_calls == 40)
 
 

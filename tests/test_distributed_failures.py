@@ -1,17 +1,15 @@
 """Ranks that fail, hosts that are cut off, and the restart by torchrun: everybody is told, in a bounded time."""
 
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from envs import LengthFromSeedEnv, NanEnv, PointEnv, parameters, run_rounds, simulated
 from namespaces import hosts
-from processes import Bell, ring
+from processes import Bell, explode, hang, kill_myself, ring, stop_myself
 from ranks import N_WORKERS, SIZE, Failed, SlowEnv, checksum, make, rank_processes
 from stable_baselines3.common.callbacks import BaseCallback
 
@@ -33,21 +31,9 @@ class FailAt(BaseCallback):
         return True
 
 
-def raise_it():
-    raise LookupError("no such thing")
-
-
-def kill_me():
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def stop_me():
-    os.kill(os.getpid(), signal.SIGSTOP)
-
-
 class Hangs(PointEnv):
     def step(self, action):
-        time.sleep(1000)
+        hang()
 
 
 def fail(rank, culprit, what):
@@ -57,9 +43,9 @@ def fail(rank, culprit, what):
 
 
 FAILURES = {
-    "raises": (raise_it, "rank {} has failed: LookupError: no such thing"),
-    "killed": (kill_me, "rank {} has given no sign of life"),
-    "stopped": (stop_me, "rank {} has given no sign of life"),
+    "raises": (explode, "rank {} has failed: LookupError: the physics exploded"),
+    "killed": (kill_myself, "rank {} has given no sign of life"),
+    "stopped": (stop_myself, "rank {} has given no sign of life"),
     "hangs in an environment": (Hangs, "rank {}: no step or reset of its environments has ended"),
 }
 

@@ -8,14 +8,12 @@ random numbers, so the parameters must come out equal.
 import os
 import re
 import resource
-import signal
-import time
 from functools import partial
 
 import numpy as np
 import pytest
 from envs import FixedLengthEnv, LengthFromSeedEnv, NanEnv, PointEnv, parameters, train_rounds
-from processes import FAILED, worker_processes
+from processes import FAILED, explode, hang, kill_myself, worker_processes
 from stable_baselines3.common.torch_layers import FlattenExtractor
 
 from sb3_nigt import MaleniaNIGT, ProcessVecEnv, RennalaNIGT, SimulatedVecEnv, WorkerError
@@ -25,19 +23,6 @@ from sb3_nigt.vec_env import process_sync
 ALGORITHMS = [RennalaNIGT, MaleniaNIGT]
 ARGUMENTS = {"n_trajectories": 12, "learning_rate": 0.1, "seed": 1, "policy_kwargs": {"net_arch": [8]}}
 MEGABYTE = 2**20
-
-
-def hang():
-    while True:
-        time.sleep(10)
-
-
-def explode():
-    raise LookupError("the physics exploded")
-
-
-def kill_myself():
-    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def allocate_beyond_limit():

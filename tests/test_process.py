@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from conformance import WorkerVecEnvTests
 from envs import FixedLengthEnv, LengthFromSeedEnv, PointEnv, job, parameters, prepared, run, train_rounds
-from processes import FAILED, ends_of, worker_processes
+from processes import FAILED, FaultyEnv, ends_of, explode, hang, worker_processes
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.monitor import Monitor
@@ -28,33 +28,9 @@ class TestProcessVecEnv(WorkerVecEnvTests):
     infos_of_all_steps = False
 
 
-class FaultyEnv(LengthFromSeedEnv):
-    """Does something bad at a step (counted over the life of the process, or of all processes with a flag file)."""
-
-    def __init__(self, kind, at=7, flag=None):
-        super().__init__()
-        self.kind, self.at, self.flag, self.n = kind, at, flag, 0
-        if kind == "raise at start":
-            raise OSError("no such simulator")
-
-    def _happens(self):
-        self.n += 1
-        if self.n != self.at or (self.flag is not None and self.flag.exists()):
-            return False
-        if self.flag is not None:
-            self.flag.touch()  # only once, also after the restart
-        return True
-
-    def step(self, action):
-        if self._happens():
-            if self.kind == "raise":
-                raise LookupError("the physics exploded")
-            if self.kind == "die":
-                os._exit(17)
-            if self.kind == "hang":
-                while True:
-                    time.sleep(10)
-        return super().step(action)
+class CannotBeMade(PointEnv):
+    def __init__(self):
+        raise OSError("no such simulator")
 
 
 @pytest.fixture
@@ -65,12 +41,14 @@ def make():
 
 @pytest.mark.parametrize("algorithm", [RennalaNIGT, MaleniaNIGT])
 @pytest.mark.parametrize(
-    ("kind", "says"), [("raise", "the physics exploded"), ("die", "exit code 17"), ("hang", "no sign of life")]
+    ("does", "says"),
+    [(explode, "the physics exploded"), (partial(os._exit, 17), "exit code 17"), (hang, "no sign of life")],
+    ids=["raises", "dies", "hangs"],
 )
-def test_a_failure_loses_nothing(make, tmp_path, algorithm, kind, says):
+def test_a_failure_loses_nothing(make, tmp_path, algorithm, does, says):
     """The worker is restarted and repeats its trajectory: the same parameters as without the failure, and one warning."""
     kwargs = {"n_trajectories": 8, "learning_rate": 0.1, "seed": 1, "policy_kwargs": {"net_arch": [8]}}
-    env = make(LengthFromSeedEnv, partial(FaultyEnv, kind, flag=tmp_path / "happened"), timeout=4.0)
+    env = make(LengthFromSeedEnv, partial(FaultyEnv, does, flag=tmp_path / "happened"), timeout=4.0)
     model = algorithm("MlpPolicy", env, **kwargs)
     with pytest.warns(UserWarning, match="failed") as caught:
         train_rounds(model, 6)
@@ -109,20 +87,20 @@ def test_killed_from_outside_while_it_trains(make, tmp_path):
 
 def test_environment_that_cannot_be_made():
     with pytest.raises(OSError, match="no such simulator") as caught:
-        ProcessVecEnv([partial(FaultyEnv, "raise at start")] * 2)
+        ProcessVecEnv([CannotBeMade] * 2)
     assert "in worker 0" in str(caught.value.__cause__)
     assert "in __init__" in str(caught.value.__cause__)
 
 
 @pytest.mark.filterwarnings(FAILED)
 def test_all_workers_fail_at_once(make):
-    env = make(*[partial(FaultyEnv, "raise", at=1)] * 2)
+    env = make(*[partial(FaultyEnv, explode, at=1)] * 2)
     with pytest.raises(WorkerError, match=r"every worker has failed(?s:.*)the physics exploded"):
         RennalaNIGT("MlpPolicy", env, seed=0).learn(100)
 
 
 def test_the_same_failure_again_takes_one_line(make):
-    model = RennalaNIGT("MlpPolicy", make(LengthFromSeedEnv, partial(FaultyEnv, "raise", at=2)), n_trajectories=6, seed=0)
+    model = RennalaNIGT("MlpPolicy", make(LengthFromSeedEnv, partial(FaultyEnv, explode, at=2)), n_trajectories=6, seed=0)
     with pytest.warns(UserWarning, match="failed") as caught:
         train_rounds(model, 10)
     first, second = (str(warning.message) for warning in caught[:2])
@@ -134,7 +112,7 @@ def test_the_same_failure_again_takes_one_line(make):
 @pytest.mark.filterwarnings(FAILED)
 def test_a_lost_worker(make):
     """Rennala goes on without it; Malenia cannot, since its task has nobody else."""
-    env_fns = [LengthFromSeedEnv, LengthFromSeedEnv, partial(FaultyEnv, "die", at=2)]
+    env_fns = [LengthFromSeedEnv, LengthFromSeedEnv, partial(FaultyEnv, partial(os._exit, 17), at=2)]
     env = make(*env_fns, max_restarts=1)
     model = RennalaNIGT("MlpPolicy", env, n_trajectories=6, seed=0)
     train_rounds(model, 8)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from conformance import WorkerVecEnvTests
 from envs import FixedLengthEnv, LengthFromSeedEnv, PointEnv, job, parameters, prepared, run, same, train_rounds
-from processes import FAILED, Bell, ends_of, ring
+from processes import FAILED, Bell, FaultyEnv, ends_of, explode, hang, kill_myself, ring, stop_myself
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.vec_env import VecNormalize
@@ -186,38 +186,6 @@ def test_evaluation_on_other_actors(make):
 # Failures
 
 
-class FaultyEnv(LengthFromSeedEnv):
-    """Does something at its seventh step, once in all its lives."""
-
-    def __init__(self, does, flag):
-        super().__init__()
-        self.does, self.flag, self.n = does, flag, 0
-
-    def step(self, action):
-        self.n += 1
-        if self.n == 7 and not self.flag.exists():
-            self.flag.touch()
-            self.does()
-        return super().step(action)
-
-
-def explode():
-    raise LookupError("the physics exploded")
-
-
-def kill_myself():
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def stop_myself():
-    os.kill(os.getpid(), signal.SIGSTOP)
-
-
-def hang():
-    while True:
-        time.sleep(10)
-
-
 @pytest.mark.parametrize(
     ("does", "says"),
     [
@@ -232,7 +200,7 @@ def test_a_failure_loses_nothing(make, tmp_path, does, says):
     """The worker starts anew and repeats its trajectory: the parameters are those without the failure; one warning."""
     env = make(
         LengthFromSeedEnv,
-        partial(FaultyEnv, does, tmp_path / "happened"),
+        partial(FaultyEnv, does, flag=tmp_path / "happened"),
         timeout=3.0 if does in (stop_myself, hang) else 60.0,
     )
     first = env.worker_pids[1]
@@ -248,14 +216,14 @@ def test_a_failure_loses_nothing(make, tmp_path, does, says):
 @pytest.mark.filterwarnings(FAILED)
 def test_beyond_the_limits(make, tmp_path):
     """Rennala goes on with the others; Malenia says which worker, which task, and what happened there."""
-    env_fns = [LengthFromSeedEnv, partial(FaultyEnv, explode, tmp_path / "a")]
+    env_fns = [LengthFromSeedEnv, partial(FaultyEnv, explode, flag=tmp_path / "a")]
     env = make(*env_fns, max_restarts=0, task_ids=["easy", "hard"])
     with pytest.warns(UserWarning, match="speed"):
         model = RennalaNIGT("MlpPolicy", env, **ARGUMENTS)
     train_rounds(model, 6)
     assert env.lost() == {1}
     assert model.last_round.counts.tolist() == [6, 0]
-    env_fns = [LengthFromSeedEnv, partial(FaultyEnv, explode, tmp_path / "b")]
+    env_fns = [LengthFromSeedEnv, partial(FaultyEnv, explode, flag=tmp_path / "b")]
     malenia = MaleniaNIGT("MlpPolicy", make(*env_fns, max_restarts=0, task_ids=["easy", "hard"]), **ARGUMENTS)
     lost = r"Worker 1 \(task 'hard'\): it is lost after too many restarts"
     with pytest.raises(WorkerError, match=rf"{lost}(?s:.*)Traceback(?s:.*)in explode(?s:.*)the physics exploded"):
@@ -301,7 +269,7 @@ def test_straggler_does_not_gate_a_round(make, tmp_path, schedule):
 
 
 def test_a_command_that_raises_and_one_that_does_not_return(make):
-    env = make(partial(FaultyEnv, explode, NeverThere()), LengthFromSeedEnv, timeout=2.0)
+    env = make(partial(FaultyEnv, explode), LengthFromSeedEnv, timeout=2.0)
     assert env.get_attr("longest") == [6, 6]
     with pytest.raises(AttributeError, match="no_such_thing"):
         env.get_attr("no_such_thing")
@@ -353,16 +321,6 @@ def test_what_an_interrupt_leaves(make):
 def test_an_address_while_connected(cluster):
     with pytest.raises(ValueError, match="is not allowed, since this process is connected to Ray already"):
         RayVecEnv([LengthFromSeedEnv], address=cluster.address)
-
-
-class NeverThere:
-    """A flag that does not stay."""
-
-    def exists(self):
-        return False
-
-    def touch(self):
-        pass
 
 
 # Nodes that come and go

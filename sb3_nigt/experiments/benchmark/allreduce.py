@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 from sb3_nigt.distributed.ranks import Ranks
 from sb3_nigt.experiments.benchmark.places import on_ranks
-from sb3_nigt.experiments.benchmark.table import Row
+from sb3_nigt.experiments.benchmark.table import Row, counted
 
 ROUNDS = 50  # of which each repetition is the median
 TIMEOUT = 60.0
@@ -28,10 +28,10 @@ def measure(n_ranks: Sequence[int], n_parameters: Sequence[int], repeats: int) -
     """
     for size in n_ranks:
         measured = on_ranks(size, partial(_times, list(n_parameters), repeats))
-        yield Row(f"{size} ranks, look at the counter", "ms", measured.pop("look"))
-        yield Row(f"{size} ranks, exchange of counts", "ms", measured.pop("gather"))
+        yield Row(f"{counted(size, 'rank')}, look at the counter", "ms", measured.pop("look"))
+        yield Row(f"{counted(size, 'rank')}, exchange of counts", "ms", measured.pop("gather"))
         for name, values in measured.items():
-            yield Row(f"{size} ranks, reduction of {int(name):,} parameters", "ms", values)
+            yield Row(f"{counted(size, 'rank')}, reduction of {int(name):,} parameters", "ms", values)
 
 
 def _times(n_parameters: list[int], repeats: int) -> dict[str, list[float]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from itertools import chain
 
 from sb3_nigt.experiments.arguments import environment, positive_integer
@@ -11,18 +11,19 @@ from sb3_nigt.experiments.benchmark import allreduce, overhead, processes, scali
 from sb3_nigt.experiments.benchmark.table import HEADER, Row
 from sb3_nigt.schedules import SCHEDULES
 
-PARTS: dict[str, Callable[[argparse.Namespace, str], Iterable[Row]]] = {
-    "simulated": lambda args, env: simulated.measure(env, args.n_workers, args.timesteps, args.repeats),
-    "startup": lambda args, _: chain.from_iterable(startup.measure(env, n_workers) for env, n_workers in args.start),
-    "stragglers": lambda args, _: stragglers.measure(args.n_workers, args.rounds),
-    "allreduce": lambda args, _: allreduce.measure(args.ranks, args.n_parameters, args.repeats),
-    "overhead": lambda args, _: overhead.measure(args.overhead, args.ranks, args.widths, args.rounds, args.repeats),
-    "scaling": lambda args, env: scaling.measure(env, args.sizes, args.seconds, args.repeats),
-    "processes": lambda args, env: processes.measure(
-        env, args.n_workers, args.n_trajectories, args.schedule, args.seconds, args.repeats
+_all = chain.from_iterable
+PARTS: dict[str, Callable[[argparse.Namespace], Iterable[Row]]] = {
+    "simulated": lambda args: _all(simulated.measure(env, args.n_workers, args.timesteps, args.repeats) for env in args.env),
+    "startup": lambda args: _all(startup.measure(env, n_workers) for env, n_workers in args.start),
+    "stragglers": lambda args: stragglers.measure(args.n_workers, args.rounds),
+    "allreduce": lambda args: allreduce.measure(args.ranks, args.n_parameters, args.repeats),
+    "overhead": lambda args: overhead.measure(args.overhead, args.ranks, args.widths, args.rounds, args.repeats),
+    "scaling": lambda args: _all(scaling.measure(env, args.sizes, args.seconds, args.repeats) for env in args.env),
+    "processes": lambda args: _all(
+        processes.measure(env, args.n_workers, args.n_trajectories, args.schedule, args.seconds, args.repeats)
+        for env in args.env
     ),
 }
-PER_ENV = ("simulated", "scaling", "processes")  # the others have environments of their own
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -77,13 +78,6 @@ def run(args: argparse.Namespace) -> None:
     :param args: parsed command line
     """
     print(HEADER)
-    for row in _measure(args):
+    for row in _all(PARTS[part](args) for part in PARTS if part in args.parts):
         print(row, flush=True)
     print(f"Medians of {args.repeats} repetitions, each beside its reference; [min, max] of the ratios.")
-
-
-def _measure(args: argparse.Namespace) -> Iterator[Row]:
-    for part in PARTS:
-        if part in args.parts:
-            for env_id in args.env if part in PER_ENV else args.env[:1]:
-                yield from PARTS[part](args, env_id)

@@ -12,9 +12,9 @@ import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_nigt.algorithms import RennalaNIGT
-from sb3_nigt.experiments.benchmark.places import on_ranks, processes_and_actors
+from sb3_nigt.experiments.benchmark.places import is_first, on_ranks, processes_and_actors
 from sb3_nigt.experiments.benchmark.rates import step_at_random
-from sb3_nigt.experiments.benchmark.table import Row
+from sb3_nigt.experiments.benchmark.table import Row, counted
 from sb3_nigt.vec_env import SimulatedVecEnv, WorkerVecEnv, make_worker_vec_env
 
 N_TRAJECTORIES = 20
@@ -50,26 +50,37 @@ class FreeStep(gym.Env[Any, Any]):
 
 
 class _Stopwatch(BaseCallback):
-    """Milliseconds of a round, one number a repetition."""
+    """Milliseconds of a round and, in turn with them, of steps alone; one number of each a repetition."""
 
     def __init__(self, n_rounds: int, repeats: int) -> None:
         super().__init__()
         self.n_rounds, self.repeats = n_rounds, repeats
-        self.marks: list[float] = []
-        self.begun = 0
+        self.rounds: list[float] = []
+        self.steps: list[float] = []
+        self.begun, self.since = 0, 0.0
+        self.env = gym.make(COMPUTE_ENV)
 
     def _on_step(self) -> bool:
-        return len(self.marks) <= self.repeats
+        return len(self.rounds) < self.repeats
 
     def _on_rollout_start(self) -> None:
         self.begun += 1
-        if self.begun >= WARM_UP and (self.begun - WARM_UP) % self.n_rounds == 0:
-            self.marks.append(time.perf_counter())
+        if self.begun < WARM_UP or (self.begun - WARM_UP) % self.n_rounds:
+            return
+        if self.begun > WARM_UP:
+            self.rounds.append(_milliseconds_since(self.since) / self.n_rounds)
+            if is_first():  # the other ranks wait for this one
+                start = time.perf_counter()
+                step_at_random(self.env, COMPUTE_STEPS)
+                self.steps.append(_milliseconds_since(start))
+        self.since = time.perf_counter()
 
-    @property
-    def milliseconds(self) -> list[float]:
-        marks = np.array(self.marks[: self.repeats + 1])
-        return list(1000 * np.diff(marks) / self.n_rounds)
+    def _on_training_end(self) -> None:
+        self.env.close()
+
+
+def _milliseconds_since(start: float) -> float:
+    return 1000 * (time.perf_counter() - start)
 
 
 def measure(
@@ -84,26 +95,20 @@ def measure(
     :param n_rounds: whose mean is one repetition
     :param repeats: repetitions
     """
-    env = gym.make(COMPUTE_ENV)
-    compute = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        step_at_random(env, COMPUTE_STEPS)
-        compute.append(1000 * (time.perf_counter() - start))
     compared_with = f"{COMPUTE_STEPS:,} random steps of {COMPUTE_ENV} in one process"
     for width in widths:
         for what, cls in {"SimulatedVecEnv": SimulatedVecEnv, **processes_and_actors()}.items():
             for n in n_workers:
-                d, values = _rounds(cls, n, width, n_rounds, repeats)
-                yield Row(f"{what}, {n} workers, d = {d:,}", "ms/round", values, compute, compared_with)
+                d, rounds, steps = _rounds(cls, n, width, n_rounds, repeats)
+                yield Row(f"{what}, {counted(n, 'worker')}, d = {d:,}", "ms/round", rounds, steps, compared_with)
         for size in n_ranks:
-            d, values = on_ranks(size, partial(_rounds, SimulatedVecEnv, 2, width, n_rounds, repeats))
-            yield Row(f"{size} ranks, all-reduce, d = {d:,}", "ms/round", values, compute, compared_with)
+            d, rounds, steps = on_ranks(size, partial(_rounds, SimulatedVecEnv, 2, width, n_rounds, repeats))
+            yield Row(f"{counted(size, 'rank')}, all-reduce, d = {d:,}", "ms/round", rounds, steps, compared_with)
 
 
 def _rounds(
     cls: Callable[..., WorkerVecEnv], n_workers: int, width: int, n_rounds: int, repeats: int
-) -> tuple[int, list[float]]:
+) -> tuple[int, list[float], list[float]]:
     env = make_worker_vec_env(FreeStep, n_workers, vec_env_cls=cls)
     try:
         model = RennalaNIGT(
@@ -118,4 +123,4 @@ def _rounds(
         model.learn(10**9, callback=stopwatch)
     finally:
         env.close()
-    return sum(p.numel() for p in model.policy.parameters()), stopwatch.milliseconds
+    return sum(p.numel() for p in model.policy.parameters()), stopwatch.rounds, stopwatch.steps

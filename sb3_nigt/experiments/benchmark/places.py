@@ -41,6 +41,11 @@ def on_ranks(size: int, function: Callable[[], T]) -> T:
     return of_first
 
 
+def is_first() -> bool:
+    """Whether this process is rank 0, or belongs to no group."""
+    return not dist.is_initialized() or dist.get_rank() == 0
+
+
 def _rank(function: Callable[[], T], port: int, size: int, rank: int) -> T:
     th.set_num_threads(1)
     store = dist.TCPStore("127.0.0.1", port, is_master=False, wait_for_workers=False)  # type: ignore[attr-defined]

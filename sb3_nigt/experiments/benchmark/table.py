@@ -47,5 +47,16 @@ class Row:
 HEADER = f"{'measured':<58}{'median':>12} {'':<9}{'ratio':>8} [min, max]"
 
 
+def counted(n: int, noun: str) -> str:
+    """
+    Write a number with its noun.
+
+    :param n: how many
+    :param noun: in the singular
+    :return: such as "1 worker" or "2 workers"
+    """
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
 def _number(value: np.floating[Any]) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
