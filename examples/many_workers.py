@@ -41,6 +41,8 @@ def measure(env_id: str, vec_env: str, timesteps: int) -> tuple[float, float, li
             reports = Recording.load(recorder.path).reports
     finally:
         env.close()
+    if len(reports) < 2:
+        raise SystemExit(f"--timesteps {timesteps}: that is not two episodes, give more")
     rounds = np.diff([report.started_at for report in reports])
     arrivals = [report.arrivals[0] for report in reports[:-1]]
     stepping = np.array([arrival.finished_at - arrival.started_at for arrival in arrivals])

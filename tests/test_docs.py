@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import itertools
 import json
 import re
 import secrets
@@ -50,9 +51,14 @@ def name_of(page):
 
 
 def python_blocks(page):
-    """First line and source of each Python example."""
+    """First line and source of each Python example, and what it prints if the next block is text."""
     text = page.read_text(encoding="utf-8")
-    return [(text[: m.start(2)].count("\n"), m[2]) for m in FENCE.finditer(text) if m[1] == "python"]
+    blocks = [*FENCE.finditer(text), None]
+    return [
+        (text[: block.start(2)].count("\n"), block[2], after[2] if after and after[1] == "text" else None)
+        for block, after in itertools.pairwise(blocks)
+        if block[1] == "python"
+    ]
 
 
 def prose(page):
@@ -68,7 +74,7 @@ def anchors(page):
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if python_blocks(page)], ids=name_of)
-def test_examples_run(page, tmp_path, monkeypatch, request):
+def test_examples_run(page, tmp_path, monkeypatch, request, capsys):
     """The blocks of a page share a namespace, so that later ones may build on earlier ones."""
     if page.name == "zoo.md":
         request.getfixturevalue("rl_zoo3")
@@ -79,9 +85,11 @@ def test_examples_run(page, tmp_path, monkeypatch, request):
         request.getfixturevalue("ray_of_the_page")
     monkeypatch.chdir(tmp_path)
     namespace = {"__name__": "__main__"}
-    for line, block in python_blocks(page):
+    for line, block, printed in python_blocks(page):
         # empty lines in front, so that a traceback names the line of the page
+        capsys.readouterr()
         exec(compile("\n" * line + block, name_of(page), "exec"), namespace)
+        assert printed is None or capsys.readouterr().out == printed
 
 
 @pytest.fixture
@@ -96,7 +104,7 @@ def ray_of_the_page():
 
 def test_tests_on_the_page_of_aggregators_pass(tmp_path):
     """What a reader would put into a file and hand to pytest."""
-    blocks = [block for _, block in python_blocks(ROOT / "docs/guide/aggregators.md")]
+    blocks = [block for _, block, _ in python_blocks(ROOT / "docs/guide/aggregators.md")]
     (tmp_path / "test_page.py").write_text("\n".join(blocks))
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_page.py"]
     outcome = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
