@@ -96,7 +96,25 @@ def says(text):
     return re.escape(text)
 
 
-# Arguments of the algorithms
+# Arguments of the algorithms and of ``learn``
+
+
+@pytest.mark.parametrize("algorithm", [RennalaNIGT, AFedPG])
+@pytest.mark.parametrize("value", [-1, NAN, INF, "100", None, True])
+def test_timesteps(algorithm, value):
+    model = algorithm("MlpPolicy", workers())
+    with pytest.raises(ValueError, match=says(f"total_timesteps={value!r} is not allowed: give a finite number")):
+        model.learn(value)
+    assert TwoStepEnv.steps == 0
+
+
+@pytest.mark.parametrize("algorithm", [RennalaNIGT, AFedPG])
+@pytest.mark.parametrize("value", [0, -1, 0.5, "1", True])
+def test_log_interval(algorithm, value):
+    model = algorithm("MlpPolicy", workers())
+    with pytest.raises(ValueError, match=says(f"log_interval={value!r} is not allowed: give an integer of at least 1")):
+        model.learn(10, log_interval=value)
+    assert TwoStepEnv.steps == 0
 
 
 @pytest.mark.parametrize(("algorithm", "name", "value"), CASES)

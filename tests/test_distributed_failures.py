@@ -15,7 +15,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_nigt import RennalaNIGT
 
-BOUND = 30  # seconds; the timeouts below are one or two, and the machine has other things to do
+BOUND = 60  # seconds; the timeouts below are one or two, and the machine has other things to do
 
 
 class FailAt(BaseCallback):

@@ -21,7 +21,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_nigt.actors import make_head
 from sb3_nigt.aggregators import Aggregator
 from sb3_nigt.algorithms.buffer import TrajectoryBuffer
-from sb3_nigt.algorithms.checks import check_arguments, check_env
+from sb3_nigt.algorithms.checks import check_arguments, check_env, check_learn
 from sb3_nigt.algorithms.reporting import RoundLogger
 from sb3_nigt.algorithms.round import BetweenRounds, LengthEstimate, run_round
 from sb3_nigt.algorithms.update import OuterUpdate
@@ -242,7 +242,9 @@ class AsyncPolicyGradient(OuterUpdate):
         :param reset_num_timesteps: start counting at 0
         :param progress_bar: show a progress bar
         :return: the model
+        :raises ValueError: for a number of timesteps or an interval that is none
         """
+        check_learn(total_timesteps, log_interval)
         try:
             self._join_ranks()
             super().learn(

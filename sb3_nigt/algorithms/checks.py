@@ -44,6 +44,19 @@ def check_arguments(model: AsyncPolicyGradient) -> None:
         )
 
 
+def check_learn(total_timesteps: Any, log_interval: Any) -> None:
+    """
+    Refuse what ``learn`` could only stumble over.
+
+    :param total_timesteps: its argument; Stable-Baselines3 takes floats such as 1e6
+    :param log_interval: its argument; None, as there: nothing is logged
+    :raises ValueError: naming the argument, its value and what is allowed
+    """
+    check_interval("total_timesteps", total_timesteps, 0.0, math.inf)
+    if log_interval is not None:
+        check_integer("log_interval", log_interval, 1)
+
+
 def check_env(model: AsyncPolicyGradient, env: VecEnv) -> None:
     """
     Refuse what cannot work before any job starts, and say when the objective depends on the speeds.
