@@ -110,6 +110,8 @@ WRONG = {
     "benchmark --env Nothing-v0": "Give an id that gymnasium knows, for example CartPole-v1",
     "benchmark --env no_such_module:Nothing-v0": "Give an id that gymnasium knows",
     "benchmark --env CartPole-v1 --repeats 0": "--repeats: '0' is not allowed",
+    "benchmark --seconds 0": "--seconds: '0' is not allowed: give a number greater than 0",
+    "benchmark --start CartPole-v1": "give an environment and a number of processes, for example CartPole-v1:100",
 }
 
 

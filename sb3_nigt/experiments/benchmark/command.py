@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable, Iterable
 from itertools import chain
 
-from sb3_nigt.experiments.arguments import environment, positive_integer
+from sb3_nigt.experiments.arguments import environment, positive_integer, positive_number
 from sb3_nigt.experiments.benchmark import allreduce, overhead, processes, scaling, simulated, startup, stragglers
 from sb3_nigt.experiments.benchmark.table import HEADER, Row
 from sb3_nigt.schedules import SCHEDULES
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--schedule", choices=list(SCHEDULES), default="pipelined", help="of RennalaNIGT on processes")
     parser.add_argument("--timesteps", type=positive_integer, default=20_000, help="of each simulated measurement")
-    parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement on processes")
+    parser.add_argument("--seconds", type=positive_number, default=5.0, help="of each measurement on processes")
     parser.add_argument("--rounds", type=positive_integer, default=20, help="with and without a straggler, and of free steps")
     parser.add_argument(
         "--start", nargs="+", type=_start, default=[("CartPole-v1", 100), ("Humanoid-v5", 10)], help="environment:processes"
@@ -67,7 +67,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _start(text: str) -> tuple[str, int]:
-    env_id, _, number = text.rpartition(":")
+    env_id, _, number = text.rpartition(":")  # an id may have a colon too, behind its module
+    if not env_id:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not allowed: give an environment and a number of processes, for example CartPole-v1:100"
+        )
     return environment(env_id), positive_integer(number)
 
 
