@@ -45,15 +45,15 @@ def check_interval(name: str, value: Any, low: float, high: float, *, open_low: 
 
     :param name: the argument, for the message
     :param value: what the user gave
-    :param low: lower end
+    :param low: lower end, may be infinite
     :param high: upper end, may be infinite
     :param open_low: exclude the lower end
     :raises ValueError: if it is not a number in the interval
     """
     number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
     if not number or not math.isfinite(value) or value < low or value > high or (open_low and value == low):
-        interval = f"{'(' if open_low else '['}{low:g}, {high:g}{')' if math.isinf(high) else ']'}"
-        raise ValueError(f"{name}={value!r} is not allowed: give a finite number in {interval}.")
+        interval = f" in {'(' if open_low else '['}{low:g}, {high:g}{')' if math.isinf(high) else ']'}"
+        raise ValueError(f"{name}={value!r} is not allowed: give a finite number{'' if math.isinf(low) else interval}.")
     return float(value)
 
 

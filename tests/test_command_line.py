@@ -101,7 +101,11 @@ WRONG = {
     "plan --from run.jsonl --n-workers 3": "--n-workers goes with --step-times: leave it out",
     "plan --from run.jsonl --message-times 1,2,3": "--message-times has 3 values for 2 workers",
     "summary": "arguments are required: DIR",
-    "summary nowhere": "'nowhere' has no curves.csv: give a directory that compare or reproduce has written",
+    "summary nowhere": "'nowhere' has no curves.csv with runs: give a directory that compare or reproduce has written",
+    "summary empty": "'empty' has no curves.csv with runs",
+    "summary foreign": "'foreign' has no curves.csv with runs",
+    "plan --step-times 1,2 --n-trajectories 99999999999": "--n-trajectories 99999999999: .* give fewer",
+    "tune --env CartPole-v1 --step-times 1,2 --timesteps 9 --output foreign": "'foreign/tuned.json' has no tuned values: give",
     "timeline": "arguments are required: RUN",
     "timeline none.jsonl": "none.jsonl: No such file or directory",
     "timeline run.jsonl --rounds 3": "'3' is not allowed: give two numbers with a colon between them, as in 0:5",
@@ -119,6 +123,10 @@ WRONG = {
 def test_wrong_arguments_cost_one_line(arguments, run_file, monkeypatch, capsys):
     monkeypatch.chdir(run_file.parent)
     Path("other.txt").write_text("hello")
+    for name, curves in {"empty": "method,seed,seconds,return\n", "foreign": "x,y\n1,2\n"}.items():
+        Path(name).mkdir()
+        Path(name, "curves.csv").write_text(curves)
+    Path("foreign/tuned.json").write_text('{"tuned": [{"method"')
     Path("picture.png").write_bytes(b"\x89PNG\r\n\x1a\n\xff\xfe")
     Path("short.jsonl").write_text(run_file.read_text().splitlines()[0])
     with pytest.raises(SystemExit) as stopped:

@@ -25,6 +25,7 @@ from sb3_nigt.experiments.methods import BASELINES, OURS, check_method, make_mod
 from sb3_nigt.experiments.plots import method_style, save_picture
 from sb3_nigt.experiments.results import ALL_CURVES, Curve, default_threshold, grid_of, on_grid, table
 from sb3_nigt.experiments.setting import Budget, Run, Setting
+from sb3_nigt.experiments.summary import summary
 
 CARTPOLE = Setting("CartPole-v1", (1.0, 2.0), (0.0, 5.0))
 FEW = Budget(timesteps=400, points=4, episodes=2)
@@ -305,6 +306,12 @@ def test_a_run_that_fails_stops_no_other(tmp_path):
         ("--env CartPole-v1 --timesteps 9 --step-times 1,2 --message-times 1,2,3", "--message-times has 3 values for 2"),
         ("--env CartPole-v1 --timesteps 9 --step-times 1,2 --output taken", "is a file, give the name of a directory"),
         ("--env CartPole-v1 --timesteps 9 --step-times 1,2 --algos ppo --seeds 1 --output other", "with another method"),
+        ("--env CartPole-v1 --timesteps 9 --step-times 1,2 --algos a2c --seeds 1 --output other", "is damaged: remove it"),
+        (
+            "--env CartPole-v1 --timesteps 9 --step-times 1,2 --output /proc/none",
+            "/proc/none: No such file or directory. Give",
+        ),
+        ("--env CartPole-v1 --timesteps 9 --step-times 1,2 --target-return nan", "'nan' is not allowed: give a number"),
     ],
 )
 def test_wrong_arguments_cost_one_line(arguments, message, tmp_path, monkeypatch, capsys):
@@ -313,6 +320,8 @@ def test_wrong_arguments_cost_one_line(arguments, message, tmp_path, monkeypatch
     Path("other").mkdir()
     Path("other/ppo-seed0.csv").write_text("")
     Path("other/ppo-seed0.json").write_text(json.dumps({"run": {}}))
+    Path("other/a2c-seed0.csv").write_text("")
+    Path("other/a2c-seed0.json").write_text('{"run')
     with pytest.raises(SystemExit) as stopped:
         main(["compare", *arguments.split()])
     assert stopped.value.code == 2
@@ -337,9 +346,33 @@ def test_summary_of_files_made_by_hand(tmp_path, capsys):
     (directory / ALL_CURVES).write_text("\n".join(["method,seed,seconds,return", *lines]) + "\n")
     main(["summary", str(directory)])
     name, _, a, b, *_ = capsys.readouterr().out.splitlines()
-    assert name == "by-hand"
+    assert name == "by-hand, 20 seconds"
     assert a.split() == ["a", "5.5", "11"]
     assert b.split() == ["b", "2", "+3.5", "[+3,", "+4]", "0.333", "4", "+7", "[+6,", "+8]", "0.333"]
+
+
+def test_summary_takes_the_first_method_with_each_schedule():
+    """The second block has what is not rennala, and one run a method has no interval."""
+    curves = {
+        name: [curve([value, value])] for name, value in {"rennala": 3.0, "rennala:first_finished": 5.0, "sync": 4.0}.items()
+    }
+    rows = [" ".join(row.split()) for row in summary(curves).splitlines()]
+    assert rows == [
+        "10 seconds",
+        "method return rennala ahead by p at the end ahead by p",
+        "rennala 3 3",
+        "rennala:first_finished 5 -2 1.000 5 -2 1.000",
+        "sync 4 -1 1.000 4 -1 1.000",
+        "method return rennala:first_finished ahead by p at the end ahead by p",
+        "rennala:first_finished 5 5",
+        "sync 4 +1 1.000 4 +1 1.000",
+    ]
+
+
+def test_baselines_are_favoured_when_only_trajectories_take_time(tmp_path, capsys):
+    arguments = "--env CartPole-v1 --algos rennala,ppo --step-times 1,2 --time-per trajectory --seconds 1 --seeds 1 --points 2"
+    main(["compare", *arguments.split(), "--episodes", "1", "--output", str(tmp_path)])
+    assert capsys.readouterr().out.startswith("ppo: with --time-per trajectory a step of all workers costs h over max_episode")
 
 
 # Table and pictures, of curves made by hand
@@ -368,6 +401,15 @@ def test_table_by_hand():
     assert rows[3].startswith("2 runs a method")
 
 
+def test_table_of_runs_that_end_at_different_times():
+    """Two of three runs are known not to have reached 50 before their end after 10 s: so the median is later than that."""
+    ends = [curve([0.0, 10.0]), curve([0.0, 20.0]), curve([0.0, 10.0, 20.0, 30.0, 60.0])]
+    row = " ".join(table({"a": ends}, 50.0).splitlines()[1].split())
+    assert row.startswith("a 30 [10, 60] >10 [>10, >40] 1/3 ")
+    row = " ".join(table({"a": ends[2:]}, 50.0).splitlines()[1].split())  # of one run there is no interval
+    assert row.startswith("a 60 40 1/1 ")
+
+
 def test_default_threshold_by_hand():
     """All begin at 0, the best median is quick's 100."""
     assert default_threshold(CURVES) == 75
@@ -387,7 +429,7 @@ def test_common_grid_by_hand():
     ("setting", "heading"),
     [
         (Setting("E-v0", (1.0, 2.5), (0.0, 0.0)), "E-v0, 2 workers, 1 to 2.5 s a step, messages take no time"),
-        (Setting("E-v0", (2.0,), (0.5,), "trajectory"), "E-v0, 1 workers, 2 s a trajectory, 0.5 s a message"),
+        (Setting("E-v0", (2.0,), (0.5,), "trajectory"), "E-v0, 1 worker, 2 s a trajectory, 0.5 s a message"),
     ],
 )
 def test_title(setting, heading):

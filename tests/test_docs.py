@@ -29,7 +29,7 @@ from sb3_nigt import (
 )
 from sb3_nigt.__main__ import main
 from sb3_nigt.envs.tasks import FAMILIES
-from sb3_nigt.experiments import reproduce
+from sb3_nigt.experiments import compare, reproduce
 from sb3_nigt.experiments.results import ALL_CURVES, load_all
 from sb3_nigt.experiments.tuned import load as load_tuned
 from sb3_nigt.optimizers import NIGT
@@ -170,7 +170,7 @@ def test_every_experiment_that_is_kept_is_on_the_page():
 
 @pytest.mark.parametrize(("name", "command"), EXPERIMENT.findall(RESULTS_PAGE))
 def test_command_beneath_an_experiment_is_the_one_that_made_it(name, command, monkeypatch):
-    """Same runs: figure, reading, length, points, seeds and arguments are those of the files that are kept."""
+    """Same runs: figure, reading, length, points, seeds, arguments and table are those of the files that are kept."""
     asked = []
     monkeypatch.chdir(ROOT)  # commands name files with tuned values; nothing is trained or written
     monkeypatch.setattr(reproduce, "tune", lambda *args: [])
@@ -185,6 +185,13 @@ def test_command_beneath_an_experiment_is_the_one_that_made_it(name, command, mo
         if run.seed == 0:
             kept = json.loads((RESULTS / name / f"{run.name}.json").read_text(encoding="utf-8"))["run"]
             assert kept == run.as_json()
+    assert (RESULTS / name / "table.txt").read_text(encoding="utf-8") == compare.report(runs, curves, None) + "\n"
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs/modules").glob("*.md")), ids=name_of)
+def test_commands_to_replicate_are_those_of_the_results(page):
+    commands = re.findall(r"^sb3-nigt (reproduce .*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    assert set(commands) <= {command for _, command in EXPERIMENT.findall(RESULTS_PAGE)}
 
 
 def test_summary_of_the_experiments_is_up_to_date(capsys):

@@ -118,7 +118,7 @@ def test_commands_on_the_page_can_be_typed(tmp_path, monkeypatch):
     Path("tune/tuned.json").write_text('{"tuned": []}')
     typed = []
     Path("reacher").mkdir()
-    Path("reacher/curves.csv").touch()
+    Path("reacher/curves.csv").write_text("method,seed,seconds,return\nrennala,0,0,1\n")
     for name in ("compare", "summary", "tune", "reproduce"):
         monkeypatch.setattr(COMMANDS[name], "run", typed.append)
     commands = re.findall(r"^sb3-nigt (.+)$", PAGE, re.MULTILINE)

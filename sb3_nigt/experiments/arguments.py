@@ -90,6 +90,21 @@ def positive_number(text: str) -> float:
     return number
 
 
+def finite_number(text: str) -> float:
+    """
+    Convert an argument that may be negative.
+
+    :param text: what the user typed
+    """
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise argparse.ArgumentTypeError(f"{text!r} is not allowed: give a number, for example -10.5")
+    return number
+
+
 def environment(text: str) -> str:
     """
     Check the id of an environment; ``module:Name-v0`` imports the module, as ``gym.make`` does.

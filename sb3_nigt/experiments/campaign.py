@@ -37,10 +37,13 @@ def execute_all(runs: Sequence[Run], directory: Path, processes: int) -> None:
     :param runs: with different names
     :param directory: takes the files; made if it does not exist
     :param processes: runs at a time
-    :raises UsageError: if the directory has a run of the same name that is another one
+    :raises UsageError: if the directory cannot be made, or has a run of the same name that is another one
     :raises FailedRunsError: if some have failed, after all others are finished
     """
-    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{directory}: {error.strerror}. Give another directory") from None
     errors: dict[str, str] = {}
     waiting = [run for run in runs if not is_finished(run, directory)]
     with tqdm(total=len(runs), unit="run", bar_format="{l_bar}{bar}| {n:.1f}/{total} runs [{elapsed}<{remaining}]") as bar:
@@ -60,12 +63,15 @@ def is_finished(run: Run, directory: Path) -> bool:
 
     :param run: the run
     :param directory: where to look
-    :raises UsageError: if the files are those of another run
+    :raises UsageError: if the files are those of another run, or damaged
     """
     curve, configuration = files_of(run, directory)
     if not (curve.exists() and configuration.exists()):
         return False
-    found, wanted = json.loads(configuration.read_text(encoding="utf-8"))["run"], run.as_json()
+    try:
+        found, wanted = json.loads(configuration.read_text(encoding="utf-8"))["run"], run.as_json()
+    except (ValueError, KeyError, TypeError):
+        raise UsageError(f"{configuration} is damaged: remove it, then its run is repeated") from None
     differing = [name for name in wanted if found.get(name) != wanted[name]]
     if differing:
         raise UsageError(f"{configuration} is of a run with another {differing[0]}: give another directory, or remove it")

@@ -8,12 +8,21 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import StrMethodFormatter, SymmetricalLogLocator
 
 from sb3_nigt.envs.tasks import FAMILIES
 from sb3_nigt.experiments import statistics
-from sb3_nigt.experiments.arguments import UsageError, directory, environment, parse_times, positive_integer, positive_number
+from sb3_nigt.experiments.arguments import (
+    UsageError,
+    directory,
+    environment,
+    finite_number,
+    parse_times,
+    positive_integer,
+    positive_number,
+)
 from sb3_nigt.experiments.campaign import execute_all
-from sb3_nigt.experiments.methods import check_method
+from sb3_nigt.experiments.methods import BASELINES, check_method
 from sb3_nigt.experiments.plots import draw_band, save_picture
 from sb3_nigt.experiments.results import (
     ALL_CURVES,
@@ -51,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="methods with commas between them, such as rennala,rennala:first_finished,malenia,sync,afedpg,ppo,a2c,trpo,ars",
     )
     parser.add_argument("--seeds", metavar="N", type=positive_integer, default=5, help="runs of each method")
-    parser.add_argument("--target-return", metavar="R", type=float, help="return whose time is in the table")
+    parser.add_argument("--target-return", metavar="R", type=finite_number, help="return whose time is in the table")
     parser.add_argument("--tuned", metavar="FILE", type=tuned_file, default=[], help="arguments that sb3-nigt tune has found")
     add_execution(parser, "compare")
 
@@ -123,6 +132,12 @@ def run(args: argparse.Namespace) -> None:
     :param args: parsed command line
     """
     setting, budget = setting_of(args), Budget(args.timesteps, args.seconds, args.points, args.episodes)
+    baselines = [name for name in args.algos if name in BASELINES]
+    if baselines and setting.time_per == "trajectory":
+        print(
+            f"{', '.join(baselines)}: with --time-per trajectory a step of all workers costs h over max_episode_steps, which "
+            "favours them where episodes end early; --time-per step treats all alike"
+        )
     runs = seeded_runs(args.algos, args.seeds, setting, budget, args.tuned)
     compare(runs, args.output, args.processes, args.target_return)
 
@@ -152,13 +167,23 @@ def compare(runs: Sequence[Run], output: Path, processes: int, threshold: float 
     """
     execute_all(runs, output, processes)
     curves = load_curves(runs, output)
-    heading = title(runs[0].setting)
-    numbers = table(curves, default_threshold(curves) if threshold is None else threshold)
-    text = "\n".join([heading, numbers, *_arguments(runs)])
+    text = report(runs, curves, threshold)
     save_all(runs, output)
     (output / "table.txt").write_text(text + "\n", encoding="utf-8")
-    draw(curves, heading, output / "curves.png")
+    draw(curves, title(runs[0].setting), output / "curves.png")
     print(f"{text}\n\n{output}: table.txt, {ALL_CURVES}, curves.png, and two files for each of {len(runs)} runs")
+
+
+def report(runs: Sequence[Run], curves: Curves, threshold: float | None) -> str:
+    """
+    Write what was compared and how it went.
+
+    :param runs: of one setting
+    :param curves: of these runs
+    :param threshold: return whose time is in the table; None: three quarters of what the best method has gained
+    """
+    numbers = table(curves, default_threshold(curves) if threshold is None else threshold)
+    return "\n".join([title(runs[0].setting), numbers, *_arguments(runs)])
 
 
 def _arguments(runs: Sequence[Run]) -> list[str]:
@@ -178,7 +203,8 @@ def title(setting: Setting) -> str:
     final = setting.final_step_times
     later = f" (at the end {final[0]:.3g} to {final[-1]:.3g} s)" if final else ""
     steps = f"{_range(setting.step_times)} a {setting.time_per}{later}"
-    return f"{setting.env}{tasks}, {setting.n_workers} workers, {steps}, {messages}"
+    workers = "1 worker" if setting.n_workers == 1 else f"{setting.n_workers} workers"
+    return f"{setting.env}{tasks}, {workers}, {steps}, {messages}"
 
 
 def _range(seconds: Sequence[float]) -> str:
@@ -206,7 +232,9 @@ def draw(curves: Curves, heading: str, path: Path) -> None:
             draw_band(column[1], x, statistics.interquartile_mean(returns), low, high, number, name)
         column[1].set_xlabel(AXIS_LABELS[axis])
         if axis == "messages":
-            column[1].set_xscale("symlog", linthresh=10.0)  # with a 0, where all begin
+            column[1].set_xscale("symlog", linthresh=10.0, subs=[3])  # with a 0, where all begin
+            column[1].xaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=10, subs=[1, 3]))
+            column[1].xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
         for ax in column:
             ax.grid(alpha=0.3)
     axes[0, 0].set_ylabel("return: median, 20 to 80 % of runs")

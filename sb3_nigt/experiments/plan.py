@@ -59,7 +59,10 @@ def run(args: argparse.Namespace) -> None:
 
     :param args: parsed command line
     """
-    planned, workers = _from_recording(args) if args.recording else _from_times(args)
+    try:
+        planned, workers = _from_recording(args) if args.recording else _from_times(args)
+    except MemoryError:
+        raise UsageError(f"--n-trajectories {args.n_trajectories}: these do not fit into memory, give fewer") from None
     if args.output:
         draw(planned, workers, args.output)
         print(f"{args.output}: {SHOWN_UPDATES} updates of planned Rennala, all methods on the same axis\n")

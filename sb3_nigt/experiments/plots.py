@@ -13,14 +13,14 @@ from PIL import Image
 
 from sb3_nigt.messages import RoundReport
 
-# Okabe and Ito's colours, each with a dash pattern of its own, so that no line depends on its colour alone.
+# Okabe and Ito's colours, each with dashes or a marker of its own, so that no line depends on its colour alone.
 LINE_STYLES: tuple[dict[str, Any], ...] = (
     {"color": "#0072B2", "linestyle": "-"},
     {"color": "#D55E00", "linestyle": "--"},
     {"color": "#009E73", "linestyle": "-."},
     {"color": "#CC79A7", "linestyle": ":"},
     {"color": "#000000", "linestyle": (0, (5, 1, 1, 1, 1, 1))},
-    {"color": "#E69F00", "linestyle": (0, (1, 1))},
+    {"color": "#E69F00", "linestyle": "-", "marker": "s", "markevery": 20, "markersize": 4},
     {"color": "#56B4E9", "linestyle": (0, (8, 2))},
 )
 ROUND_COLORS = ("#0072B2", "#56B4E9")  # neighbouring rounds, dark and light

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,11 +99,17 @@ def load_all(path: Path) -> Curves:
     Read the curves of a comparison.
 
     :param path: as ``save_all`` has written it
+    :raises ValueError: if it has no runs, or is something else
     """
     rows: dict[tuple[str, str], list[dict[str, str]]] = {}
     with path.open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
+        reader = csv.DictReader(file)
+        if not {"method", "seed", "seconds", "return"} <= set(reader.fieldnames or ()):
+            raise ValueError(f"{path} has no curves: give a file that compare or reproduce has written")
+        for row in reader:
             rows.setdefault((row["method"], row["seed"]), []).append(row)
+    if not rows:
+        raise ValueError(f"{path} has no runs")
     curves: Curves = {}
     for (method, _), of_run in rows.items():
         curves.setdefault(method, []).append(Curve.of(of_run))
@@ -162,33 +167,37 @@ def table(curves: Curves, threshold: float) -> str:
     lines += [f"{name:<{width}}{_row(runs, threshold)}" for name, runs in curves.items()]
     n_runs = ", ".join(dict.fromkeys(str(len(runs)) for runs in curves.values()))
     lines += [
-        f"{n_runs} runs a method; 95 % bootstrap intervals in brackets; final return: mean over the last tenth of a run,",
-        "then interquartile mean over the runs; seconds to a return: median, > where that many runs did not reach it;",
-        "seconds, timesteps, messages, updates: of a whole run, medians. Seconds are those of the workers' clock.",
+        f"{n_runs} runs a method; 95 % bootstrap intervals in brackets; final return: mean over the last tenth of a run's",
+        "evaluations, at least one, then interquartile mean over the runs; seconds to a return: median, > if only a bound is",
+        "known; seconds, timesteps, messages, updates: of a whole run, medians. Seconds are those of the workers' clock.",
     ]
     return "\n".join(lines)
 
 
 def _row(runs: Sequence[Curve], threshold: float) -> str:
     finals, times = np.array([run.final_return for run in runs]), np.array([run.time_to(threshold) for run in runs])
-    end = max(run["seconds"][-1] for run in runs)
-    final = _with_interval(finals, statistics.interquartile_mean, end=math.inf)
+    bounds = np.minimum(times, [run["seconds"][-1] for run in runs])  # a run is known not to have got there before its end
+    final = _with_interval(finals, finals, statistics.interquartile_mean)
     counts = (
         f"{np.median([run[column][-1] for run in runs]):,.0f}" for column in ("seconds", "timesteps", "messages", "updates")
     )
     numbers = "".join(f"{count:>{size}}" for count, size in zip(counts, (12, 12, 10, 10), strict=True))
     reached = f"{int(np.isfinite(times).sum())}/{len(times)}"
-    return f"{final:>28}{_with_interval(times, statistics.censored_median, end):>32}{reached:>9}{numbers}"
+    return f"{final:>28}{_with_interval(times, bounds, statistics.censored_median):>32}{reached:>9}{numbers}"
 
 
-def _with_interval(values: FloatArray, statistic: Callable[[FloatArray], FloatArray], end: float) -> str:
-    low, high = statistics.bootstrap_interval(values, statistic)
-    middle, low_text, high_text = (_number(float(value), end) for value in (statistic(values), low, high))
-    return f"{middle} [{low_text}, {high_text}]"
+def _with_interval(values: FloatArray, bounds: FloatArray, statistic: Callable[[FloatArray], FloatArray]) -> str:
+    """A statistic and, of several runs, its interval; what is not the same of values and of their lower bounds is a bound."""
+    of_values, of_bounds = statistic(values), statistic(bounds)
+    text = _number(float(of_values), float(of_bounds))
+    if len(values) == 1:
+        return text
+    intervals = (statistics.bootstrap_interval(numbers, statistic) for numbers in (values, bounds))
+    low, high = (_number(float(value), float(bound)) for value, bound in zip(*intervals, strict=True))
+    return f"{text} [{low}, {high}]"
 
 
-def _number(value: float, end: float) -> str:
-    """Four digits; what had not happened when the runs ended is not a number but a bound."""
-    if math.isinf(value):
-        return f">{end:,.0f}"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+def _number(value: float, bound: float) -> str:
+    """Four digits."""
+    text = f"{bound:,.0f}" if abs(bound) >= 1000 else f"{bound:.4g}"
+    return text if value == bound else f">{text}"

@@ -41,6 +41,8 @@ def bootstrap_interval(
     """
     Percentile interval of a statistic over runs drawn with replacement, always the same draws.
 
+    Of few runs it covers less than its level: of the mean of five normal numbers about 85 instead of 95 %.
+
     :param values: shape (..., R); may be infinite
     :param statistic: takes away the last axis
     :param level: of the interval
@@ -86,7 +88,8 @@ def permutation_p(first: FloatArray, second: FloatArray) -> float:
         drawn = np.random.default_rng(0).permuted(np.tile(runs, (DEALS - 1, 1)), axis=1)[:, :size]
         groups = np.concatenate([first[None], drawn])  # the one that was found is one of them
     differences = np.abs(groups.mean(axis=1) - (runs.sum() - groups.sum(axis=1)) / (len(runs) - size))
-    return float(np.mean(differences >= differences[0] * (1 - 1e-12)))
+    rounding = 1e-12 * np.abs(runs).max()  # of the sums: what differs by less is a tie
+    return float(np.mean(differences >= differences[0] - rounding))
 
 
 def time_average(x: FloatArray, y: FloatArray, end: float) -> float:

@@ -1,4 +1,4 @@
-"""Comparisons side by side: how far the first method of each is ahead of the others, over the run and at its end."""
+"""Comparisons side by side: how far the first method, with each schedule, is ahead of the others, over time and at the end."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     :param parser: of the subcommand
     """
-    parser.add_argument("directories", metavar="DIR", nargs="+", type=_comparison, help="output of compare or reproduce")
+    parser.add_argument("comparisons", metavar="DIR", nargs="+", type=_comparison, help="output of compare or reproduce")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -27,14 +27,15 @@ def run(args: argparse.Namespace) -> None:
 
     :param args: parsed command line
     """
-    print("\n\n".join(f"{path.name}\n{summary(load_all(path / ALL_CURVES))}" for path in args.directories))
-    print("\nReturn: mean over the time of a run, and over its last tenth; means over the runs.")
-    print("Ahead by: the first method's mean less this one's, 95 % bootstrap interval, p of a permutation test.")
+    print("\n\n".join(f"{name}, {summary(curves)}" for name, curves in args.comparisons))
+    print("\nReturn: mean over the seconds named above, which every run of the comparison has, and mean over the last tenth")
+    print("of the evaluations of a run, at least one, wherever it ends; means over the runs.")
+    print("Ahead by: difference of the means, 95 % bootstrap interval if there are several runs, p of a permutation test.")
 
 
 def summary(curves: Curves) -> str:
     """
-    Compare the first method with each of the others.
+    Compare the first method with each of the others, then the same method under other schedules with what is not itself.
 
     :param curves: of all methods
     """
@@ -42,12 +43,17 @@ def summary(curves: Curves) -> str:
     means = {name: np.array([_time_average(curve, end) for curve in runs]) for name, runs in curves.items()}
     finals = {name: np.array([curve.final_return for curve in runs]) for name, runs in curves.items()}
     first, *others = curves
+    of_first = [name for name in curves if name.partition(":")[0] == first.partition(":")[0]]
+    competitors = [name for name in others if name not in of_first]
     width = 2 + max(6, *map(len, curves))
-    lines = [f"{'method':<{width}}{'return':>9}{f'{first} ahead by':>30}{'p':>8}{'at the end':>14}{'ahead by':>30}{'p':>8}"]
-    lines.append(f"{first:<{width}}{means[first].mean():>9.4g}{'':>38}{finals[first].mean():>14.4g}")
-    for name in others:
-        over_time, at_end = _ahead(means[first], means[name]), _ahead(finals[first], finals[name])
-        lines.append(f"{name:<{width}}{means[name].mean():>9.4g}{over_time}{finals[name].mean():>14.4g}{at_end}")
+    lines = [f"{end:,.0f} seconds"]
+    for reference in of_first if competitors else [first]:
+        ahead = f"{reference} ahead by"
+        lines += [f"{'method':<{width}}{'return':>9}{ahead:>33}{'p':>8}{'at the end':>14}{'ahead by':>30}{'p':>8}"]
+        lines += [f"{reference:<{width}}{means[reference].mean():>9.4g}{'':>41}{finals[reference].mean():>14.4g}"]
+        for name in others if reference == first else competitors:
+            over_time, at_end = _ahead(means[reference], means[name]), _ahead(finals[reference], finals[name])
+            lines += [f"{name:<{width}}{means[name].mean():>9.4g}{over_time:>41}{finals[name].mean():>14.4g}{at_end}"]
     return "\n".join(lines)
 
 
@@ -57,13 +63,15 @@ def _time_average(curve: Curve, end: float) -> float:
 
 def _ahead(first: FloatArray, other: FloatArray) -> str:
     low, high = statistics.difference_interval(first, other)
-    interval = f"{first.mean() - other.mean():+.3g} [{low:+.3g}, {high:+.3g}]"
-    return f"{interval:>30}{statistics.permutation_p(first, other):>8.3f}"
+    interval = f" [{low:+.3g}, {high:+.3g}]" if len(first) > 1 and len(other) > 1 else ""
+    return f"{f'{first.mean() - other.mean():+.3g}{interval}':>30}{statistics.permutation_p(first, other):>8.3f}"
 
 
-def _comparison(text: str) -> Path:
-    if not (Path(text) / ALL_CURVES).is_file():
+def _comparison(text: str) -> tuple[str, Curves]:
+    path = Path(text)
+    try:
+        return path.resolve().name, load_all(path / ALL_CURVES)
+    except (OSError, ValueError):
         raise argparse.ArgumentTypeError(
-            f"{text!r} has no {ALL_CURVES}: give a directory that compare or reproduce has written"
-        )
-    return Path(text)
+            f"{text!r} has no {ALL_CURVES} with runs: give a directory that compare or reproduce has written"
+        ) from None

@@ -16,7 +16,7 @@ from sb3_nigt.experiments.compare import add_execution, add_setting, methods, se
 from sb3_nigt.experiments.methods import OURS
 from sb3_nigt.experiments.results import load_curves
 from sb3_nigt.experiments.setting import Budget, Run, Setting
-from sb3_nigt.experiments.tuned import Tuned, save
+from sb3_nigt.experiments.tuned import Tuned, load, save
 
 EXPONENTS = range(-10, 0)  # of two: α
 PLAIN_EXPONENTS = range(-24, -4, 2)  # of plain ascent, whose steps grow with the gradient: the paper does not say
@@ -118,6 +118,8 @@ def run(args: argparse.Namespace) -> None:
     """
     setting, budget = setting_of(args), Budget(args.timesteps, args.seconds, args.points, args.episodes)
     path = args.output / "tuned.json"
+    if path.exists():
+        load(path)  # what cannot be added to shall not cost the runs before it is found out
     candidates = {method: drawn(grid(method), args.candidates) for method in args.algos}
     for best in tune(candidates, setting, budget, args.output, args.processes):
         save(best, path)

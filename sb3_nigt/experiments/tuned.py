@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sb3_nigt.experiments.arguments import UsageError
 from sb3_nigt.experiments.methods import BASELINES
 from sb3_nigt.experiments.setting import Budget, Setting
 
@@ -38,7 +40,7 @@ def load(path: Path) -> list[Tuned]:
     Read a file.
 
     :param path: of the file
-    :raises ValueError: if it is something else
+    :raises UsageError: if it is something else
     """
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))["tuned"]
@@ -46,7 +48,7 @@ def load(path: Path) -> list[Tuned]:
             Tuned(**{**entry, "setting": _setting(entry["setting"]), "budget": Budget(**entry["budget"])}) for entry in entries
         ]
     except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{str(path)!r} has no tuned values: give a file that sb3-nigt tune has written") from None
+        raise UsageError(f"{str(path)!r} has no tuned values: give a file that sb3-nigt tune has written") from None
 
 
 def _setting(entry: dict[str, Any]) -> Setting:
@@ -60,11 +62,14 @@ def save(best: Tuned, path: Path) -> None:
 
     :param best: the result
     :param path: of the file
+    :raises UsageError: if it is there and is something else
     """
     before = load(path) if path.exists() else []
     others = [tuned for tuned in before if (tuned.method, tuned.setting) != (best.method, best.setting)]
     text = json.dumps({"tuned": [dataclasses.asdict(tuned) for tuned in (*others, best)]}, indent=1)
-    path.write_text(text + "\n", encoding="utf-8")
+    unfinished = path.with_suffix(".part")
+    unfinished.write_text(text + "\n", encoding="utf-8")
+    os.replace(unfinished, path)  # a kill leaves the old file or the new one
 
 
 def tuned_file(text: str) -> list[Tuned]:
@@ -77,7 +82,7 @@ def tuned_file(text: str) -> list[Tuned]:
         return load(Path(text))
     except OSError as error:
         raise argparse.ArgumentTypeError(f"{text}: {error.strerror}. Give a file that sb3-nigt tune has written") from None
-    except ValueError as error:
+    except UsageError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
