@@ -22,7 +22,7 @@ from sb3_nigt.__main__ import main
 from sb3_nigt.experiments import campaign, compare, training
 from sb3_nigt.experiments.campaign import FailedRunsError, execute_all
 from sb3_nigt.experiments.methods import BASELINES, OURS, check_method, make_model
-from sb3_nigt.experiments.plots import method_style, save_picture
+from sb3_nigt.experiments.plots import method_style, save_picture, style_numbers
 from sb3_nigt.experiments.results import ALL_CURVES, Curve, default_threshold, grid_of, on_grid, table
 from sb3_nigt.experiments.setting import Budget, Run, Setting
 from sb3_nigt.experiments.summary import summary
@@ -470,6 +470,13 @@ def test_saved_pictures(suffix, tmp_path):
     saved, plain = (np.array(Image.open(tmp_path / f"{name}.png").convert("RGB"), dtype=int) for name in ("picture", "plain"))
     assert np.abs(saved - plain).max() <= 16
     assert len(np.unique(saved.reshape(-1, 3), axis=0)) <= 128
+
+
+def test_a_method_looks_the_same_in_all_pictures():
+    assert style_numbers(["rennala", "afedpg"]) == {"rennala": 0, "afedpg": 3}
+    assert style_numbers(["ars", "rennala", "malenia", "sync"]) == {"ars": 1, "rennala": 0, "malenia": 3, "sync": 2}
+    everybody = style_numbers([*OURS, *BASELINES, "rennala:first_finished", "malenia:pipelined"])
+    assert sorted(everybody.values()) == list(range(12))
 
 
 def test_more_methods_than_styles():

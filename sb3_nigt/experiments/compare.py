@@ -23,7 +23,7 @@ from sb3_nigt.experiments.arguments import (
 )
 from sb3_nigt.experiments.campaign import execute_all
 from sb3_nigt.experiments.methods import BASELINES, check_method
-from sb3_nigt.experiments.plots import draw_band, save_picture
+from sb3_nigt.experiments.plots import draw_band, save_picture, style_numbers
 from sb3_nigt.experiments.results import (
     ALL_CURVES,
     AXES,
@@ -222,15 +222,17 @@ def draw(curves: Curves, heading: str, path: Path) -> None:
     """
     figure = Figure(figsize=(15, 8.5), layout="constrained")
     axes = figure.subplots(2, len(AXES), sharey=True, sharex="col")
+    numbers = style_numbers(list(curves))
     for column, axis in zip(axes.T, AXES, strict=True):
         grid = grid_of(curves, axis)
-        for number, (name, method) in enumerate(curves.items()):
+        for name, method in curves.items():
             x, returns = on_grid(method, axis, grid)
             low, median, high = statistics.quantile_band(returns)
-            draw_band(column[0], x, median, low, high, number, name)
+            draw_band(column[0], x, median, low, high, numbers[name], name)
             low, high = statistics.bootstrap_interval(returns, statistics.interquartile_mean)
-            draw_band(column[1], x, statistics.interquartile_mean(returns), low, high, number, name)
+            draw_band(column[1], x, statistics.interquartile_mean(returns), low, high, numbers[name], name)
         column[1].set_xlabel(AXIS_LABELS[axis])
+        column[1].locator_params(axis="x", nbins=5)  # more labels would touch
         if axis == "messages":
             column[1].set_xscale("symlog", linthresh=10.0, subs=[3])  # with a 0, where all begin
             column[1].xaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=10, subs=[1, 3]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from functools import partial
 from io import BytesIO
@@ -23,6 +24,18 @@ LINE_STYLES: tuple[dict[str, Any], ...] = (
     {"color": "#E69F00", "linestyle": "-", "marker": "s", "markevery": 20, "markersize": 4},
     {"color": "#56B4E9", "linestyle": (0, (8, 2))},
 )
+# The methods of the paper look the same in all pictures; what has no place here takes the styles that are left.
+OWN_STYLE = {
+    "rennala": 0,
+    "malenia": 0,
+    "rennala:first_finished": 1,
+    "malenia:first_finished": 1,
+    "sync": 2,
+    "afedpg": 3,
+    "ppo": 4,
+    "rennalapg": 5,
+    "syncpg": 6,
+}
 ROUND_COLORS = ("#0072B2", "#56B4E9")  # neighbouring rounds, dark and light
 DISCARDED_COLOR = "#BBBBBB"
 COLORS = 128  # of a PNG; more cannot be told apart from these
@@ -80,6 +93,21 @@ def save_picture(figure: Figure, path: Path, dpi: int = 100) -> None:
     pixels = BytesIO()
     figure.savefig(pixels, dpi=dpi)
     Image.open(pixels).convert("RGB").quantize(COLORS, dither=Image.Dither.NONE).save(path, optimize=True)
+
+
+def style_numbers(names: Sequence[str]) -> dict[str, int]:
+    """
+    Give each method of a picture a style that no other one of it has.
+
+    :param names: of the methods
+    :return: numbers for ``method_style``
+    """
+    numbers: dict[str, int] = {}
+    for name in names:
+        if name in OWN_STYLE and OWN_STYLE[name] not in numbers.values():
+            numbers[name] = OWN_STYLE[name]
+    left = (number for number in itertools.count() if number not in numbers.values())
+    return {name: numbers[name] if name in numbers else next(left) for name in names}
 
 
 def method_style(number: int) -> dict[str, Any]:
