@@ -160,8 +160,8 @@ def checksum(model):
 class SlowEnv(FixedLengthEnv):
     """Sleeps in every step and notes when each one begins."""
 
-    def __init__(self):
-        super().__init__(1000)
+    def __init__(self, length=1000):
+        super().__init__(length)
         self.began = []
 
     def step(self, action):

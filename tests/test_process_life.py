@@ -5,13 +5,12 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from functools import partial
 
 import numpy as np
 import pytest
 from envs import LengthFromSeedEnv, job, parameters, prepared, train_rounds
-from processes import FAILED, Bell, ends_of, is_running, ring, worker_processes
+from processes import FAILED, Bell, ends_of, hang, is_running, ring, worker_processes
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
@@ -86,12 +85,12 @@ def test_evaluation_on_the_workers_themselves_is_an_error(make, kind, schedule):
 # Ctrl-C
 
 SCRIPT = """
-import os, signal, sys, time
+import os, signal, sys
 from pathlib import Path
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that runs the tests in the background lets it be ignored
 sys.path.insert(0, {tests!r})
 from envs import PointEnv
-from processes import ring
+from processes import hang, ring
 from stable_baselines3.common.callbacks import BaseCallback
 from sb3_nigt import ProcessVecEnv, RennalaNIGT
 
@@ -100,8 +99,8 @@ class Env(PointEnv):
         super().__init__()
         Path("pids", str(os.getpid())).touch()
         ring("made")
-        while {slow}:
-            time.sleep(10)
+        if {slow}:
+            hang()
 
 class Told(BaseCallback):
     def _on_step(self):
@@ -196,8 +195,7 @@ class StuckEnv(LengthFromSeedEnv):
     def _stay(self, where):
         if where == self.where:
             ring(self.bell)
-            while True:
-                time.sleep(10)
+            hang()
 
     def step(self, action):
         self._stay("step")
@@ -257,19 +255,3 @@ def test_close_while_a_worker_waits_for_its_restart():
         env.submit(job(point, worker))
     env.next_arrival()
     close(env)
-
-
-class TellsItsEnd(LengthFromSeedEnv):
-    def __init__(self, file):
-        super().__init__()
-        self.file = file
-
-    def close(self):
-        time.sleep(0.05)  # what an environment has to do at its end takes a moment
-        self.file.touch()
-
-
-def test_close_closes_the_environments(tmp_path):
-    files = [tmp_path / str(i) for i in range(3)]
-    ProcessVecEnv([partial(TellsItsEnd, file) for file in files]).close()
-    assert all(file.exists() for file in files)

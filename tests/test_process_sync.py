@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from envs import DictEnv, LengthFromSeedEnv, PointEnv
 from gymnasium import spaces
+from processes import hang
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 
@@ -85,8 +86,7 @@ class TroubledEnv(PointEnv):
         return threading.Lock()
 
     def hang(self):
-        while True:
-            time.sleep(10)
+        hang()
 
     def die(self):
         os._exit(17)
@@ -303,17 +303,19 @@ class ClosingEnv(PointEnv):
         self.folder = folder
 
     def close(self):
-        time.sleep(0.1)
+        time.sleep(0.1)  # what an environment has to do at its end takes a moment
         (self.folder / "closed").touch()
 
 
-def test_close_closes_the_environments(make, tmp_path):
+@pytest.mark.parametrize("stepping", [False, True])
+def test_close_closes_the_environments(make, tmp_path, stepping):
     folders = [tmp_path / name for name in "ab"]
     for folder in folders:
         folder.mkdir()
     env = make(*[partial(ClosingEnv, folder) for folder in folders])
-    env.reset()
-    env.step_async(ACTIONS)
+    if stepping:
+        env.reset()
+        env.step_async(ACTIONS)
     env.close()
     assert all((folder / "closed").exists() for folder in folders)
 
