@@ -1,0 +1,215 @@
+"""Environments, wrappers and policies that cannot work: a ValueError before a step is made; tasks that differ: a warning."""
+
+import re
+import warnings
+from functools import partial
+
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.distributions import Distribution, SquashedDiagGaussianDistribution
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.vec_env import (
+    DummyVecEnv,
+    VecCheckNan,
+    VecEnvWrapper,
+    VecExtractDictObs,
+    VecFrameStack,
+    VecMonitor,
+    VecNormalize,
+)
+from two_steps import TwoStepEnv, says, workers
+
+from sb3_nigt import (
+    AFedPG,
+    MaleniaNIGT,
+    RennalaNIGT,
+    RennalaPG,
+    SimulatedVecEnv,
+    SyncNIGT,
+    SyncPG,
+    make_worker_vec_env,
+)
+
+ALL = [RennalaNIGT, MaleniaNIGT, SyncNIGT, SyncPG, RennalaPG, AFedPG]
+
+
+# Workers: spaces and wrappers
+
+
+@pytest.mark.parametrize("kind", ["observation", "action"])
+def test_spaces_that_differ(kind):
+    other = spaces.Box(-1, 1, (7,))
+    env_fns = [TwoStepEnv, TwoStepEnv, partial(TwoStepEnv, **{f"{kind}_space": other}), TwoStepEnv]
+    first = getattr(TwoStepEnv(), f"{kind}_space")
+    with pytest.raises(
+        ValueError, match=says(f"the {kind} space of worker 2 is {other}, that of worker 0 is {first}. ") + ".*wrap"
+    ):
+        SimulatedVecEnv(env_fns)
+
+
+@pytest.mark.parametrize("make", [workers, lambda **kwargs: DummyVecEnv([partial(TwoStepEnv, **kwargs)] * 2)])
+@pytest.mark.parametrize(
+    "spaces_",
+    [
+        {"action_space": spaces.Discrete(3, start=1)},
+        {"action_space": spaces.MultiDiscrete([3, 2], start=[1, 0])},
+        {"observation_space": spaces.Discrete(3, start=1)},
+        {"observation_space": spaces.MultiDiscrete([3, 2], start=[1, 0])},
+    ],
+    ids=["Discrete-act", "MultiDiscrete-act", "Discrete-obs", "MultiDiscrete-obs"],
+)
+def test_spaces_that_do_not_start_at_zero(make, spaces_):
+    kind, space = next(iter(spaces_.items()))
+    wrapper = kind.replace("_space", "").capitalize() + "Wrapper"
+    TwoStepEnv.steps = 0
+    with pytest.raises(
+        ValueError, match=says(f"the {kind.replace('_', ' ')} {space} does not start at 0") + f".*gymnasium.{wrapper}"
+    ):
+        RennalaNIGT("MlpPolicy", make(**spaces_))
+    assert TwoStepEnv.steps == 0
+
+
+class OwnWrapper(VecEnvWrapper):
+    def reset(self):
+        return self.venv.reset()
+
+    def step_wait(self):
+        return self.venv.step_wait()
+
+
+UNSUPPORTED = {
+    "VecFrameStack": (lambda env: VecFrameStack(env, 2), "gymnasium.wrappers.FrameStackObservation as wrapper_class"),
+    "VecMonitor": (VecMonitor, "make_worker_vec_env puts a Monitor around every worker"),
+    "VecCheckNan": (VecCheckNan, "trajectories with non-finite numbers are rejected anyway"),
+    "OwnWrapper": (OwnWrapper, "gymnasium.Wrapper inside each worker (wrapper_class)"),
+}
+
+
+@pytest.mark.parametrize("name", UNSUPPORTED)
+@pytest.mark.parametrize("below", [lambda env: env, VecNormalize], ids=["direct", "over VecNormalize"])
+def test_wrappers_that_only_work_step_by_step(name, below):
+    wrap, instead = UNSUPPORTED[name]
+    message = f"env={name}(SimulatedVecEnv) is not allowed: workers run whole trajectories.*" + says(instead)
+    message = message.replace("(SimulatedVecEnv)", r"\(SimulatedVecEnv\)")
+    with pytest.raises(ValueError, match=message):
+        RennalaNIGT("MlpPolicy", wrap(below(workers())))
+
+
+def test_wrapper_in_set_env():
+    model = RennalaNIGT("MlpPolicy", workers())
+    with pytest.raises(ValueError, match=r"env=VecMonitor\(SimulatedVecEnv\) is not allowed"):
+        model.set_env(VecMonitor(workers()))
+
+
+def test_extracted_dict_observations():
+    env = VecExtractDictObs(workers(observation_space=spaces.Dict(a=spaces.Box(-1, 1, (2,)))), "a")
+    with pytest.raises(
+        ValueError, match=r"env=VecExtractDictObs\(SimulatedVecEnv\).*gymnasium.ObservationWrapper as wrapper_class"
+    ):
+        RennalaNIGT("MlpPolicy", env)
+
+
+# Policies
+
+
+class BatchNormExtractor(BaseFeaturesExtractor):
+    def __init__(self, observation_space):
+        super().__init__(observation_space, 3)
+        self.net = th.nn.BatchNorm1d(3)
+
+    def forward(self, observations):
+        return self.net(observations)
+
+
+def test_batch_norm():
+    kwargs = {"policy_kwargs": {"features_extractor_class": BatchNormExtractor}}
+    with pytest.raises(ValueError, match=r"policy=ActorPolicy has BatchNorm layers.*use LayerNorm, or a DummyVecEnv"):
+        RennalaNIGT("MlpPolicy", workers(), **kwargs)
+    RennalaNIGT("MlpPolicy", DummyVecEnv([TwoStepEnv] * 2), n_trajectories=2, **kwargs).learn(4)
+
+
+class Unscored(Distribution):
+    """A distribution of the user's own."""
+
+    proba_distribution_net = proba_distribution = log_prob = entropy = sample = mode = None
+    actions_from_params = log_prob_from_params = None
+
+
+class UnscoredPolicy(ActorCriticPolicy):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.action_dist = Unscored()
+
+
+class SquashedPolicy(ActorCriticPolicy):
+    """Its distribution is a subclass of the diagonal Gaussian, but its log_prob takes squashed actions."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.action_dist = SquashedDiagGaussianDistribution(2)
+
+
+@pytest.mark.parametrize("env", [workers, lambda: DummyVecEnv([TwoStepEnv])], ids=["workers", "lock-step"])
+@pytest.mark.parametrize(
+    ("policy", "name"), [(UnscoredPolicy, "Unscored"), (SquashedPolicy, "SquashedDiagGaussianDistribution")]
+)
+def test_distribution_without_a_score(env, policy, name):
+    with pytest.raises(
+        ValueError, match=rf"policy={policy.__name__} uses {name}, which has no score.*use a Gaussian, categorical"
+    ):
+        RennalaNIGT(policy, env())
+
+
+# The warning about tasks
+
+DIFFERENT = {
+    "task_ids": lambda: workers(3, task_ids=["a", "b", "a"]),
+    "wrapped": lambda: VecNormalize(workers(2, task_ids=["a", "b"])),
+    "env_kwargs": lambda: make_worker_vec_env(TwoStepEnv, 2, env_kwargs=[{"goal": 1}, {"goal": 2}]),
+    "arrays": lambda: make_worker_vec_env(TwoStepEnv, 2, env_kwargs=[{"goal": np.zeros(2)}, {"goal": np.ones(2)}]),
+}
+SAME = {
+    "unspecified": lambda: workers(3),
+    "one id": lambda: workers(3, task_ids=["a"] * 3),
+    "one dict": lambda: make_worker_vec_env(TwoStepEnv, 2, env_kwargs={"goal": 1}),
+    "equal dicts": lambda: make_worker_vec_env(TwoStepEnv, 2, env_kwargs=[{"goal": 1}, {"goal": 1}]),
+    "equal arrays": lambda: make_worker_vec_env(TwoStepEnv, 2, env_kwargs=[{"goal": np.ones(2)}, {"goal": np.ones(2)}]),
+    "lock-step": lambda: DummyVecEnv([TwoStepEnv] * 2),
+}
+
+
+def task_warnings(algorithm, env):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model = algorithm("MlpPolicy", env)
+        model.learn(20)
+        model.learn(20, reset_num_timesteps=False)
+    return [str(w.message) for w in caught]
+
+
+@pytest.mark.parametrize("env", DIFFERENT)
+@pytest.mark.parametrize("algorithm", [a for a in ALL if a is not MaleniaNIGT])
+def test_different_tasks_warn_once(algorithm, env):
+    (message,) = task_warnings(algorithm, DIFFERENT[env]())
+    assert re.search(rf"hold different tasks, and {algorithm.__name__} weighs .* speed or count.* MaleniaNIGT weighs", message)
+
+
+@pytest.mark.parametrize("env", [*DIFFERENT, *SAME])
+def test_malenia_never_warns(env):
+    assert task_warnings(MaleniaNIGT, {**DIFFERENT, **SAME}[env]()) == []
+
+
+@pytest.mark.parametrize("env", SAME)
+@pytest.mark.parametrize("algorithm", ALL)
+def test_same_task_never_warns(algorithm, env):
+    assert task_warnings(algorithm, SAME[env]()) == []
+
+
+def test_load_warns_once(tmp_path):
+    SyncNIGT("MlpPolicy", workers(2)).save(tmp_path / "model.zip")
+    with pytest.warns(UserWarning, match="hold different tasks") as caught:
+        SyncNIGT.load(tmp_path / "model.zip", env=workers(2, task_ids=["a", "b"])).learn(10)
+    assert len(caught) == 1
