@@ -3,8 +3,9 @@
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from sb3_nigt import envs
+from sb3_nigt import distributed, envs
 from sb3_nigt.algorithms import AFedPG, MaleniaNIGT, RennalaNIGT, RennalaPG, SyncNIGT, SyncPG
+from sb3_nigt.algorithms.group import set_chooser
 from sb3_nigt.errors import WorkerError
 from sb3_nigt.optimizers import NIGT
 from sb3_nigt.recording import Recording, RunRecorder
@@ -13,7 +14,9 @@ from sb3_nigt.timing import FixedTimes, RandomTimes, ReplayedTimes, TimeModel, V
 from sb3_nigt.vec_env import ProcessVecEnv, SimulatedVecEnv, WorkerVecEnv, make_worker_vec_env
 
 if TYPE_CHECKING:
-    from sb3_nigt.vec_env.ray_vec_env import RayVecEnv as RayVecEnv
+    from sb3_nigt.vec_env.ray.vec_env import RayVecEnv as RayVecEnv
+
+set_chooser(distributed.chosen_group)  # here, since algorithms know nothing of ranks
 
 __version__ = files(__name__).joinpath("version.txt").read_text(encoding="utf-8").strip()
 
@@ -48,7 +51,7 @@ def __getattr__(name: str) -> Any:
     if name != "RayVecEnv":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        from sb3_nigt.vec_env.ray_vec_env import RayVecEnv
+        from sb3_nigt.vec_env.ray.vec_env import RayVecEnv
     except ModuleNotFoundError as error:
         if error.name != "ray":
             raise

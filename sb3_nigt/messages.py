@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,15 +34,18 @@ class SamplingPoint:
     The point θ̃ at which a round samples, with the statistics that are frozen for the round.
 
     :param round: the round that begins at this point
-    :param parameters: flat float32 vector: all parameters of the policy, then its floating-point buffers
+    :param parameters: flat float32 vector of all parameters and float buffers, laid out as ``Layout`` says
     :param transform_obs: maps raw observations to what the policy sees; None when they are the same
-    :param transform_rewards: maps the raw rewards of a trajectory to the ones that are learned from; None when equal
+    :param transform_rewards: maps the raw rewards of a trajectory to the ones that are learned from; None when equal. Only the
+        learner uses it
+    :param buffers: the policy's buffers that float32 cannot hold (integers, double precision), by name
     """
 
     round: int
     parameters: npt.NDArray[np.float32]
     transform_obs: Callable[[Any], Any] | None = None
     transform_rewards: Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]] | None = None
+    buffers: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +94,21 @@ class Arrival:
     arrived_at: float
     staleness: int = 0
     rejected: str | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Contribution:
+    """
+    An accepted trajectory, and what each of its steps counts for: the worker adds Σ_t C_t ∇ log π(a_t | s_t) to its S_i.
+
+    :param worker: index of the worker that holds the steps
+    :param key: names the trajectory
+    :param coefficients: C_t, made by an estimator, shape (L,)
+    """
+
+    worker: int
+    key: TrajectoryKey
+    coefficients: npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)

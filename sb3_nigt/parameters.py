@@ -1,61 +1,124 @@
-"""A policy as one flat float32 vector: what is broadcast, and what the gradient is laid out like."""
+"""A policy as one flat float32 vector: what is broadcast, and what gradients are laid out like."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch as th
-from gymnasium import spaces
-from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import nn
 
+Vector = TypeVar("Vector", npt.NDArray[np.float32], th.Tensor)
 
-@dataclass(frozen=True)
-class PolicySpec:
+EXACT_IN_FLOAT32 = (th.float32, th.float16, th.bfloat16)
+
+
+class Layout:
     """
-    How to build the policy in another place: class and arguments, never a live policy.
+    Where the parameters and buffers of a policy are in a flat vector; the only place that knows.
 
-    :param policy_class: the class
-    :param observation_space: what the policy sees
-    :param action_space: what it acts in
-    :param policy_kwargs: its other arguments
-    :param device: where it lives
+    First all parameters in the order of ``policy.parameters()``, then the buffers that float32 can hold. Other buffers
+    (integers, double precision) are not part of the vector, see ``other_buffers``. A gradient has the length of the
+    parameters only.
+
+    :param policy: the module; its parameters and buffers are found by identity, so replacing one needs a new layout
     """
 
-    policy_class: type[ActorCriticPolicy]
-    observation_space: spaces.Space[Any]
-    action_space: spaces.Space[Any]
-    policy_kwargs: dict[str, Any]
-    device: th.device
+    def __init__(self, policy: nn.Module) -> None:
+        self.parameters = list(policy.parameters())
+        buffers = dict(policy.named_buffers())
+        self._floats = [buffer for buffer in buffers.values() if buffer.dtype in EXACT_IN_FLOAT32]
+        self._others = {name: buffer for name, buffer in buffers.items() if buffer.dtype not in EXACT_IN_FLOAT32}
+        self._offsets: dict[int, int] = {}
+        self.size = 0  # of the vector
+        for tensor in (*self.parameters, *self._floats):
+            self._offsets[id(tensor)] = self.size
+            self.size += tensor.numel()
+        self.n_parameters = sum(p.numel() for p in self.parameters)
 
-    def build(self) -> ActorCriticPolicy:
-        """Build the policy in evaluation mode, without touching torch's random numbers."""
-        with th.random.fork_rng(devices=[]):
-            policy = self.policy_class(self.observation_space, self.action_space, _no_schedule, **self.policy_kwargs)
-        policy = policy.to(self.device)
-        policy.set_training_mode(False)
-        return policy
+    # Vectors of parameters and buffers
+
+    def flatten(self, values: Mapping[th.Tensor, th.Tensor] | None = None) -> npt.NDArray[np.float32]:
+        """
+        Join all parameters and float buffers, shape ``(size,)``.
+
+        :param values: by parameter, what to take in place of its own value; parameters that are missing keep theirs
+        """
+        values = values or {}
+        with th.no_grad():
+            tensors = [values.get(tensor, tensor) for tensor in (*self.parameters, *self._floats)]
+            vector = th.cat([tensor.detach().reshape(-1).float() for tensor in tensors] or [th.zeros(0)])
+        return vector.cpu().numpy()
+
+    def load(self, vector: npt.NDArray[np.float32]) -> None:
+        """
+        Write a vector into the policy.
+
+        :param vector: shape ``(size,)``
+        """
+        source = th.from_numpy(vector)
+        with th.no_grad():
+            for target in (*self.parameters, *self._floats):
+                target.copy_(self.view(source, target))
+
+    def view(self, vector: Vector, tensor: th.Tensor) -> Vector:
+        """
+        Return the part of a vector that belongs to one tensor of the policy, in the shape of the tensor.
+
+        :param vector: flat, of parameters (and buffers) or a gradient
+        :param tensor: a parameter, or a float buffer
+        """
+        start = self._offsets[id(tensor)]
+        return vector[start : start + tensor.numel()].reshape(tuple(tensor.shape))
+
+    # Gradients
+
+    def by_parameter(self, gradient: th.Tensor) -> Iterator[tuple[nn.Parameter, th.Tensor]]:
+        """
+        Split a gradient: each parameter that is trained with its part; frozen ones are left out.
+
+        :param gradient: shape ``(n_parameters,)``
+        """
+        for p in self.parameters:
+            if p.requires_grad:
+                yield p, self.view(gradient, p)
+
+    def join(self, gradients: Mapping[th.Tensor, th.Tensor | None]) -> th.Tensor:
+        """
+        Join gradients to one vector, zero for the parameters that have none.
+
+        :param gradients: by parameter
+        """
+        parts = [(gradients.get(p), p) for p in self.parameters]
+        return th.cat([(th.zeros_like(p) if g is None else g).reshape(-1) for g, p in parts])
+
+    # Buffers of other types
+
+    def other_buffers(self) -> dict[str, npt.NDArray[Any]]:
+        """Copy the buffers that float32 cannot hold, by name."""
+        return {name: buffer.detach().cpu().numpy().copy() for name, buffer in self._others.items()}
+
+    def load_buffers(self, buffers: Mapping[str, npt.NDArray[Any]]) -> None:
+        """
+        Write what ``other_buffers`` returned into the policy.
+
+        :param buffers: by name
+        """
+        with th.no_grad():
+            for name, values in buffers.items():
+                self._others[name].copy_(th.from_numpy(values))
 
 
-def _no_schedule(progress_remaining: float) -> float:
-    return 0.0
-
-
-def flatten(policy: nn.Module, parameters: Sequence[th.Tensor] | None = None) -> npt.NDArray[np.float32]:
+def flatten(policy: nn.Module, values: Mapping[th.Tensor, th.Tensor] | None = None) -> npt.NDArray[np.float32]:
     """
-    All parameters, then the floating-point buffers (running statistics), as one vector.
+    Return all parameters and float buffers as one vector, see ``Layout``.
 
     :param policy: the module
-    :param parameters: values to take in place of the module's own parameters, in the same order
+    :param values: by parameter, what to take in place of its own value
     """
-    values = [*(parameters if parameters is not None else policy.parameters()), *_float_buffers(policy)]
-    with th.no_grad():
-        vector = th.cat([value.detach().reshape(-1).float() for value in values])
-    return vector.cpu().numpy()
+    return Layout(policy).flatten(values)
 
 
 def load_flat(policy: nn.Module, vector: npt.NDArray[np.float32]) -> None:
@@ -63,17 +126,9 @@ def load_flat(policy: nn.Module, vector: npt.NDArray[np.float32]) -> None:
     Write a vector made by ``flatten`` into a module.
 
     :param policy: a module of the same architecture
-    :param vector: all parameters, then the floating-point buffers
+    :param vector: all parameters, then the float buffers
     """
-    source, position = th.from_numpy(vector), 0
-    with th.no_grad():
-        for target in (*policy.parameters(), *_float_buffers(policy)):
-            target.copy_(source[position : position + target.numel()].view_as(target))
-            position += target.numel()
-
-
-def _float_buffers(policy: nn.Module) -> list[th.Tensor]:
-    return [buffer for buffer in policy.buffers() if buffer.is_floating_point()]
+    Layout(policy).load(vector)
 
 
 def has_batch_norm(policy: nn.Module) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,28 +101,24 @@ class RunRecorder(BaseCallback):
 
     def _on_training_start(self) -> None:
         if not self._begun:  # a second learn() goes on with the same file
-            env = self.training_env.unwrapped
-            session = getattr(self.model, "_session", None)  # with the workers of other ranks
-            workers = env if session is None else session.workers
-            task_ids: Sequence[Any] = getattr(workers, "task_ids", range(env.num_envs))
+            model: Any = self.model
             header = {
                 "format": FORMAT,
                 "algorithm": type(self.model).__name__,
-                "seed": self.model._root_seed,  # type: ignore[attr-defined]
-                "task_ids": [str(task_id) for task_id in task_ids],
-                "settings": settings_of(self.model),
-                "sums_by_worker": getattr(env, "sums_by_worker", False),
+                "seed": model.root_seed,
+                "task_ids": [str(task_id) for task_id in model.workers.task_ids],
+                "settings": settings_of(model),
+                "sums_by_worker": model.workers.sums_by_worker,
             }
             self.path.write_text(json.dumps(header) + "\n", encoding="utf-8")
             self._begun = True
 
     def _on_rollout_start(self) -> None:
-        self._progress_at_start = self.model._current_progress_remaining
+        self._progress_at_start = self.model.progress_remaining  # type: ignore[attr-defined]
 
     def _on_rollout_end(self) -> None:
         report: RoundReport = self.model.last_round  # type: ignore[attr-defined]
-        total = max(1, self.model._total_timesteps)
-        at_end = 1.0 - min(self.model.num_timesteps, total) / total
+        at_end = self.model.progress_at_update()  # type: ignore[attr-defined]
         line = json.dumps(_encoded(RecordedRound(report, (self._progress_at_start, at_end))))
         with self.path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from sb3_nigt.algorithms.base import AsyncPolicyGradient
+from sb3_nigt.algorithms.book import RoundResult
+from sb3_nigt.algorithms.group import Alone, RoundPlan
+from sb3_nigt.algorithms.trained import TrainedModel
 from sb3_nigt.messages import Arrival, Job, SamplingPoint, TrajectoryKey
 from sb3_nigt.recording import Recording, settings_of
-from sb3_nigt.trajectory import Trajectory
-from sb3_nigt.vec_env import SimulatedVecEnv
+from sb3_nigt.sampling.trajectory import Trajectory
+from sb3_nigt.vec_env import SimulatedVecEnv, TrajectoryWorkers
+from sb3_nigt.vec_env.wrappers import WrapperStack
 
 Model = TypeVar("Model", bound=AsyncPolicyGradient)
 Name = tuple[int, TrajectoryKey]  # worker and key
@@ -32,34 +39,80 @@ def replay(model: Model, recording: Recording) -> Model:
     if not isinstance(recording, Recording):
         raise ValueError(f"recording={recording!r} is not a recording: give Recording.load(path).")
     workers = _fitting_workers(model, recording)
-    model._root_seed = recording.seed
-    assert model.env is not None
-    if model._last_obs is None:  # learn() resets at its start, which statistics of normalisation take in
-        model._last_obs = model.env.reset()  # type: ignore[assignment]
-    model._connect(model.env)
-    begun_in: dict[int, list[Name]] = defaultdict(list)  # by the round at whose point it was sampled
-    for report in recording.reports:
-        for arrival in report.arrivals:
-            begun_in[report.round - arrival.staleness].append((arrival.worker, arrival.key))
-    sampled: dict[Name, tuple[Arrival, Trajectory]] = {}
-    usual, workers.sums_by_worker = workers.sums_by_worker, recording.sums_by_worker
-    try:
-        for recorded in recording.rounds:
-            report = recorded.report
-            model._current_progress_remaining = recorded.progress[0]
-            point = model._sampling_point()
-            sampled.update(_sample(workers, point, begun_in[point.round]))
-            accepted = [sampled.pop((arrival.worker, arrival.key)) for arrival in report.arrivals]
-            for was, (now, _) in zip(report.arrivals, accepted, strict=True):
-                _check_same(report.round, was, now)
-            model._take_round(report, accepted)
-            model._current_progress_remaining = recorded.progress[1]
-            model._train()
-            oldest = min((name[1].round for name in sampled), default=report.round + 1)
-            workers.forget(min(oldest, report.round + 1))
-    finally:
-        workers.sums_by_worker = usual
+    model.root_seed = recording.seed
+    with _as_recorded(model, workers, recording):
+        model.learn(sys.maxsize, log_interval=None, reset_num_timesteps=False)  # type: ignore[arg-type]
     return model
+
+
+@contextmanager
+def _as_recorded(model: AsyncPolicyGradient, workers: SimulatedVecEnv, recording: Recording) -> Iterator[None]:
+    """For a while, let the model and its workers do what the recorded ones did."""
+    run = _RecordedRun(recording)
+    usual = model.group, model.lr_schedule, model.eta_schedule, workers.sums_by_worker
+    model.group, workers.sums_by_worker = run, recording.sums_by_worker
+    model.eta_schedule = lambda _: usual[2](run.progress_at_start)
+    model.lr_schedule = lambda _: usual[1](run.progress_at_update)
+    try:
+        yield
+    finally:
+        model.group, model.lr_schedule, model.eta_schedule, workers.sums_by_worker = usual
+
+
+class _RecordedRun:
+    """
+    Settings of a group whose rounds are those of a recording.
+
+    :param recording: the run
+    :ivar progress_at_update: progress remaining at the update of the last round
+    """
+
+    def __init__(self, recording: Recording) -> None:
+        self._rounds = list(reversed(recording.rounds))  # that are left
+        self._memory = max((arrival.staleness for report in recording.reports for arrival in report.arrivals), default=0)
+        self._points: dict[int, SamplingPoint] = {}  # of the last rounds
+        self.progress_at_update = 1.0
+
+    @property
+    def progress_at_start(self) -> float:
+        """Progress remaining when the round that is due began."""
+        return self._rounds[-1].progress[0] if self._rounds else 0.0
+
+    def check(self, model: TrainedModel) -> None:
+        """See ``GroupSettings``; what does not fit has been refused already."""
+
+    def join(self, model: TrainedModel, workers: TrajectoryWorkers, stack: WrapperStack) -> _Replayed:
+        """See ``GroupSettings``."""
+        return _Replayed(self, workers, stack)
+
+    def next_round(self, workers: TrajectoryWorkers, point: SamplingPoint) -> RoundResult | None:
+        """Sample what a round accepted, each trajectory at the point it had then; None after the last round."""
+        if not self._rounds:
+            return None
+        recorded = self._rounds.pop()
+        report, self.progress_at_update = recorded.report, recorded.progress[1]
+        self._points[point.round] = point
+        self._points.pop(point.round - self._memory - 1, None)
+        jobs = [Job(a.worker, a.key, self._points[report.round - a.staleness], committed=True) for a in report.arrivals]
+        sampled = _sample(workers, jobs)
+        accepted = [sampled[arrival.worker, arrival.key] for arrival in report.arrivals]
+        for was, (now, _) in zip(report.arrivals, accepted, strict=True):
+            _check_same(report.round, was, now)
+        return RoundResult(report, accepted)
+
+
+class _Replayed(Alone):
+    """The group itself."""
+
+    is_first = False  # nothing is logged
+
+    def __init__(self, run: _RecordedRun, workers: TrajectoryWorkers, stack: WrapperStack) -> None:
+        super().__init__(workers, stack)
+        self._run = run
+
+    def run_round(self, plan: RoundPlan) -> RoundResult | None:
+        """See ``Group``."""
+        return self._run.next_round(self.workers, plan.point)
 
 
 def _fitting_workers(model: AsyncPolicyGradient, recording: Recording) -> SimulatedVecEnv:
@@ -70,9 +123,9 @@ def _fitting_workers(model: AsyncPolicyGradient, recording: Recording) -> Simula
         raise ValueError(f"model: it is a {type(model).__name__}, the recorded one was a {recording.algorithm}.")
     if env.num_envs != len(recording.task_ids):
         raise ValueError(f"model: it has {env.num_envs} workers, the recorded one had {len(recording.task_ids)}.")
-    if recording.rounds and model._n_updates != recording.rounds[0].report.round:
+    if recording.rounds and model.n_updates != recording.rounds[0].report.round:
         raise ValueError(
-            f"model: it has made {model._n_updates} updates, the recording begins after {recording.rounds[0].report.round}: "
+            f"model: it has made {model.n_updates} updates, the recording begins after {recording.rounds[0].report.round}: "
             "give a fresh model, or the one that was saved before the recording began."
         )
     settings = settings_of(model)
@@ -85,21 +138,21 @@ def _fitting_workers(model: AsyncPolicyGradient, recording: Recording) -> Simula
     return env
 
 
-def _sample(workers: SimulatedVecEnv, point: SamplingPoint, names: list[Name]) -> dict[Name, tuple[Arrival, Trajectory]]:
-    """Run some trajectories at a point; each worker runs its own one after the other."""
-    waiting: dict[int, list[TrajectoryKey]] = defaultdict(list)
-    for worker, key in reversed(names):
-        waiting[worker].append(key)
-    for worker, keys in waiting.items():
-        workers.submit(Job(worker, keys.pop(), point, committed=True))
+def _sample(workers: TrajectoryWorkers, jobs: list[Job]) -> dict[Name, tuple[Arrival, Trajectory]]:
+    """Run some trajectories; each worker runs its own ones one after the other."""
+    waiting: dict[int, list[Job]] = defaultdict(list)
+    for job in reversed(jobs):
+        waiting[job.worker].append(job)
+    for own in waiting.values():
+        workers.submit(own.pop())
     results: dict[Name, tuple[Arrival, Trajectory]] = {}
-    while len(results) < len(names):
+    while len(results) < len(jobs):
         result = workers.next_arrival()
         assert result is not None
         arrival, trajectory = result
         results[arrival.worker, arrival.key] = arrival, trajectory
         if waiting[arrival.worker]:
-            workers.submit(Job(arrival.worker, waiting[arrival.worker].pop(), point, committed=True))
+            workers.submit(waiting[arrival.worker].pop())
     return results
 
 

@@ -24,10 +24,10 @@ from numpy.testing import assert_array_equal
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_nigt import RennalaNIGT, SimulatedVecEnv
-from sb3_nigt.gradients import policy_gradient
 from sb3_nigt.messages import Job, SamplingPoint, TrajectoryKey
 from sb3_nigt.parameters import load_flat
 from sb3_nigt.policies import MultiInputPolicy
+from sb3_nigt.replica.gradients import policy_gradient
 
 
 class WorkerVecEnvTests:

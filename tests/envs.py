@@ -10,9 +10,11 @@ from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_nigt import FixedTimes, SimulatedVecEnv
-from sb3_nigt.messages import Job, SamplingPoint, TrajectoryKey
-from sb3_nigt.parameters import PolicySpec, flatten
+from sb3_nigt.estimators import ReturnToGo
+from sb3_nigt.messages import Contribution, Job, SamplingPoint, TrajectoryKey
+from sb3_nigt.parameters import flatten
 from sb3_nigt.policies import MlpPolicy
+from sb3_nigt.replica.copying import copy_of
 from sb3_nigt.vec_env.base import RolloutSpec
 
 th.set_num_threads(1)  # for networks as small as these, starting a second thread takes longer than the work
@@ -201,12 +203,26 @@ def parameters(model):
 # Jobs without an algorithm
 
 
-def prepared(env, policy_class=MlpPolicy, n_steps=20, gamma=0.99, seed=0):
+def make_policy(observation_space, action_space, policy_class=MlpPolicy, **policy_kwargs):
+    """Make a policy as an algorithm would, without touching torch's random numbers."""
+    with th.random.fork_rng(devices=[]):
+        policy = policy_class(observation_space, action_space, lambda progress: 0.0, **policy_kwargs)
+    policy.set_training_mode(False)
+    return policy
+
+
+def prepared(env, policy_class=MlpPolicy, n_steps=20, seed=0):
     """Prepare workers; return them and a sampling point of round 0 whose parameters are always the same."""
-    spec = PolicySpec(policy_class, env.observation_space, env.action_space, {"net_arch": [4]}, th.device("cpu"))
-    env.prepare(RolloutSpec(spec, n_steps, gamma, seed))
-    parameters = flatten(spec.build())
+    policy = make_policy(env.observation_space, env.action_space, policy_class, net_arch=[4])
+    env.prepare(RolloutSpec(copy_of(policy, "cpu"), n_steps, seed))
+    parameters = flatten(policy)
     return env, SamplingPoint(0, np.random.default_rng(0).normal(0.0, 0.5, len(parameters)).astype(np.float32))
+
+
+def contributions(arrived, gamma=0.99):
+    """What the paper's estimator makes of (arrival, trajectory) pairs."""
+    estimator = ReturnToGo(gamma)
+    return [Contribution(a.worker, a.key, *estimator.coefficients([t])) for a, t in arrived]
 
 
 def job(point, worker, number=0):

@@ -65,7 +65,7 @@ def _main(connection, port, host, rank, size, function, args):
 def fork_server():
     """Start the fork server with everything imported; it does not get this process's sys.path, only its environment."""
     context = mp.get_context("forkserver")
-    context.set_forkserver_preload(["sb3_nigt.vec_env.preload", "ranks_preload"])
+    context.set_forkserver_preload(["sb3_nigt.vec_env.process.preload", "ranks_preload"])
     usual = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
     try:

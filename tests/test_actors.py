@@ -12,13 +12,14 @@ from stable_baselines3.common.torch_layers import FlattenExtractor, MlpExtractor
 from torch import nn
 from toy_mdp import FEATURES, N_STATES, ToyEnv, all_paths
 
-from sb3_nigt.actors import has_numpy_network, make_head
 from sb3_nigt.messages import SamplingPoint, TrajectoryKey
 from sb3_nigt.parameters import PolicySpec
 from sb3_nigt.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, TanhGaussianDistribution
-from sb3_nigt.replica import PolicyReplica
-from sb3_nigt.rollout import FIRST_ROWS, Sampler
-from sb3_nigt.seeding import trajectory_seeds
+from sb3_nigt.replica.network import has_numpy_network
+from sb3_nigt.replica.replica import PolicyReplica
+from sb3_nigt.sampling.heads import make_head
+from sb3_nigt.sampling.sampler import FIRST_ROWS, Sampler
+from sb3_nigt.sampling.seeding import trajectory_seeds
 
 VECTOR = spaces.Box(-1.0, 1.0, (3,), np.float32)
 IMAGE = spaces.Box(0, 255, (1, 36, 36), np.uint8)

@@ -66,7 +66,7 @@ class ImageDictEnv(DictEnv):
 
     def _with_image(self, observation):
         x, y = np.asarray(observation["point"], dtype=np.float64)[:2]
-        row, column = (int(round(17.5 * (1 + value))) for value in (x, y))
+        row, column = (round(17.5 * (1 + value)) for value in (float(x), float(y)))
         image = np.zeros((1, 36, 36), np.uint8)
         image[0, max(0, row - 3) : row + 3, max(0, column - 3) : column + 3] = 255
         return {"point": observation["point"], "image": image}

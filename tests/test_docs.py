@@ -95,7 +95,7 @@ def test_examples_run(page, tmp_path, monkeypatch, request, capsys):
 @pytest.fixture
 def ray_of_the_page():
     """One Ray for all blocks, where a reader's would end with each ``close``: to start it takes most of the time."""
-    from sb3_nigt.vec_env.ray_cluster import connect
+    from sb3_nigt.vec_env.ray.cluster import connect
 
     connection = connect("local", False, 4.0, {})
     yield

@@ -10,13 +10,13 @@ from torch.distributions import AffineTransform, Normal, TanhTransform, Transfor
 from torch.nn.functional import logsigmoid
 from toy_mdp import FEATURES, N_STATES, ToyEnv, all_paths, expected_return
 
-import sb3_nigt.gradients
-from sb3_nigt.gradients import policy_gradient, sample_log_prob, score_weights
+import sb3_nigt.replica.gradients
 from sb3_nigt.messages import SamplingPoint, TrajectoryKey
 from sb3_nigt.parameters import PolicySpec, flatten
 from sb3_nigt.policies import MIN_STD, CnnPolicy, MlpPolicy, MultiInputPolicy, TanhGaussianDistribution
-from sb3_nigt.replica import PolicyReplica
-from sb3_nigt.trajectory import Trajectory, map_observation
+from sb3_nigt.replica.gradients import policy_gradient, sample_log_prob, score_weights
+from sb3_nigt.replica.replica import PolicyReplica
+from sb3_nigt.sampling.trajectory import Trajectory, map_observation
 
 POINT = SamplingPoint(0, np.zeros(0, dtype=np.float32))
 VECTOR = spaces.Box(-1.0, 1.0, (3,), np.float32)
@@ -265,7 +265,7 @@ def test_pieces_change_only_the_rounding(name, limit, max_rows, monkeypatch):
         return get_distribution(obs)
 
     monkeypatch.setattr(policy, "get_distribution", recording)
-    monkeypatch.setattr(sb3_nigt.gradients, "MAX_ELEMENTS", limit)
+    monkeypatch.setattr(sb3_nigt.replica.gradients, "MAX_ELEMENTS", limit)
     fast = policy_gradient(policy, trajectories, weights, 0.9)
     assert sum(rows) == 14
     assert max(rows) == max_rows

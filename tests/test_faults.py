@@ -18,7 +18,6 @@ from stable_baselines3.common.torch_layers import FlattenExtractor
 
 from sb3_nigt import MaleniaNIGT, ProcessVecEnv, RennalaNIGT, SimulatedVecEnv, WorkerError
 from sb3_nigt.algorithms.round import MAX_REJECTED_IN_A_ROW
-from sb3_nigt.vec_env import process_sync
 
 ALGORITHMS = [RennalaNIGT, MaleniaNIGT]
 ARGUMENTS = {"n_trajectories": 12, "learning_rate": 0.1, "seed": 1, "policy_kwargs": {"net_arch": [8]}}
@@ -240,7 +239,7 @@ ERRORS = [
 
 @pytest.mark.parametrize(("does", "error", "says"), ERRORS)
 def test_a_constructor_that_fails_at_start_up_is_an_error_at_once(monkeypatch, does, error, says):
-    monkeypatch.setattr(process_sync, "START_SECONDS", 3.0)
+    monkeypatch.setattr(commands, "START_SECONDS", 3.0)
     with pytest.raises(error, match=says) as caught:
         ProcessVecEnv([PointEnv, partial(BadFromTheStart, "constructor", does)], task_ids=["a", "b"], timeout=3.0)
     if error is LookupError:

@@ -17,15 +17,15 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_nigt import AFedPG, MaleniaNIGT, RennalaNIGT, RennalaPG, SimulatedVecEnv
-from sb3_nigt.actors import make_head
 from sb3_nigt.algorithms.round import MAX_REJECTED_IN_A_ROW
 from sb3_nigt.errors import WorkerError
-from sb3_nigt.gradients import policy_gradient
 from sb3_nigt.messages import SamplingPoint
 from sb3_nigt.parameters import PolicySpec, flatten
-from sb3_nigt.replica import PolicyReplica
-from sb3_nigt.rollout import Sampler
-from sb3_nigt.seeding import trajectory_seeds
+from sb3_nigt.replica.gradients import policy_gradient
+from sb3_nigt.replica.replica import PolicyReplica
+from sb3_nigt.sampling.heads import make_head
+from sb3_nigt.sampling.sampler import Sampler
+from sb3_nigt.sampling.seeding import trajectory_seeds
 
 NAN, INF = float("nan"), float("inf")
 LENGTH, H, SEED = 5, 8, 3

@@ -10,7 +10,7 @@ from gymnasium import spaces
 from numpy.testing import assert_array_equal
 
 from sb3_nigt import RennalaNIGT, SimulatedVecEnv
-from sb3_nigt.observations import conform
+from sb3_nigt.sampling.observations import conform
 
 BOX, WIDE = spaces.Box(-1, 1, (2,), np.float32), spaces.Box(-1, 1, (2,), np.float64)
 BYTES, DISCRETE, BITS = spaces.Box(0, 255, (2,), np.uint8), spaces.Discrete(3), spaces.MultiBinary(2)

@@ -7,9 +7,9 @@ import pytest
 from gymnasium import spaces
 
 from sb3_nigt.messages import SamplingPoint, TrajectoryKey
-from sb3_nigt.trajectory import Trajectory
-from sb3_nigt.vec_env.packing import pack, unpack, unpack_rows
-from sb3_nigt.vec_env.ray_buffers import ReceivedArrays
+from sb3_nigt.sampling.trajectory import Trajectory
+from sb3_nigt.vec_env.pool.packing import pack, unpack, unpack_rows
+from sb3_nigt.vec_env.ray.buffers import ReceivedArrays
 
 
 def assert_same(got, wanted):

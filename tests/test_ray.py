@@ -34,7 +34,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noq
 
 from sb3_nigt import RayVecEnv  # noqa: E402
 from sb3_nigt.vec_env import ray_vec_env  # noqa: E402
-from sb3_nigt.vec_env.ray_remote import RayWorker  # noqa: E402
+from sb3_nigt.vec_env.ray.handle import RayWorker  # noqa: E402
 
 STORE = 80 * 2**20
 ARGUMENTS = {"n_trajectories": 6, "learning_rate": 0.1, "seed": 1, "policy_kwargs": {"net_arch": [8]}}

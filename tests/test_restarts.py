@@ -5,8 +5,8 @@ import re
 import pytest
 
 from sb3_nigt import ProcessVecEnv
-from sb3_nigt.vec_env.heartbeat import Heartbeat
-from sb3_nigt.vec_env.restarts import RestartHistory, RestartLimits
+from sb3_nigt.vec_env.pool.heartbeat import Heartbeat
+from sb3_nigt.vec_env.pool.restarts import RestartHistory, RestartLimits
 
 UNLIMITED = RestartLimits(10**6, None)
 

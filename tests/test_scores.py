@@ -8,14 +8,14 @@ from gymnasium import spaces
 from torch import nn
 
 from sb3_nigt import SimulatedVecEnv
-from sb3_nigt.actors import has_numpy_network
-from sb3_nigt.gradients import policy_gradient
 from sb3_nigt.messages import SamplingPoint, TrajectoryKey
 from sb3_nigt.parameters import PolicySpec, flatten, load_flat
 from sb3_nigt.policies import MIN_STD, ActorPolicy
-from sb3_nigt.replica import PolicyReplica
-from sb3_nigt.scores import bernoulli_score, categorical_score, gaussian_score
-from sb3_nigt.trajectory import Trajectory
+from sb3_nigt.replica.gradients import policy_gradient
+from sb3_nigt.replica.mlp import bernoulli_score, categorical_score, gaussian_score
+from sb3_nigt.replica.network import has_numpy_network
+from sb3_nigt.replica.replica import PolicyReplica
+from sb3_nigt.sampling.trajectory import Trajectory
 
 ACTION_SPACES = {
     "box": spaces.Box(-2.0, 2.0, (3,), np.float32),

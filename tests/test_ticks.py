@@ -11,8 +11,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_nigt import AFedPG, RennalaNIGT
 from sb3_nigt.messages import SamplingPoint, TrajectoryKey
-from sb3_nigt.ticks import TickAssembler
-from sb3_nigt.trajectory import Trajectory
+from sb3_nigt.sampling.ticks import TickAssembler
+from sb3_nigt.sampling.trajectory import Trajectory
 
 POINT = SamplingPoint(0, np.zeros(1, dtype=np.float32))
 

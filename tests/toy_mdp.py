@@ -12,7 +12,7 @@ import torch as th
 from gymnasium import spaces
 
 from sb3_nigt.messages import SamplingPoint, TrajectoryKey
-from sb3_nigt.trajectory import Trajectory
+from sb3_nigt.sampling.trajectory import Trajectory
 
 N_STATES, N_ACTIONS = 2, 2  # the last column of P is the terminal state, from which nothing follows
 

@@ -45,5 +45,6 @@ class AFedPG(AsyncPolicyGradient):
         """See ``AsyncPolicyGradient.make_aggregator``."""
         return Rennala(n_trajectories)
 
-    def _make_schedule(self) -> Schedule:
+    def make_schedule(self) -> Schedule:
+        """See ``AsyncPolicyGradient.make_schedule``."""
         return Immediate()

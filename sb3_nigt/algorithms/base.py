@@ -2,49 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.common.type_aliases import Schedule as ProgressSchedule
-from stable_baselines3.common.utils import FloatSchedule
+from stable_baselines3.common.utils import FloatSchedule, update_learning_rate
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_nigt.actors import make_head
 from sb3_nigt.aggregators import Aggregator
+from sb3_nigt.algorithms import update
+from sb3_nigt.algorithms.book import Accepted, BetweenRounds, LengthEstimate, RoundResult
 from sb3_nigt.algorithms.buffer import TrajectoryBuffer
-from sb3_nigt.algorithms.checks import check_arguments, check_env, check_learn
+from sb3_nigt.algorithms.checks import check_arguments, check_env, check_learn, check_learning_rate
+from sb3_nigt.algorithms.group import Group, RoundPlan, chosen_group
 from sb3_nigt.algorithms.reporting import RoundLogger
-from sb3_nigt.algorithms.round import BetweenRounds, LengthEstimate, run_round
-from sb3_nigt.algorithms.update import OuterUpdate
-from sb3_nigt.distributed.settings import check_group
-from sb3_nigt.errors import LostWorkerError
-from sb3_nigt.messages import Arrival, RoundReport, SamplingPoint
-from sb3_nigt.parameters import PolicySpec, has_batch_norm
+from sb3_nigt.algorithms.round import abandon
+from sb3_nigt.estimators import Estimator, ReturnToGo
+from sb3_nigt.messages import RoundReport, SamplingPoint
+from sb3_nigt.optimizers import NIGT
+from sb3_nigt.parameters import Layout, has_batch_norm
 from sb3_nigt.policies import ActorCnnPolicy, ActorPolicy, MultiInputActorPolicy
+from sb3_nigt.replica.copying import copy_of, fingerprint
+from sb3_nigt.sampling.heads import make_head
+from sb3_nigt.sampling.ticks import Tick, TickAssembler
+from sb3_nigt.sampling.trajectory import Trajectory
 from sb3_nigt.schedules import SCHEDULES, FirstFinished, Schedule
-from sb3_nigt.ticks import Tick, TickAssembler
-from sb3_nigt.trajectory import Trajectory
-from sb3_nigt.vec_env.base import RolloutSpec, TrajectoryWorkers, WorkerVecEnv
-from sb3_nigt.vec_env.lockstep import LockstepWorkers
-from sb3_nigt.vec_env.wrappers import WrapperStack
-
-if TYPE_CHECKING:
-    from sb3_nigt.distributed.ranks import Ranks
-    from sb3_nigt.distributed.session import Session
+from sb3_nigt.vec_env.base import RolloutSpec, TrajectoryWorkers
+from sb3_nigt.vec_env.connect import workers_behind
 
 SelfAsyncPolicyGradient = TypeVar("SelfAsyncPolicyGradient", bound="AsyncPolicyGradient")
 
 
-class AsyncPolicyGradient(OuterUpdate):
+class AsyncPolicyGradient(OnPolicyAlgorithm):
     """
     Policy gradients aggregated over workers of different speed; the parent of all algorithms of this package.
 
@@ -83,10 +81,17 @@ class AsyncPolicyGradient(OuterUpdate):
         "CnnPolicy": ActorCnnPolicy,
         "MultiInputPolicy": MultiInputActorPolicy,
     }
+    optimizer_class: ClassVar[type[th.optim.Optimizer]] = NIGT
     weighs_tasks_equally: ClassVar[bool] = False  # whatever the speeds and counts are
+    on_lost_task: str = "raise"
 
-    _ranks: Ranks | None = None  # of the last session
-    _session: Session | None = None  # with other ranks, while learning
+    last_round: RoundReport | None = None
+    eta_schedule: ProgressSchedule
+    _group: Group | None = None  # of this learn() or the last one
+    _usual_logger: tuple[bool, Logger | None] | None = None  # while the model logs nothing
+    _spec: RolloutSpec | None = None  # that the workers have from this model
+    _structure: object = None  # of the policy in it, and what else it was made from
+    _buffers: dict[str, npt.NDArray[Any]]
 
     def __init__(
         self,
@@ -150,8 +155,13 @@ class AsyncPolicyGradient(OuterUpdate):
         """
         raise NotImplementedError
 
-    def _make_schedule(self) -> Schedule:
+    def make_schedule(self) -> Schedule:
+        """Return what decides which trajectories of a round count."""
         return SCHEDULES[self.schedule]()
+
+    def make_estimator(self) -> Estimator:
+        """Return what says how much each step counts for in the gradient."""
+        return ReturnToGo(self.gamma)
 
     # Setup
 
@@ -165,19 +175,17 @@ class AsyncPolicyGradient(OuterUpdate):
             kwargs = self.policy_kwargs.get("optimizer_kwargs") or {}
             self.policy.optimizer = self.optimizer_class(self.policy.parameters(), lr=self.lr_schedule(1), **kwargs)  # type: ignore[call-arg]
         self.eta_schedule = FloatSchedule(self.eta)
-        self._schedule = self._make_schedule()
-        self._announced: Aggregator | None = None  # the rule of the next round, as the schedule knows it
+        self._schedule, self._estimator = self.make_schedule(), self.make_estimator()
         self._workers: TrajectoryWorkers | None = None
-        self._rollout_spec: RolloutSpec | None = None
-        self._accepted: list[Trajectory] = []
+        self._accepted: Accepted = []  # of the last round, in worker order
         lengths = LengthEstimate(self._mean_length or float(self.n_steps), seen=self._mean_length is not None)
         self._memory = BetweenRounds(lengths)
-        self._bad_gradients = 0
-        self._has_batch_norm = has_batch_norm(self.policy)
+        self._bad_gradients = 0  # rounds in a row whose gradient was not finite
         make_head(self.policy)  # refuses distributions without a score
+        settings = chosen_group(self.group)
         if self.env is not None:
             check_env(self, self.env)
-            check_group(self)
+            settings.check(self)
 
     def set_random_seed(self, seed: int | None = None) -> None:
         """
@@ -202,26 +210,60 @@ class AsyncPolicyGradient(OuterUpdate):
         check_env(self, self.env)
 
     def _excluded_save_params(self) -> list[str]:
-        transient = [
-            "_workers",
-            "_stack",
-            "_ticks",
-            "_accepted",
-            "_schedule",
-            "_round_logger",
-            "_rollout_spec",
-            "_memory",
-            "_has_batch_norm",
-            "_announced",
-            "eta_schedule",
-            "last_round",
-            "group",
-            "_ranks",
-            "_session",
-        ]
+        transient = ["_workers", "_stack", "_group", "_ticks", "_accepted", "_schedule", "_estimator", "_round_logger"]
+        transient += ["_layout", "_buffers", "_spec", "_structure", "_has_batch_norm", "_memory", "_usual_logger"]
+        transient += ["eta_schedule", "last_round", "group"]
         return [*super()._excluded_save_params(), *transient]
 
-    # One round
+    # What others may know
+
+    @property
+    def n_updates(self) -> int:
+        """Outer updates so far, which is also the number of the next round."""
+        return int(self._n_updates)
+
+    @property
+    def progress_remaining(self) -> float:
+        """Progress remaining (from 1 to 0), which schedules of the learning rate and of η depend on."""
+        return float(self._current_progress_remaining)
+
+    def progress_at_update(self) -> float:
+        """Return the progress remaining at the update that follows the round which has just ended."""
+        total = max(1, self._total_timesteps)
+        return 1.0 - min(self.num_timesteps, total) / total
+
+    @property
+    def root_seed(self) -> int:
+        """Seed of all trajectories."""
+        return self._root_seed
+
+    @root_seed.setter
+    def root_seed(self, seed: int) -> None:
+        self._root_seed = seed
+
+    @property
+    def workers(self) -> TrajectoryWorkers:
+        """The workers that rounds run on; of all ranks where there are several."""
+        assert self._group is not None, "there are no workers before learn()"
+        return self._group.workers
+
+    def counters(self) -> dict[str, Any]:
+        """Return the numbers that decide how a run goes on, apart from parameters and optimizer."""
+        names = ("num_timesteps", "_n_updates", "_root_seed", "_mean_length", "_bad_gradients")
+        return {name: getattr(self, name) for name in names}
+
+    def set_counters(self, values: dict[str, Any]) -> None:
+        """
+        Go on as another model would.
+
+        :param values: its ``counters()``
+        """
+        for name in self.counters():
+            setattr(self, name, values[name])
+        if self._mean_length is not None:
+            self._memory.lengths = LengthEstimate(self._mean_length, seen=True)
+
+    # One run
 
     def learn(
         self: SelfAsyncPolicyGradient,
@@ -242,37 +284,41 @@ class AsyncPolicyGradient(OuterUpdate):
         :param reset_num_timesteps: start counting at 0
         :param progress_bar: show a progress bar
         :return: the model
-        :raises ValueError: for a number of timesteps or an interval that is none
+        :raises ValueError: for a number of timesteps or an interval that is not allowed, and for a policy that workers cannot
+            have a copy of
         """
         check_learn(total_timesteps, log_interval)
+        name = tb_log_name or type(self).__name__
+        self._join()
         try:
-            self._join_ranks()
-            super().learn(
-                total_timesteps, callback, log_interval, tb_log_name or type(self).__name__, reset_num_timesteps, progress_bar
-            )
+            super().learn(total_timesteps, callback, log_interval, name, reset_num_timesteps, progress_bar)
         except BaseException as error:
-            self._abandon()
-            self._leave_ranks(error)
+            self._leave(error)
             raise
-        self._leave_ranks()
+        self._leave()
         return self
 
-    def _join_ranks(self) -> None:
-        """Begin a session with the other ranks of the process group, if there is one."""
-        group = check_group(self)
-        if group is None:
-            return
-        from sb3_nigt.distributed.session import join  # most runs do without
+    def _join(self) -> None:
+        """Find the workers, and the others that train with this process."""
+        assert self.env is not None
+        settings = chosen_group(self.group)
+        settings.check(self)
+        if self._workers is None:
+            self._workers, self._stack = workers_behind(self.env)
+            self._ticks = TickAssembler(self.env.num_envs)
+        self._group = settings.join(self, self._workers, self._stack)
+        workers = self._group.workers
+        shown = workers.task_ids if self.weighs_tasks_equally or workers.tasks_differ else None
+        self._round_logger = RoundLogger(shown, self._stats_window_size)
+        self._is_prepared = False
 
-        self._session = join(self, group)
-        self._ranks = self._session.ranks
-        self._workers = self._rollout_spec = None
-
-    def _leave_ranks(self, error: BaseException | None = None) -> None:
-        session, self._session = self._session, None
-        if session is not None:
-            self._workers = None
-            session.end(error)
+    def _leave(self, error: BaseException | None = None) -> None:
+        assert self._group is not None
+        if error is not None:
+            abandon(self._group.workers, self._schedule, self._memory)
+        self._group.leave(error)
+        if self._usual_logger is not None:
+            (self._custom_logger, self._logger), self._usual_logger = self._usual_logger, None  # type: ignore[assignment]
 
     def _setup_learn(
         self,
@@ -282,15 +328,28 @@ class AsyncPolicyGradient(OuterUpdate):
         tb_log_name: str = "run",
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
-        rest = (reset_num_timesteps, tb_log_name)
-        if self._session is None:
-            return super()._setup_learn(total_timesteps, callback, *rest, progress_bar)
-        if not self._session.is_first:
+        group = self._group
+        assert group is not None
+        if not group.is_first:
+            self._usual_logger = self._custom_logger, getattr(self, "_logger", None)
             self.set_logger(Logger(None, []))
-            callback, progress_bar = self._session.only_own_callbacks(callback), False
-        total_timesteps, callback = super()._setup_learn(total_timesteps, callback, *rest, progress_bar)
-        self._total_timesteps = self._session.share_start(total_timesteps)
+        own, show_bar = group.callbacks(callback), progress_bar and group.is_first
+        total_timesteps, callback = super()._setup_learn(total_timesteps, own, reset_num_timesteps, tb_log_name, show_bar)
+        self._total_timesteps = group.share_start(total_timesteps)
         return self._total_timesteps, callback
+
+    def _prepare(self, workers: TrajectoryWorkers) -> None:
+        """Give the workers a copy of the policy, unless they have one that fits."""
+        self._is_prepared = True
+        structure = (self.n_steps, self._root_seed, fingerprint(self.policy))
+        if self._spec is not None and workers.rollout_spec is self._spec and structure == self._structure:
+            return
+        self._layout, self._buffers, self._has_batch_norm = Layout(self.policy), {}, has_batch_norm(self.policy)
+        self._spec, self._structure = RolloutSpec(copy_of(self.policy, self.device), self.n_steps, self._root_seed), structure
+        abandon(workers, self._schedule, self._memory)
+        workers.prepare(self._spec)
+
+    # One round
 
     def collect_rollouts(
         self,
@@ -308,136 +367,87 @@ class AsyncPolicyGradient(OuterUpdate):
         :param n_rollout_steps: unused, trajectories are cut at ``n_steps``
         :return: False if the callback stopped the round
         """
+        assert self._group is not None
+        workers = self._group.workers
         self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
-        workers = self._connect(env)
-        if isinstance(workers, LockstepWorkers):
-            assert self._last_episode_starts is not None
-            workers.on_tick = partial(self._on_tick, callback)
-            workers.resume(self._last_obs, self._last_episode_starts)
-        if self.policy.training:
-            self.policy.set_training_mode(False)
-        rollout_buffer.reset()
+        self.policy.set_training_mode(False)
+        if not self._is_prepared:
+            self._prepare(workers)
+        workers.resume(self._last_obs, self._last_episode_starts, partial(self._on_tick, callback))
         workers.forget(self._n_updates)
+        rollout_buffer.reset()
         point = self._sampling_point()
         callback.on_rollout_start()
         try:
-            result = self._run_round(workers, point, partial(self._replay, callback))
+            plan = RoundPlan(self._schedule, self._rule, point, partial(self._show, callback), self._memory)
+            result = self._group.run_round(plan)
         finally:
-            if isinstance(workers, LockstepWorkers):
-                self._last_obs, self._last_episode_starts = workers.observation, workers.at_start
+            self._last_obs, self._last_episode_starts = workers.standing()
         if result is None:
-            self._abandon()
+            abandon(workers, self._schedule, self._memory)
             return False
-        report, accepted = result
-        self._mean_length = self._memory.lengths.mean
-        self._take_round(report, accepted)
-        per_step = getattr(workers, "time_per", "step") == "step"
-        first_finished = per_step and isinstance(self._schedule, FirstFinished)
-        self._round_logger.log(self.logger, report, first_finished=first_finished, restarts=workers.restarts)
+        self._take_round(result)
         callback.on_rollout_end()
         return True
 
-    def _run_round(
-        self, workers: TrajectoryWorkers, point: SamplingPoint, show: Callable[[Trajectory], bool]
-    ) -> tuple[RoundReport, list[tuple[Arrival, Trajectory]]] | None:
-        """Run the round; if a loss ends it and the rule for those who are left allows it, once more from its beginning."""
-        aggregator, steps_before, steps_lost = self._round_aggregator(self._n_updates), workers.steps_executed, 0
-        if self._announced not in (None, aggregator):
-            self._abandon()  # what has begun early was meant for a round of another rule
-        while True:
-            self._announced = self._round_aggregator(self._n_updates + 1)
-            try:
-                if self._session is not None:
-                    return self._session.run_round(self._schedule, aggregator, point, show, self._memory)
-                result = run_round(workers, self._schedule, aggregator, self._announced, point, show, self._memory)
-            except LostWorkerError:
-                aggregator = self._round_aggregator(self._n_updates)
-                if self._session is not None or not aggregator.can_do_without(workers.lost(), self.n_envs):
-                    raise
-                self._abandon()
-                steps_lost = workers.steps_executed - steps_before
-                continue
-            if result is None:
-                return None
-            report, accepted = result
-            return replace(report, discarded_steps=report.discarded_steps + steps_lost), accepted
+    def _rule(self, round_: int) -> Aggregator:
+        initial = self.n_initial_trajectories if round_ == 0 else None
+        return self.make_aggregator(self.n_trajectories if initial is None else initial)
 
-    def _take_round(self, report: RoundReport, accepted: list[tuple[Arrival, Trajectory]]) -> None:
-        """Keep what a round has given until the update, and take its statistics in."""
-        self.last_round = report
-        # in an order that does not depend on who came first
-        self._accepted = [t for _, t in sorted(accepted, key=lambda pair: (pair[0].worker, pair[0].key))]
-        self.rollout_buffer.reset()
+    def _sampling_point(self) -> SamplingPoint:
+        """θ̃_t with the statistics frozen for the round. The η used here is the one of this round's momentum, too."""
+        extrapolated = update.extrapolate(self.policy.optimizer, self.eta_schedule(self._current_progress_remaining))
+        parameters = self._layout.flatten(extrapolated)
+        self._extrapolation_norm = update.distance(parameters, self._layout.flatten())
+        self._buffers = update.same_buffers(self._layout.other_buffers(), self._buffers)
+        return SamplingPoint(self._n_updates, parameters, *self._stack.freeze(), self._buffers)
+
+    def _take_round(self, result: RoundResult) -> None:
+        """Keep what a round has given until the update, take its statistics in, and log it."""
+        assert self._group is not None
+        report = self.last_round = result.report
+        self._accepted = result.in_worker_order()
+        self._mean_length = self._memory.lengths.mean
         for arrival in report.arrivals:
             self.rollout_buffer.add(arrival)  # type: ignore[call-arg, arg-type]
-        if self._stack is not None and self._session is None:  # ranks have exchanged what is new
-            self._stack.update(self._accepted)
+        self._group.take_statistics([trajectory for _, trajectory in self._accepted])
+        workers = self._group.workers
+        first_finished = workers.time_per == "step" and isinstance(self._schedule, FirstFinished)
+        self._round_logger.log(self.logger, report, first_finished=first_finished, restarts=workers.restarts)
 
-    def _connect(self, env: VecEnv) -> TrajectoryWorkers:
-        """Return the workers behind ``env``, ready for jobs of this model."""
-        if self._workers is None:
-            self._stack = WrapperStack(env) if isinstance(env.unwrapped, WorkerVecEnv) else None
-            self._workers = self._stack.workers if self._stack is not None else LockstepWorkers(env)
-            if self._session is not None:
-                self._workers = self._session.workers
-            self._ticks = TickAssembler(env.num_envs)
-            task_ids = getattr(self._workers, "task_ids", range(env.num_envs))
-            shown = task_ids if self.weighs_tasks_equally or getattr(self._workers, "tasks_differ", False) else None
-            self._round_logger = RoundLogger(shown, self._stats_window_size)
-        settings = (self.n_steps, self.gamma, self._root_seed)
-        spec = self._workers.rollout_spec
-        if spec is None or spec is not self._rollout_spec or (spec.n_steps, spec.gamma, spec.seed) != settings:
-            policy_class: Any = type(getattr(self.policy, "_orig_mod", self.policy))  # the class behind torch.compile
-            policy_spec = PolicySpec(policy_class, self.observation_space, self.action_space, self.policy_kwargs, self.device)
-            self._rollout_spec = RolloutSpec(policy_spec, *settings)
-            self._abandon()
-            self._workers.prepare(self._rollout_spec)
-        return self._workers
-
-    def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
-        """The last round may overshoot; a schedule is never asked for less than 0."""
-        super()._update_current_progress_remaining(min(num_timesteps, total_timesteps), max(1, total_timesteps))
-
-    def _abandon(self) -> None:
-        """Void everything that is in flight or has arrived early."""
-        if self._workers is not None:
-            self._workers.cancel()
-        self._memory.early.clear()
-        self._schedule.reset()
-        self._announced = None
-
-    def _round_aggregator(self, round_: int) -> Aggregator:
-        initial = round_ == 0 and self.n_initial_trajectories is not None
-        return self.make_aggregator(self.n_initial_trajectories if initial else self.n_trajectories)  # type: ignore[arg-type]
-
-    def _replay(self, callback: BaseCallback, trajectory: Trajectory) -> bool:
-        """Show the steps of a trajectory to the callback; plain VecEnvs have shown them already."""
-        if isinstance(self._workers, LockstepWorkers):
-            return True
-        return all(self._on_tick(callback, tick) for tick in self._ticks.feed(trajectory))
+    def _show(self, callback: BaseCallback, trajectory: Trajectory) -> bool:
+        """Show the steps of a trajectory to the callback, unless that has been done while they were made."""
+        return self.workers.shows_steps or all(self._on_tick(callback, tick) for tick in self._ticks.feed(trajectory))
 
     def _on_tick(self, callback: BaseCallback, tick: Tick) -> bool:
         self.num_timesteps += self.n_envs
-        callback.update_locals(
-            {
-                "new_obs": tick.new_obs,
-                "rewards": tick.rewards,
-                "dones": tick.dones,
-                "infos": tick.infos,
-                "actions": tick.actions,
-            }
-        )
+        callback.update_locals(tick.as_locals())
         if not callback.on_step():
             return False
         if tick.dones.any():
             self._update_info_buffer(tick.infos, tick.dones)
         return True
 
+    def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
+        """The last round may overshoot; a schedule is never asked for less than 0."""
+        super()._update_current_progress_remaining(min(num_timesteps, total_timesteps), max(1, total_timesteps))
+
     # One update
 
     def train(self) -> None:
-        """Aggregate the gradients of the round and make one step of the outer update."""
-        self._log_update(self._train())
-        if self._session is not None:
-            self._session.check_same()
-            self._session.log()
+        """Aggregate the gradients of the round and make one step of the outer update: θ_t → θ_{t+1}."""
+        assert self.last_round is not None
+        assert self._group is not None
+        alpha = self.lr_schedule(self._current_progress_remaining)
+        check_learning_rate(alpha)
+        update_learning_rate(self.policy.optimizer, alpha)
+        scored = update.contributions(self._accepted, self._estimator)  # C_t of every step
+        gradient = self._group.workers.gradient(scored, self.last_round.weights).to(self.device)  # g_t = Σ_i w_i S_i
+        self._bad_gradients = update.count_bad(gradient, self._bad_gradients, self._n_updates)
+        if self._bad_gradients == 0:
+            update.descend(self.policy, self._layout, gradient)  # d_t and θ_{t+1}
+        self._n_updates += 1
+        if self._has_batch_norm:
+            update.move_batch_norm(self.policy, [trajectory for _, trajectory in self._accepted])
+        update.log_update(self.logger, self.policy.optimizer, self._n_updates, gradient, self._extrapolation_norm)
+        self._group.after_update(self.logger)

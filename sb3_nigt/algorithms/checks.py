@@ -10,6 +10,7 @@ import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_nigt.parameters import has_batch_norm
 from sb3_nigt.schedules import SCHEDULES
 from sb3_nigt.validation import check_integer, check_interval
 from sb3_nigt.vec_env.base import WorkerVecEnv
@@ -78,8 +79,8 @@ def check_env(model: AsyncPolicyGradient, env: VecEnv) -> None:
             )
     if not isinstance(env.unwrapped, WorkerVecEnv):
         return
-    WrapperStack(env)
-    if model._has_batch_norm:
+    WrapperStack.around(env)
+    if has_batch_norm(model.policy):
         raise ValueError(
             f"policy={type(model.policy).__name__} has BatchNorm layers, whose statistics do not come back from workers: "
             "use LayerNorm, or a DummyVecEnv."

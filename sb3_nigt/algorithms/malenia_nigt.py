@@ -76,13 +76,13 @@ class MaleniaNIGT(AsyncPolicyGradient):
 
     def make_aggregator(self, n_trajectories: int) -> Aggregator:
         """See ``AsyncPolicyGradient.make_aggregator``."""
-        task_ids = tuple(getattr(self._workers, "task_ids", range(self.n_envs)))
+        task_ids = self.workers.task_ids
         self._drop_lost_tasks(task_ids)
         return Malenia.of(n_trajectories, task_ids, self._dropped)
 
     def _drop_lost_tasks(self, task_ids: tuple[Hashable, ...]) -> None:
         """Find out which tasks have nobody left; if none has anybody, keep all, so that the round fails."""
-        lost = self._workers.lost() if self._workers is not None and self.on_lost_task == "drop" else frozenset()
+        lost = self.workers.lost() if self.on_lost_task == "drop" else frozenset()
         alive = {task_id for worker, task_id in enumerate(task_ids) if worker not in lost}
         before, self._dropped = self._dropped, tuple(t for t in dict.fromkeys(task_ids) if t not in alive) if alive else ()
         new = [task_id for task_id in self._dropped if task_id not in before]

@@ -1,6 +1,6 @@
 """Training one model on several ranks of ``torch.distributed``: each has workers of its own, and one all-reduce a round."""
 
 from sb3_nigt.distributed.checkpoints import RoundCheckpoint, newest_checkpoint
-from sb3_nigt.distributed.settings import AllReduceGroup, is_first_rank
+from sb3_nigt.distributed.settings import AllReduceGroup, chosen_group, is_first_rank
 
-__all__ = ["AllReduceGroup", "RoundCheckpoint", "is_first_rank", "newest_checkpoint"]
+__all__ = ["AllReduceGroup", "RoundCheckpoint", "chosen_group", "is_first_rank", "newest_checkpoint"]

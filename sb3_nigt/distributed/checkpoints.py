@@ -33,7 +33,7 @@ class RoundCheckpoint(BaseCallback):
         self.every, self.keep = check_integer("every", every, 1), check_integer("keep", keep, 1)
 
     def _on_rollout_start(self) -> None:
-        n_updates: int = self.model._n_updates
+        n_updates: int = self.model.n_updates  # type: ignore[attr-defined]
         if n_updates == 0 or n_updates % self.every:
             return
         self.folder.mkdir(parents=True, exist_ok=True)

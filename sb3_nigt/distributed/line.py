@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from torch.distributed.distributed_c10d import Store
 
 from sb3_nigt.errors import RankError
-from sb3_nigt.vec_env.heartbeat import Heartbeat
+from sb3_nigt.vec_env.pool.heartbeat import Heartbeat
 
 Result = TypeVar("Result")
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
-from sb3_nigt.algorithms.round import RESET_IN_A_ROUND, BetweenRounds, stop_if_hopeless
+from sb3_nigt.algorithms.book import Accepted, BetweenRounds, stop_if_hopeless
+from sb3_nigt.algorithms.round import RESET_IN_A_ROUND, Show
 from sb3_nigt.distributed.ledger import ARRIVED, REJECTED, STARTED, Entry, Ledger
 from sb3_nigt.distributed.rules import SharedRule
 from sb3_nigt.distributed.workers import RankWorkers
 from sb3_nigt.messages import Arrival, Discarded, Job, SamplingPoint
-from sb3_nigt.trajectory import Trajectory
+from sb3_nigt.sampling.trajectory import Trajectory
 
 IDLE_LOOK_SECONDS = 0.005  # how often it is asked whether there is something to do for idle workers
 
@@ -23,7 +23,7 @@ class RankRound:
     :param rule: who starts what, what counts
     :param ledger: what has happened on all ranks
     :param point: θ̃ with its number
-    :param replay: shows the steps of a trajectory to callbacks; False means stop
+    :param show: shows the steps of a trajectory to callbacks; False means stop
     :param memory: what the rounds before have left, updated here
     :ivar accepted: arrivals that count, with their trajectories; known when the round is over
     :ivar discarded: all other trajectories, finished or not
@@ -36,15 +36,15 @@ class RankRound:
         rule: SharedRule,
         ledger: Ledger,
         point: SamplingPoint,
-        replay: Callable[[Trajectory], bool],
+        show: Show,
         memory: BetweenRounds,
     ) -> None:
         self._workers, self._rule, self._ledger, self._point = workers, rule, ledger, point
-        self._replay, self._memory = replay, memory
+        self._show, self._memory = show, memory
         self._began_at, self._n_resets = workers.clock.now(), workers.n_resets
         self._next_look = 0.0
         self._arrived: list[tuple[Entry, Arrival, Trajectory]] = []
-        self.accepted: list[tuple[Arrival, Trajectory]] = []
+        self.accepted: Accepted = []
         self.discarded: list[Discarded] = []
         self.goes_on = True
 
@@ -73,7 +73,7 @@ class RankRound:
         workers.ranks.line.raise_failure()
         for job, started_at, trajectory in workers.cancel():
             self.discarded.append(Discarded(job.worker, trajectory.n_steps, started_at, workers.clock.now()))
-            self.goes_on = self._replay(trajectory) and self.goes_on
+            self.goes_on = self._show(trajectory) and self.goes_on
         ledger.read()
         self._sort_out()
 
@@ -98,7 +98,7 @@ class RankRound:
 
     def _take(self, arrival: Arrival, trajectory: Trajectory) -> None:
         """Enter an arrival into the ledger."""
-        self.goes_on = self._replay(trajectory)
+        self.goes_on = self._show(trajectory)
         times = (arrival.started_at - self._began_at, arrival.finished_at - self._began_at)
         kind = ARRIVED if arrival.rejected is None else REJECTED
         is_episode = trajectory.terminated or trajectory.truncated

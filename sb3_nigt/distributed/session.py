@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import weakref
 import zlib
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch.distributed as dist
+from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.utils import set_random_seed
 
-from sb3_nigt.aggregators import Aggregator
-from sb3_nigt.algorithms.round import BetweenRounds, check_lost
+from sb3_nigt.algorithms.book import RoundResult
+from sb3_nigt.algorithms.group import RoundPlan
+from sb3_nigt.algorithms.round import check_lost
+from sb3_nigt.algorithms.trained import TrainedModel
 from sb3_nigt.distributed import state
 from sb3_nigt.distributed.callbacks import callbacks_of
 from sb3_nigt.distributed.ledger import LIST, Entry, Ledger
@@ -20,17 +25,13 @@ from sb3_nigt.distributed.line import OVER
 from sb3_nigt.distributed.ranks import Ranks
 from sb3_nigt.distributed.round import RankRound
 from sb3_nigt.distributed.rules import SharedFirstFinished, SharedPlanned, SharedRule
-from sb3_nigt.distributed.settings import AllReduceGroup
 from sb3_nigt.distributed.workers import RankWorkers
 from sb3_nigt.errors import RankError
 from sb3_nigt.messages import Arrival, RoundReport, SamplingPoint
+from sb3_nigt.sampling.trajectory import Trajectory
 from sb3_nigt.schedules import FirstFinished, Planned, Schedule
-from sb3_nigt.trajectory import Trajectory
 from sb3_nigt.vec_env.base import WorkerVecEnv
 from sb3_nigt.vec_env.wrappers import WrapperStack
-
-if TYPE_CHECKING:
-    from sb3_nigt.algorithms.base import AsyncPolicyGradient
 
 RULES: dict[type[Schedule], type[SharedRule]] = {FirstFinished: SharedFirstFinished, Planned: SharedPlanned}
 ARGUMENTS = ("n_trajectories", "n_initial_trajectories", "n_steps", "gamma", "eta", "learning_rate", "schedule")
@@ -40,22 +41,20 @@ HEADER = 6  # numbers of a rank in front of those of its workers, see Session._e
 
 class Session:
     """
-    This rank's part in training a model together.
+    This rank's part in training a model together, see ``sb3_nigt.algorithms.group.Group``.
 
     :param model: that learns
-    :param group: with whom
-    :param ranks: of an earlier session of this model with the same group
+    :param ranks: all of them
+    :param inner: this rank's workers
+    :param stack: the wrappers around them
+    :param debug: compare all ranks after every update
     :raises ValueError: if the ranks do not run the same script
     """
 
-    def __init__(self, model: AsyncPolicyGradient, group: AllReduceGroup, ranks: Ranks) -> None:
-        self.model, self.group, self.ranks = model, group, ranks
+    def __init__(self, model: TrainedModel, ranks: Ranks, inner: WorkerVecEnv, stack: WrapperStack, debug: bool) -> None:
+        self.model, self.ranks, self._stack, self._debug = model, ranks, stack, debug
         ranks.sessions += 1
         self._prefix = f"{ranks.sessions}/"
-        assert model.env is not None
-        inner = model.env.unwrapped
-        assert isinstance(inner, WorkerVecEnv)
-        self._stack = WrapperStack(model.env)
         self._rounds_to_forget: list[list[str]] = []
         self._join(inner)
 
@@ -67,7 +66,7 @@ class Session:
         own = {
             "n_workers": inner.num_envs,
             "task_ids": [str(task_id) for task_id in inner.task_ids] if inner.task_ids_given else None,
-            **_settings(model, self.group, self._stack),
+            **_settings(model, ranks, self._stack, self._debug),
         }
         rows = [json.loads(text) for text in ranks.share_text(f"{self._prefix}hello", json.dumps(own))]
         for rank, row in enumerate(rows):
@@ -90,13 +89,14 @@ class Session:
         """Whether this is rank 0, which logs, evaluates and saves."""
         return self.ranks.rank == 0
 
-    def only_own_callbacks(self, callback: Any) -> Any:
+    def callbacks(self, callback: MaybeCallback) -> MaybeCallback:
         """
         Leave out what only rank 0 does.
 
         :param callback: the argument of ``learn``
         """
-        return callbacks_of(self.ranks.rank, callback)
+        own: MaybeCallback = callbacks_of(self.ranks.rank, callback)
+        return own
 
     def share_start(self, total_timesteps: int) -> int:
         """
@@ -118,34 +118,24 @@ class Session:
 
     # Rounds
 
-    def run_round(
-        self,
-        schedule: Schedule,
-        aggregator: Aggregator,
-        point: SamplingPoint,
-        replay: Callable[[Trajectory], bool],
-        memory: BetweenRounds,
-    ) -> tuple[RoundReport, list[tuple[Arrival, Trajectory]]] | None:
+    def run_round(self, plan: RoundPlan) -> RoundResult | None:
         """
-        Sample one round together with the other ranks, see ``sb3_nigt.algorithms.round.run_round``.
+        Sample one round together with the other ranks.
 
-        :param schedule: whose rule the ranks share
-        :param aggregator: when the round is complete, and the weights; over the workers of all ranks
-        :param point: θ̃ with its number
-        :param replay: shows the steps of a trajectory to callbacks; False means stop
-        :param memory: what the rounds before have left, updated here
+        :param plan: what to sample; its rule is over the workers of all ranks
         :return: the report, the same on all ranks up to times, and what was accepted on this one; None if a callback of some
             rank said stop
         """
         workers, line, clock = self.workers, self.ranks.line, self.workers.clock
+        point, memory, aggregator = plan.point, plan.memory, plan.rule(plan.point.round)
         lost = frozenset(np.flatnonzero(np.isinf(self._seconds_per_step)).tolist())
         check_lost(lost, aggregator, workers.task_ids, lambda worker: "")  # what failed has been said on its rank
         prefix = workers.prefix = f"{self._prefix}{point.round}/"
         line.over_key = prefix + OVER
-        rule = RULES[type(schedule)](aggregator, point.round, self._seconds_per_step, clock)
+        rule = RULES[type(plan.schedule)](aggregator, point.round, self._seconds_per_step, clock)
         ledger = Ledger(line, prefix, point.round, rule, lambda entry: memory.lengths.add(entry.n_steps))
         started_at, timesteps, executed = clock.now(), self.model.num_timesteps, workers.steps_executed
-        own = RankRound(workers, rule, ledger, point, replay, memory)
+        own = RankRound(workers, rule, ledger, point, plan.show, memory)
         own.run()
         executed = workers.steps_executed - executed
         total_executed = self._exchange(point, own, rule, timesteps, executed)
@@ -166,7 +156,10 @@ class Session:
             finished_at=clock.now(),
         )
         self._note_episodes(ledger.admitted)
-        return report, own.accepted
+        return RoundResult(report, own.accepted)
+
+    def take_statistics(self, accepted: Sequence[Trajectory]) -> None:
+        """The ranks have exchanged what is new at the end of the round."""
 
     def _exchange(self, point: SamplingPoint, done: RankRound, rule: SharedRule, timesteps: int, executed: int) -> int | None:
         """
@@ -243,23 +236,32 @@ class Session:
 
     # Updates
 
-    def check_same(self) -> None:
+    def after_update(self, logger: Logger) -> None:
+        """
+        Record what the round's communication has cost this rank; in debug mode, compare the ranks.
+
+        :param logger: of the model
+        :raises RankError: on all ranks, if they differ
+        """
+        self._check_same()
+        self._log(logger)
+
+    def _check_same(self) -> None:
         """
         In debug mode, compare parameters and optimizer of all ranks.
 
         :raises RankError: on all ranks, if they differ
         """
-        if not self.group.debug:
+        if not self._debug:
             return
         own = zlib.crc32(state.pack(self.model, self._stack).numpy().tobytes())
         rows = self.ranks.gather(f"{self.workers.prefix}debug", np.array([own], dtype=np.float64))
         if (rows != rows[0]).any():
             hashes = [f"{int(value):08x}" for value in rows.ravel()]
-            raise RankError(f"after update {self.model._n_updates} the ranks hold different parameters: {hashes}")
+            raise RankError(f"after update {self.model.n_updates} the ranks hold different parameters: {hashes}")
 
-    def log(self) -> None:
-        """Record what the round's communication has cost this rank."""
-        logger, counted = self.model.logger, self.ranks.take_statistics()
+    def _log(self, logger: Logger) -> None:
+        counted = self.ranks.take_statistics()
         logger.record("group/ranks", self.ranks.size)
         logger.record("group/gathers", counted["gathers"])
         logger.record("group/reductions", counted["reductions"])
@@ -268,7 +270,7 @@ class Session:
         logger.record("group/wait_seconds", counted["wait_seconds"])
         logger.record("group/reduce_seconds", counted["reduce_seconds"])
 
-    def end(self, error: BaseException | None = None) -> None:
+    def leave(self, error: BaseException | None = None) -> None:
         """
         Leave the session.
 
@@ -278,33 +280,41 @@ class Session:
         if error is not None:
             self.ranks.fail(error)
             self.ranks.close()
-            self.model._ranks = None  # another learn() begins anew
+            _ranks_of.pop(self.model, None)  # another learn() begins anew
         else:
             self.ranks.leave(self.ranks.timeout)
 
 
-def join(model: AsyncPolicyGradient, group: AllReduceGroup) -> Session:
+_ranks_of: weakref.WeakKeyDictionary[Any, Ranks] = weakref.WeakKeyDictionary()  # of the last session of each model
+
+
+def join(
+    model: TrainedModel, base: dist.ProcessGroup, timeout: float, debug: bool, workers: WorkerVecEnv, stack: WrapperStack
+) -> Session:
     """
     Begin to train together.
 
     :param model: that learns
-    :param group: with whom
+    :param base: the process group
+    :param timeout: seconds of silence after which a rank counts as dead
+    :param debug: compare all ranks after every update
+    :param workers: of this rank
+    :param stack: the wrappers around them
     :return: this rank's part in it
     """
-    base, ranks = group.process_group or dist.group.WORLD, model._ranks
-    assert base is not None
-    if ranks is None or ranks.base is not base or ranks.timeout != group.timeout:
-        ranks = Ranks(base, group.timeout)
+    ranks = _ranks_of.get(model)
+    if ranks is None or ranks.base is not base or ranks.timeout != timeout:
+        ranks = _ranks_of[model] = Ranks(base, timeout)
     try:
-        return Session(model, group, ranks)
+        return Session(model, ranks, workers, stack, debug)
     except BaseException as error:
         ranks.fail(error)
         ranks.close()
-        model._ranks = None
+        _ranks_of.pop(model, None)
         raise
 
 
-def _settings(model: AsyncPolicyGradient, group: AllReduceGroup, stack: WrapperStack) -> dict[str, Any]:
+def _settings(model: TrainedModel, ranks: Ranks, stack: WrapperStack, debug: bool) -> dict[str, Any]:
     """What all ranks must have in common, as far as it can be written down."""
     numbers = {
         name: value
@@ -319,8 +329,8 @@ def _settings(model: AsyncPolicyGradient, group: AllReduceGroup, stack: WrapperS
         "action_space": str(model.action_space),
         "n_parameters": sum(p.numel() for p in model.policy.parameters()),
         "n_statistics": len(stack.moments([])),
-        "timeout": group.timeout,
-        "debug": group.debug,
+        "timeout": ranks.timeout,
+        "debug": debug,
     }
 
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch.distributed as dist
 
+from sb3_nigt.algorithms.group import Group, GroupSettings, JustMe
+from sb3_nigt.algorithms.trained import TrainedModel
 from sb3_nigt.schedules import FirstFinished, Planned
 from sb3_nigt.validation import check_bool, check_interval
-from sb3_nigt.vec_env.base import WorkerVecEnv
-
-if TYPE_CHECKING:
-    from sb3_nigt.algorithms.base import AsyncPolicyGradient
+from sb3_nigt.vec_env.base import TrajectoryWorkers, WorkerVecEnv
+from sb3_nigt.vec_env.wrappers import WrapperStack
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,19 @@ class AllReduceGroup:
                 "a member of, or None for the default one."
             )
 
+    def check(self, model: TrainedModel) -> None:
+        """See ``GroupSettings.check``."""
+        check_shareable(model)
+
+    def join(self, model: TrainedModel, workers: TrajectoryWorkers, stack: WrapperStack) -> Group:
+        """See ``GroupSettings.join``."""
+        from sb3_nigt.distributed.session import join  # most runs do without
+
+        base = self.process_group or dist.group.WORLD
+        assert base is not None
+        assert isinstance(workers, WorkerVecEnv)
+        return join(model, base, self.timeout, self.debug, workers, stack)
+
 
 def is_initialized() -> bool:
     """Whether this process is part of a process group."""
@@ -54,20 +67,19 @@ def is_first_rank() -> bool:
     return not is_initialized() or dist.get_rank() == 0
 
 
-def chosen_group(group: Any) -> AllReduceGroup | None:
+def chosen_group(group: Any) -> GroupSettings:
     """
-    Which ranks train together.
+    Choose which ranks train together.
 
     :param group: the argument of the algorithm. None: the default group if it is initialised and has several ranks; False:
         this process alone
-    :return: None if this process trains alone
     :raises ValueError: if it is something else
     """
     if group is None:
-        return AllReduceGroup() if is_initialized() and dist.get_world_size() > 1 else None
+        return AllReduceGroup() if is_initialized() and dist.get_world_size() > 1 else JustMe()
     if group is False:
-        return None
-    if isinstance(group, AllReduceGroup):
+        return JustMe()
+    if isinstance(group, GroupSettings):
         return group
     if dist.is_available() and isinstance(group, dist.ProcessGroup):
         return AllReduceGroup(group)
@@ -77,18 +89,14 @@ def chosen_group(group: Any) -> AllReduceGroup | None:
     )
 
 
-def check_group(model: AsyncPolicyGradient) -> AllReduceGroup | None:
+def check_shareable(model: TrainedModel) -> None:
     """
-    Choose the group and refuse what cannot be shared.
+    Refuse what ranks cannot share.
 
     :param model: with its arguments as attributes
-    :return: None if this process trains alone
     :raises ValueError: naming what cannot be shared
     """
-    group = chosen_group(model.group)
-    if group is None:
-        return None
-    name, schedule = type(model).__name__, model._schedule
+    name, schedule = type(model).__name__, model.make_schedule()
     alone = "or group=False to train each rank on its own"
     if type(schedule) not in (FirstFinished, Planned):
         if type(schedule).__name__.lower() != model.schedule:  # the user did not choose it
@@ -96,12 +104,11 @@ def check_group(model: AsyncPolicyGradient) -> AllReduceGroup | None:
         raise ValueError(
             f'schedule={model.schedule!r} is not allowed in a process group: give "planned" or "first_finished", {alone}.'
         )
-    if getattr(model, "on_lost_task", "raise") != "raise":
-        raise ValueError(f'on_lost_task={model.on_lost_task!r} is not allowed in a process group: give "raise", {alone}.')  # type: ignore[attr-defined]
+    if model.on_lost_task != "raise":
+        raise ValueError(f'on_lost_task={model.on_lost_task!r} is not allowed in a process group: give "raise", {alone}.')
     env = None if model.env is None else model.env.unwrapped
     if env is not None and not (isinstance(env, WorkerVecEnv) and env.can_be_interrupted):
         raise ValueError(
             f"env={type(env).__name__} is not allowed in a process group: give a SimulatedVecEnv or a "
             f"ProcessVecEnv, for example make_worker_vec_env(env_id, n_workers=1), {alone}."
         )
-    return group

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch as th
 
+from sb3_nigt.algorithms.trained import TrainedModel
 from sb3_nigt.parameters import flatten, load_flat
 from sb3_nigt.vec_env.wrappers import WrapperStack
 
-if TYPE_CHECKING:
-    from sb3_nigt.algorithms.base import AsyncPolicyGradient
 
-COUNTERS = ("num_timesteps", "_n_updates", "_root_seed", "_mean_length", "_bad_gradients")
-
-
-def counters(model: AsyncPolicyGradient) -> dict[str, Any]:
+def counters(model: TrainedModel) -> dict[str, Any]:
     """
     Numbers that travel as text, and the layout of the optimizer's state.
 
@@ -31,20 +27,17 @@ def counters(model: AsyncPolicyGradient) -> dict[str, Any]:
         }
         for p in _optimized(model)
     ]
-    return {**{name: getattr(model, name) for name in COUNTERS}, "optimizer": layout}
+    return {**model.counters(), "optimizer": layout}
 
 
-def set_counters(model: AsyncPolicyGradient, values: dict[str, Any]) -> None:
+def set_counters(model: TrainedModel, values: dict[str, Any]) -> None:
     """
     Take over what another rank has.
 
     :param model: changed
     :param values: made by ``counters``
     """
-    for name in COUNTERS:
-        setattr(model, name, values[name])
-    if values["_mean_length"] is not None:
-        model._memory.lengths.mean, model._memory.lengths.seen = values["_mean_length"], True
+    model.set_counters(values)
     state = model.policy.optimizer.state
     state.clear()
     for p, shapes in zip(_optimized(model), values["optimizer"], strict=True):
@@ -54,7 +47,7 @@ def set_counters(model: AsyncPolicyGradient, values: dict[str, Any]) -> None:
             }
 
 
-def pack(model: AsyncPolicyGradient, stack: WrapperStack) -> th.Tensor:
+def pack(model: TrainedModel, stack: WrapperStack) -> th.Tensor:
     """
     Parameters, buffers, state of the optimizer and statistics of ``VecNormalize``, in double precision.
 
@@ -65,7 +58,7 @@ def pack(model: AsyncPolicyGradient, stack: WrapperStack) -> th.Tensor:
     return th.from_numpy(np.concatenate([np.asarray(part, dtype=np.float64).ravel() for part in parts]))
 
 
-def unpack(model: AsyncPolicyGradient, stack: WrapperStack, vector: th.Tensor) -> None:
+def unpack(model: TrainedModel, stack: WrapperStack, vector: th.Tensor) -> None:
     """
     Take over what ``pack`` has made, perhaps elsewhere.
 
@@ -82,12 +75,12 @@ def unpack(model: AsyncPolicyGradient, stack: WrapperStack, vector: th.Tensor) -
     stack.set_state(vector[position:].numpy())
 
 
-def _optimized(model: AsyncPolicyGradient) -> Iterator[th.Tensor]:
+def _optimized(model: TrainedModel) -> Iterator[th.Tensor]:
     for group in model.policy.optimizer.param_groups:
         yield from group["params"]
 
 
-def _optimizer_state(model: AsyncPolicyGradient) -> Iterator[th.Tensor]:
+def _optimizer_state(model: TrainedModel) -> Iterator[th.Tensor]:
     for p in _optimized(model):
         for _, value in sorted(model.policy.optimizer.state.get(p, {}).items()):
             if th.is_tensor(value):

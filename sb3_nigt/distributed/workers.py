@@ -11,12 +11,12 @@ import numpy.typing as npt
 import torch as th
 
 from sb3_nigt.distributed.ranks import Ranks
-from sb3_nigt.messages import Arrival, Job
+from sb3_nigt.messages import Arrival, Contribution, Job
+from sb3_nigt.sampling.trajectory import Trajectory
 from sb3_nigt.timing.clock import WallClock
 from sb3_nigt.timing.time_models import TimePer
-from sb3_nigt.trajectory import Trajectory
 from sb3_nigt.vec_env.base import RolloutSpec, TrajectoryWorkers, WorkerVecEnv
-from sb3_nigt.vec_env.slot import SPEED_SMOOTHING
+from sb3_nigt.vec_env.pool.slot import SPEED_SMOOTHING
 
 IDLE_SECONDS = 0.001  # how long a rank without work waits before it looks again
 
@@ -33,8 +33,6 @@ class RankWorkers(TrajectoryWorkers):
     :param task_ids: of the workers of all ranks
     """
 
-    time_per: TimePer = "step"
-
     def __init__(self, inner: WorkerVecEnv, ranks: Ranks, offset: int, task_ids: tuple[Hashable, ...]) -> None:
         self.inner, self.ranks, self.offset, self.task_ids = inner, ranks, offset, task_ids
         self.own = range(offset, offset + inner.num_envs)
@@ -47,6 +45,11 @@ class RankWorkers(TrajectoryWorkers):
         self._seconds_per_step = np.full(inner.num_envs, np.nan)
         inner.interrupt = self._asked
         inner.rollout_spec = None  # to be prepared again, now that it may be interrupted
+
+    @property
+    def time_per(self) -> TimePer:
+        """See ``TrajectoryWorkers``."""
+        return "step"
 
     def release(self) -> None:
         """Give the rank's workers back as they were."""
@@ -129,9 +132,9 @@ class RankWorkers(TrajectoryWorkers):
 
     # Reduction
 
-    def gradient(self, arrivals: Sequence[Arrival], weights: npt.NDArray[np.float64]) -> th.Tensor:
+    def gradient(self, contributions: Sequence[Contribution], weights: npt.NDArray[np.float64]) -> th.Tensor:
         """See ``TrajectoryWorkers``: this rank's part, then one reduction over the ranks."""
-        own = [replace(a, worker=a.worker - self.offset) for a in arrivals if a.worker in self.own]
+        own = [replace(c, worker=c.worker - self.offset) for c in contributions]
         mine = weights[self.own.start : self.own.stop]
         part = self.inner.gradient(own, mine).cpu() if own else th.zeros(self.n_parameters)
         return self.ranks.reduce(f"{self.prefix}reduce", part)

@@ -1,5 +1,6 @@
 """Outer updates."""
 
+from sb3_nigt.optimizers.base import Extrapolating
 from sb3_nigt.optimizers.nigt import NIGT
 
-__all__ = ["NIGT"]
+__all__ = ["NIGT", "Extrapolating"]

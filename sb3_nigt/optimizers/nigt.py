@@ -36,18 +36,18 @@ class NIGT(Optimizer):
         super().__init__(params, {"lr": check_interval("lr", lr, 0.0, float("inf")), "eta": _checked_eta(eta)})
 
     @th.no_grad()
-    def extrapolated(self) -> list[th.Tensor]:
+    def extrapolated(self) -> dict[th.Tensor, th.Tensor]:
         """
-        Return θ̃, a new tensor for each parameter in the order of the groups; the parameters stay as they are.
+        Return θ̃: for each parameter of all groups a new tensor. The parameters stay as they are.
 
         Before the first step θ̃ = θ.
         """
-        points = []
+        points = {}
         for group in self.param_groups:
             factor = (1 - _checked_eta(group["eta"])) / group["eta"]
             for p in group["params"]:
                 last_update = self.state[p].get("last_update") if p in self.state else None
-                points.append(p.detach().clone() if last_update is None else p + factor * last_update)
+                points[p] = p.detach().clone() if last_update is None else p + factor * last_update
         return points
 
     def direction_norm(self) -> float:

@@ -11,11 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from sb3_nigt.aggregators import Aggregator
-from sb3_nigt.algorithms.round import BetweenRounds, LengthEstimate, run_round
+from sb3_nigt.algorithms.book import BetweenRounds, LengthEstimate
+from sb3_nigt.algorithms.round import run_round
 from sb3_nigt.messages import Arrival, Job, RoundReport, SamplingPoint, TrajectoryKey
+from sb3_nigt.sampling.trajectory import Trajectory
 from sb3_nigt.schedules import Schedule
 from sb3_nigt.timing import SimulatedClock
-from sb3_nigt.trajectory import Trajectory
 from sb3_nigt.vec_env.base import RoundWorkers
 
 FloatArray = npt.NDArray[np.float64]
@@ -73,7 +74,7 @@ class PacedWorkers(RoundWorkers):
     clock: SimulatedClock
 
     def __init__(self, workload: Workload) -> None:
-        self.clock, self.workload = SimulatedClock(), workload
+        self.clock, self.workload, self.task_ids = SimulatedClock(), workload, workload.task_ids
         self._flights: dict[int, tuple[Job, float]] = {}  # by worker: the job and its start
         self._events: list[tuple[float, int, int]] = []  # (arrival, order of submission, worker)
         self._n_submitted = 0
@@ -138,7 +139,7 @@ def simulate(workload: Workload, aggregator: Aggregator, schedule: Schedule) -> 
         point = SamplingPoint(round_, np.zeros(0, dtype=np.float32))
         result = run_round(workers, schedule, aggregator, aggregator, point, lambda trajectory: True, memory)
         assert result is not None  # only a callback can stop a round
-        yield result[0]
+        yield result.report
 
 
 def _blank_trajectory(job: Job, n_steps: int) -> Trajectory:

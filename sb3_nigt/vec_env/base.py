@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch as th
+from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_nigt.messages import Arrival, Job
-from sb3_nigt.parameters import PolicySpec
+from sb3_nigt.messages import Arrival, Contribution, Job
+from sb3_nigt.sampling.ticks import Tick
+from sb3_nigt.sampling.trajectory import Trajectory
 from sb3_nigt.timing.clock import Clock
 from sb3_nigt.timing.time_models import TimePer
-from sb3_nigt.trajectory import Trajectory
 
 
 @dataclass(frozen=True)
@@ -24,15 +25,13 @@ class RolloutSpec:
     """
     What the workers need to know once, before the first job.
 
-    :param policy: how to build the policy
+    :param policy: a copy of the policy, see ``sb3_nigt.replica.copying.copy_of``; from now on it belongs to the workers
     :param n_steps: H, where a trajectory is cut
-    :param gamma: γ in [0, 1]
     :param seed: root seed of all trajectories
     """
 
-    policy: PolicySpec
+    policy: ActorCriticPolicy
     n_steps: int
-    gamma: float
     seed: int
 
 
@@ -40,6 +39,7 @@ class RoundWorkers(ABC):
     """What a round asks of the workers, whether or not there is anything to learn from: jobs in, arrivals out."""
 
     clock: Clock
+    task_ids: tuple[Hashable, ...]  # one a worker
     steps_executed: int = 0  # environment steps of all trajectories that were handed out, cancelled ones included
     n_resets: int = 0  # by the synchronous API, each of which voids what is in flight
     # Set before prepare(), it is asked after every environment step and while waiting; True makes next_arrival() return None,
@@ -112,6 +112,29 @@ class TrajectoryWorkers(RoundWorkers):
     """
 
     rollout_spec: RolloutSpec | None = None  # of the last prepare
+    tasks_differ: bool = False  # the user said that the workers hold more than one task
+    sums_by_worker: bool = True  # the S_i are formed apart and then added; else in one sweep, the same up to rounding
+    shows_steps: bool = False  # callbacks see each step while it is made; else trajectories are shown when they end
+    _standing: tuple[Any, Any] = (None, None)
+
+    @property
+    @abstractmethod
+    def time_per(self) -> TimePer:
+        """What ``step_times`` measures."""
+
+    def resume(self, observation: Any, at_start: Any, on_tick: Callable[[Tick], bool]) -> None:
+        """
+        Go on from where the algorithm's loop is; of interest to environments that are stepped together.
+
+        :param observation: the last one of all environments, leading dimension n
+        :param at_start: which environments are at the start of an episode, shape (n,)
+        :param on_tick: takes the steps, where ``shows_steps``; False means stop
+        """
+        self._standing = observation, at_start
+
+    def standing(self) -> tuple[Any, Any]:
+        """Return observation and ``at_start`` as they are now."""
+        return self._standing
 
     @property
     def restarts(self) -> int | None:
@@ -123,15 +146,15 @@ class TrajectoryWorkers(RoundWorkers):
         """
         Void whatever is in flight and take new settings.
 
-        :param spec: policy, horizon, discount and seed
+        :param spec: policy, horizon and seed
         """
 
     @abstractmethod
-    def gradient(self, arrivals: Sequence[Arrival], weights: npt.NDArray[np.float64]) -> th.Tensor:
+    def gradient(self, contributions: Sequence[Contribution], weights: npt.NDArray[np.float64]) -> th.Tensor:
         """
-        Aggregate: Σ_i w_i S_i over the given arrivals, reduced in worker order.
+        Aggregate: Σ_i w_i S_i over what was accepted, reduced in worker order.
 
-        :param arrivals: accepted trajectories, not forgotten yet
+        :param contributions: accepted trajectories, not forgotten yet, with the coefficients of their scores
         :param weights: w_i, one a worker
         :return: flat float32 vector, direction of ascent
         """
@@ -155,17 +178,11 @@ class WorkerVecEnv(VecEnv, TrajectoryWorkers):
     :ivar clock: the workers' clock
     :ivar task_ids: one id a worker; range(n) if the user gave none
     :ivar task_ids_given: the user gave some
-    :ivar tasks_differ: the user said that the workers hold more than one task
-    :ivar sums_by_worker: each worker's sum S_i is formed apart and then Σ_i w_i S_i, not one sum over all trajectories;
-        the same up to rounding
     :ivar can_be_interrupted: ``interrupt`` has an effect, which ranks that train together need
     """
 
     clock: Clock
-    task_ids: tuple[Hashable, ...]
     task_ids_given: bool = False
-    tasks_differ: bool
-    sums_by_worker: bool = True
     can_be_interrupted: bool = False
 
     @property
@@ -177,11 +194,6 @@ class WorkerVecEnv(VecEnv, TrajectoryWorkers):
     @abstractmethod
     def message_times(self) -> npt.NDArray[np.float64]:
         """κ_i, seconds per message, shape (n,)."""
-
-    @property
-    @abstractmethod
-    def time_per(self) -> TimePer:
-        """What ``step_times`` measures."""
 
 
 def checked_task_ids(task_ids: Sequence[Hashable] | None, n_workers: int) -> tuple[Hashable, ...]:

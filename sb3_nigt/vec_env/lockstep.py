@@ -12,12 +12,13 @@ import numpy.typing as npt
 import torch as th
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_nigt.messages import Arrival, Job, SamplingPoint
-from sb3_nigt.replica import PolicyReplica
-from sb3_nigt.seeding import trajectory_seeds
-from sb3_nigt.ticks import Tick
+from sb3_nigt.messages import Arrival, Contribution, Job, SamplingPoint
+from sb3_nigt.replica.replica import PolicyReplica
+from sb3_nigt.sampling.seeding import trajectory_seeds
+from sb3_nigt.sampling.ticks import Tick
+from sb3_nigt.sampling.trajectory import Trajectory, map_observation
 from sb3_nigt.timing.clock import SimulatedClock
-from sb3_nigt.trajectory import Trajectory, map_observation
+from sb3_nigt.timing.time_models import TimePer
 from sb3_nigt.vec_env.base import RolloutSpec, TrajectoryWorkers
 
 
@@ -42,11 +43,14 @@ class LockstepWorkers(TrajectoryWorkers):
     """
 
     clock: SimulatedClock
+    shows_steps = True
+    sums_by_worker = False  # one sweep over all trajectories is quicker in one process
 
     def __init__(self, env: VecEnv) -> None:
         self.env, self.n = env, env.num_envs
         self.clock = SimulatedClock()
-        self.on_tick: Callable[[Tick], bool] = lambda tick: True
+        self._on_tick: Callable[[Tick], bool] = lambda tick: True
+        self.task_ids = tuple(range(self.n))
         self.observation: Any = None
         self.at_start = np.zeros(self.n, dtype=bool)
         self._runs: dict[int, _Run] = {}
@@ -55,22 +59,27 @@ class LockstepWorkers(TrajectoryWorkers):
         self._steps: list[tuple[Any, Any, Tick]] = []  # observations, samples, result of the steps since _first_step
         self._first_step = self._n_steps_done = 0
 
-    def resume(self, observation: Any, at_start: npt.NDArray[np.bool_]) -> None:
-        """
-        Go on from the algorithm's last observation; if it is not ours the environment was reset and all jobs are void.
+    @property
+    def time_per(self) -> TimePer:
+        """See ``TrajectoryWorkers``."""
+        return "step"
 
-        :param observation: leading dimension n
-        :param at_start: which environments are at the start of an episode
-        """
+    def resume(self, observation: Any, at_start: Any, on_tick: Callable[[Tick], bool]) -> None:
+        """See ``TrajectoryWorkers``; if the observation is not ours the environment was reset and all jobs are void."""
+        self._on_tick = on_tick
         if observation is not self.observation:
             self._void()
             self.observation, self.at_start = observation, np.array(at_start, dtype=bool)
+
+    def standing(self) -> tuple[Any, Any]:
+        """See ``TrajectoryWorkers``."""
+        return self.observation, self.at_start
 
     def prepare(self, spec: RolloutSpec) -> None:
         """See ``TrajectoryWorkers``."""
         self._void()
         self.rollout_spec = self._spec = spec
-        self._replica = PolicyReplica(spec.policy, spec.gamma)
+        self._replica = PolicyReplica(spec.policy)
         self._idle_rng = np.random.default_rng(spec.seed)
 
     def busy(self, worker: int) -> bool:
@@ -102,9 +111,9 @@ class LockstepWorkers(TrajectoryWorkers):
         self._void()
         return []
 
-    def gradient(self, arrivals: Sequence[Arrival], weights: npt.NDArray[np.float64]) -> th.Tensor:
+    def gradient(self, contributions: Sequence[Contribution], weights: npt.NDArray[np.float64]) -> th.Tensor:
         """See ``TrajectoryWorkers``."""
-        return self._replica.aggregate(self._kept, arrivals, weights)
+        return self._replica.aggregate(self._kept, contributions, weights)
 
     def forget(self, before_round: int) -> None:
         """See ``TrajectoryWorkers``."""
@@ -139,7 +148,7 @@ class LockstepWorkers(TrajectoryWorkers):
         self.steps_executed += self.n - sum(run.first is not None for run in self._runs.values())  # steps without a job
         self.clock.advance_to(self.clock.now() + 1.0)
         self.observation, self.at_start = new_obs, np.array(dones, dtype=bool)
-        if not self.on_tick(tick):
+        if not self._on_tick(tick):
             return False
         for worker in range(self.n):
             run = self._runs.get(worker)

@@ -17,13 +17,13 @@ import torch as th
 from stable_baselines3.common.vec_env import DummyVecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
-from sb3_nigt.messages import Arrival, Job, SamplingPoint, TrajectoryKey
-from sb3_nigt.replica import PolicyReplica
-from sb3_nigt.rollout import Sampler
-from sb3_nigt.seeding import trajectory_seeds
+from sb3_nigt.messages import Arrival, Contribution, Job, SamplingPoint, TrajectoryKey
+from sb3_nigt.replica.replica import PolicyReplica
+from sb3_nigt.sampling.sampler import Sampler
+from sb3_nigt.sampling.seeding import trajectory_seeds
+from sb3_nigt.sampling.trajectory import Trajectory
 from sb3_nigt.timing.clock import SimulatedClock
 from sb3_nigt.timing.time_models import FixedTimes, TimeModel, TimePer
-from sb3_nigt.trajectory import Trajectory
 from sb3_nigt.vec_env.base import RolloutSpec, WorkerVecEnv, check_same_spaces, checked_task_ids
 
 DEFAULT_EPISODE_STEPS = 1000  # steps over which a lock-step run spreads a time per trajectory if the env has no limit
@@ -166,7 +166,7 @@ class SimulatedVecEnv(DummyVecEnv, WorkerVecEnv):
         self._void_flights()
         self.rollout_spec = spec
         self._seed = spec.seed
-        self._replica = PolicyReplica(spec.policy, spec.gamma)
+        self._replica = PolicyReplica(spec.policy)
         self._networks = None
         after_step = None if self.interrupt is None else self._goes_on
         self._samplers = [Sampler(env, self._replica.head, spec.n_steps, after_step) for env in self.envs]
@@ -240,9 +240,9 @@ class SimulatedVecEnv(DummyVecEnv, WorkerVecEnv):
         self._void_flights()
         return cancelled
 
-    def gradient(self, arrivals: Sequence[Arrival], weights: npt.NDArray[np.float64]) -> th.Tensor:
+    def gradient(self, contributions: Sequence[Contribution], weights: npt.NDArray[np.float64]) -> th.Tensor:
         """See ``TrajectoryWorkers``."""
-        return self._replica.aggregate(self._kept, arrivals, weights, self.sums_by_worker)
+        return self._replica.aggregate(self._kept, contributions, weights, self.sums_by_worker)
 
     def forget(self, before_round: int) -> None:
         """See ``TrajectoryWorkers``."""

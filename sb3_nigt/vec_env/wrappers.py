@@ -17,8 +17,7 @@ from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, VecTransposeImage
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvWrapper
 
-from sb3_nigt.trajectory import Trajectory
-from sb3_nigt.vec_env.base import WorkerVecEnv
+from sb3_nigt.sampling.trajectory import Trajectory
 
 FloatArray = npt.NDArray[np.float64]
 ObsTransform = Callable[[Any], Any]
@@ -127,24 +126,32 @@ class WrapperStack:
     """
     What lies between the algorithm and the workers, as functions of whole trajectories.
 
-    :param env: a ``WorkerVecEnv`` with any wrappers
-    :raises ValueError: for a wrapper that only works step by step
+    :param wrappers: the innermost first; none where a plain ``VecEnv`` is stepped with its wrappers
     """
 
-    def __init__(self, env: VecEnv) -> None:
-        self._wrappers: list[VecEnvWrapper] = []
+    def __init__(self, wrappers: Sequence[VecEnvWrapper] = ()) -> None:
+        self._wrappers = list(wrappers)
+
+    @classmethod
+    def around(cls, env: VecEnv) -> WrapperStack:
+        """
+        Take the wrappers of an environment.
+
+        :param env: a ``WorkerVecEnv`` with any wrappers
+        :raises ValueError: for a wrapper that only works step by step
+        """
+        wrappers: list[VecEnvWrapper] = []
         while isinstance(env, VecEnvWrapper):
-            self._wrappers.insert(0, env)
+            wrappers.insert(0, env)
             env = env.venv
-        assert isinstance(env, WorkerVecEnv)
-        self.workers: WorkerVecEnv = env
-        for wrapper in self._wrappers:
+        for wrapper in wrappers:
             if not isinstance(wrapper, (VecNormalize, VecTransposeImage)):
                 name = type(wrapper).__name__
                 raise ValueError(
                     f"env={name}({type(env).__name__}) is not allowed: workers run whole trajectories, which {name} would not "
                     f"see. Use {INSTEAD.get(name, 'a gymnasium.Wrapper inside each worker (wrapper_class)')}."
                 )
+        return cls(wrappers)
 
     def freeze(self) -> tuple[ObsTransform | None, Callable[[FloatArray], FloatArray] | None]:
         """Return the transformations of observations and of rewards as they are now; None where nothing changes."""

@@ -8,35 +8,23 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sb3_nigt.trajectory import Trajectory
-from sb3_nigt.vec_env.shared import Fields
+from sb3_nigt.sampling.steps import StepTable, step_arrays
+from sb3_nigt.sampling.trajectory import Trajectory
 
 Buffer = npt.NDArray[np.uint8]
-
-WITHOUT_ROWS = ("parameters", "gradient")  # the fields that are no part of a trajectory
 
 
 @dataclass(frozen=True)
 class BufferLayout:
     """
-    What both ends know of a trajectory's arrays.
+    What both ends know of the arrays of a round.
 
-    :param fields: made by ``rollout_fields``; the first dimension, the horizon, is the number of rows at most
+    :param table: of the steps of a trajectory
+    :param n_parameters: length of a gradient
     """
 
-    fields: Fields
-
-    def rows(self, n_steps: int) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
-        """
-        Shape and dtype of the arrays of one trajectory, in the order of the buffer.
-
-        :param n_steps: its length
-        """
-        return {
-            name: ((n_steps + name.startswith("observation/"), *shape[1:]), np.dtype(dtype))
-            for name, (shape, dtype) in self.fields.items()
-            if name not in WITHOUT_ROWS
-        }
+    table: StepTable
+    n_parameters: int
 
     def pack(self, trajectory: Trajectory) -> Buffer:
         """
@@ -44,18 +32,10 @@ class BufferLayout:
 
         :param trajectory: complete or cancelled
         """
-        observations, final = trajectory.observations, trajectory.final_observation
-        if not isinstance(observations, dict):
-            observations, final = {"": observations}, {"": final}
-        arrays: dict[str, Any] = {
-            "rewards": trajectory.rewards,
-            "samples": trajectory.samples,
-            "actions": trajectory.actions,
-            **{f"observation/{key}": np.concatenate([rows, [final[key]]]) for key, rows in observations.items()},
-        }
+        arrays = step_arrays(trajectory)
         pieces = [
             np.ascontiguousarray(arrays[name], dtype).reshape(-1).view(np.uint8)
-            for name, (_, dtype) in self.rows(trajectory.n_steps).items()
+            for name, (_, dtype) in self.table.shapes(trajectory.n_steps).items()
         ]
         return np.concatenate(pieces)
 
@@ -68,27 +48,29 @@ class BufferLayout:
         :raises ValueError: if its size is another one
         """
         arrays, position = {}, 0
-        for name, (shape, dtype) in self.rows(n_steps).items():
+        for name, (shape, dtype) in self.table.shapes(n_steps).items():
             size = int(np.prod(shape)) * dtype.itemsize
             arrays[name] = buffer[position : position + size]
             position += size
         if position != len(buffer):
             raise ValueError(f"a trajectory of {n_steps} steps has {position} bytes, got {len(buffer)}")
         # a slice may begin anywhere, and arrays of numbers may not
-        return {name: arrays[name].copy().view(dtype).reshape(shape) for name, (shape, dtype) in self.rows(n_steps).items()}
+        return {
+            name: arrays[name].copy().view(dtype).reshape(shape) for name, (shape, dtype) in self.table.shapes(n_steps).items()
+        }
 
 
 class ReceivedArrays:
     """
     What the workers have sent last.
 
-    :param fields: made by ``rollout_fields``
+    :param layout: of what a round exchanges
     :param n_workers: number of workers
     """
 
-    def __init__(self, fields: Fields, n_workers: int) -> None:
-        self.layout = BufferLayout(fields)
-        nothing = {name: np.zeros(shape, dtype) for name, (shape, dtype) in self.layout.rows(0).items()}
+    def __init__(self, layout: BufferLayout, n_workers: int) -> None:
+        self.layout = layout
+        nothing = {name: np.zeros(shape, dtype) for name, (shape, dtype) in layout.table.shapes(0).items()}
         self._arrays: list[dict[str, npt.NDArray[Any]]] = [dict(nothing) for _ in range(n_workers)]
 
     def of(self, worker: int) -> dict[str, npt.NDArray[Any]]:
@@ -117,10 +99,9 @@ class ReceivedArrays:
         :param buffer: float32 numbers
         :raises ValueError: if it has another length
         """
-        shape, dtype = self.layout.fields["gradient"]
-        gradient = buffer.copy().view(dtype)
-        if gradient.shape != shape:
-            raise ValueError(f"a gradient has {shape[0]} numbers, got {gradient.size}")
+        gradient = buffer.copy().view(np.float32)
+        if len(gradient) != self.layout.n_parameters:
+            raise ValueError(f"a gradient has {self.layout.n_parameters} numbers, got {len(gradient)}")
         self._arrays[worker]["gradient"] = gradient
 
     def close(self) -> None:

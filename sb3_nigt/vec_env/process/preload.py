@@ -9,7 +9,7 @@ import contextlib
 
 import torch as th
 
-import sb3_nigt.vec_env.worker  # noqa: F401
+import sb3_nigt.vec_env.process.worker  # noqa: F401
 
 th.optim.SGD([th.zeros(1)])  # the first optimizer of a process imports torch's compiler, and every policy has one
 

@@ -7,7 +7,6 @@ import time
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import cloudpickle
@@ -16,20 +15,23 @@ import numpy as np
 import numpy.typing as npt
 import torch as th
 
-from sb3_nigt.gradients import weighted_sum
-from sb3_nigt.messages import Arrival, Job, SamplingPoint, TrajectoryKey
-from sb3_nigt.replica import PolicyReplica
+from sb3_nigt.messages import Arrival, Contribution, Job, SamplingPoint, TrajectoryKey
+from sb3_nigt.parameters import Layout
+from sb3_nigt.replica.copying import pickled
+from sb3_nigt.replica.gradients import weighted_sum
+from sb3_nigt.replica.replica import PolicyReplica, by_worker
+from sb3_nigt.sampling.steps import StepTable, read_steps
+from sb3_nigt.sampling.trajectory import Trajectory
 from sb3_nigt.timing.clock import WallClock
 from sb3_nigt.timing.time_models import FixedTimes, TimeModel, TimePer
-from sb3_nigt.trajectory import Trajectory, map_observation
 from sb3_nigt.validation import check_interval
-from sb3_nigt.vec_env import worker as protocol
 from sb3_nigt.vec_env.base import RolloutSpec, WorkerVecEnv, check_same_spaces, checked_task_ids
-from sb3_nigt.vec_env.failures import WorkerFailures
-from sb3_nigt.vec_env.process_sync import SynchronousProcesses
-from sb3_nigt.vec_env.restarts import RestartLimits
-from sb3_nigt.vec_env.shared import Fields, WorkerArrays, rollout_fields
-from sb3_nigt.vec_env.slot import Slot, State
+from sb3_nigt.vec_env.pool import protocol
+from sb3_nigt.vec_env.pool.arrays import WorkerArrays
+from sb3_nigt.vec_env.pool.commands import SynchronousProcesses
+from sb3_nigt.vec_env.pool.failures import WorkerFailures
+from sb3_nigt.vec_env.pool.restarts import RestartLimits
+from sb3_nigt.vec_env.pool.slot import Slot, State
 
 GRADIENT_SECONDS = 0.05  # how long a gradient waits for a busy worker to notice; then it is computed here
 CANCEL_SECONDS = 0.005  # how long a round's end waits for cancelled workers to say what they did
@@ -100,7 +102,7 @@ class WorkerPool(WorkerFailures, SynchronousProcesses, WorkerVecEnv):
     # Where the workers are
 
     @abstractmethod
-    def _new_block(self, fields: Fields) -> WorkerArrays:
+    def _new_block(self, table: StepTable, horizon: int, layout: Layout) -> WorkerArrays:
         """Return arrays for what the workers and their parent exchange in a round."""
 
     @abstractmethod
@@ -146,13 +148,13 @@ class WorkerPool(WorkerFailures, SynchronousProcesses, WorkerVecEnv):
     def prepare(self, spec: RolloutSpec) -> None:
         """See ``TrajectoryWorkers``."""
         self._settle()
-        worker_spec = replace(spec, policy=replace(spec.policy, device=th.device("cpu")))
-        replica = PolicyReplica(worker_spec.policy, spec.gamma)
-        n_parameters = sum(p.numel() for p in replica.policy.parameters())
-        n_state = n_parameters + sum(b.numel() for b in replica.policy.buffers() if b.is_floating_point())
-        fields = rollout_fields(self.observation_space, replica.head, spec.n_steps, n_state, n_parameters)
-        old, self._block = self._block, self._new_block(fields)  # may not fit; then nothing has changed
-        self.rollout_spec, self._worker_spec, self._replica = spec, worker_spec, replica
+        replica = PolicyReplica(spec.policy.to("cpu"))
+        policy = pickled(spec.policy)
+        table = StepTable.of(self.observation_space, replica.head)
+        block = self._new_block(table, spec.n_steps, replica.layout)  # may not fit; then nothing has changed
+        old, self._block = self._block, block
+        self.rollout_spec, self._replica, self._table = spec, replica, table
+        self._settings = (policy, spec.n_steps, spec.seed)  # of the workers
         self._blocks.append(self._block)
         self._kept.clear()
         self._job_failures.clear()
@@ -167,10 +169,10 @@ class WorkerPool(WorkerFailures, SynchronousProcesses, WorkerVecEnv):
     def _prepare_worker(self, index: int) -> None:
         slot = self._slots[index]
         assert self._block is not None
-        slot.state, slot.point, slot.transforms = State.PREPARING, None, (None, None)
+        slot.state, slot.point, slot.context = State.PREPARING, None, (None, None)
         slot.held.clear()
         self._note_progress(slot)
-        slot.remote.send_command("prepare", index, self._worker_spec, self._block.layout)
+        slot.remote.send_command("prepare", index, *self._settings, self._block.layout)
 
     def busy(self, worker: int) -> bool:
         """See ``TrajectoryWorkers``."""
@@ -190,10 +192,10 @@ class WorkerPool(WorkerFailures, SynchronousProcesses, WorkerVecEnv):
         job = slot.job
         if slot.point is not job.point:
             self._send_point(slot, job.point)
-            transforms = (job.point.transform_obs, job.point.transform_rewards)
-            if any(new is not old for new, old in zip(transforms, slot.transforms, strict=True)):
-                slot.transforms = transforms
-                slot.remote.send_transforms(transforms)
+            context = (job.point.transform_obs, job.point.buffers or None)
+            if any(new is not old for new, old in zip(context, slot.context, strict=True)):
+                slot.context = context
+                slot.remote.send_context(context)
             slot.point = job.point
             slot.point_number += 1
             slot.held = {key for key in slot.held if key.round >= job.point.round}
@@ -241,18 +243,16 @@ class WorkerPool(WorkerFailures, SynchronousProcesses, WorkerVecEnv):
         self.steps_executed += sum(trajectory.n_steps for _, _, trajectory in discarded)
         return discarded
 
-    def gradient(self, arrivals: Sequence[Arrival], weights: npt.NDArray[np.float64]) -> th.Tensor:
+    def gradient(self, contributions: Sequence[Contribution], weights: npt.NDArray[np.float64]) -> th.Tensor:
         """
         See ``TrajectoryWorkers``.
 
         A worker that has died, or is in the middle of a long step, is stood in for here, by the same computation.
         """
         assert self._block is not None
-        keys: dict[int, list[TrajectoryKey]] = {}
-        for arrival in sorted(arrivals, key=lambda arrival: (arrival.worker, arrival.key)):
-            keys.setdefault(arrival.worker, []).append(arrival.key)
+        wanted = by_worker(contributions)
         self._gradients.clear()
-        self._ask_for_gradients(keys)
+        self._ask_for_gradients(wanted)
         patient_until = time.monotonic() + GRADIENT_SECONDS
         while pending := [slot for slot in self._slots if slot.remote.owes_gradient]:
             left = patient_until - time.monotonic()
@@ -264,21 +264,21 @@ class WorkerPool(WorkerFailures, SynchronousProcesses, WorkerVecEnv):
             else:
                 self._pump(POLL_SECONDS)
         local_sums = {}
-        for worker, wanted in keys.items():
+        for worker, mine in wanted.items():
             if worker in self._gradients:
                 local_sums[worker] = th.from_numpy(self._block.of(worker)["gradient"])
             else:
-                local_sums[worker] = self._replica.gradient([self._kept[worker, key] for key in wanted], [1.0] * len(wanted))
+                local_sums[worker] = self._replica.local_sum(self._kept, mine)
         self._gradients.clear()
         return weighted_sum(local_sums, weights)
 
-    def _ask_for_gradients(self, keys: Mapping[int, list[TrajectoryKey]]) -> None:
-        for worker, wanted in keys.items():
-            slot = self._slots[worker]
-            if slot.state in (State.IDLE, State.BUSY, State.CANCELLING) and slot.held.issuperset(wanted):
-                slot.held.difference_update(wanted)
+    def _ask_for_gradients(self, wanted: Mapping[int, Sequence[Contribution]]) -> None:
+        for worker, contributions in wanted.items():
+            slot, keys = self._slots[worker], {c.key for c in contributions}
+            if slot.state in (State.IDLE, State.BUSY, State.CANCELLING) and slot.held.issuperset(keys):
+                slot.held.difference_update(keys)
                 self._note_progress(slot)
-                slot.remote.request_gradient(wanted)
+                slot.remote.request_gradient(contributions)
 
     def forget(self, before_round: int) -> None:
         """See ``TrajectoryWorkers``."""
@@ -365,9 +365,6 @@ class WorkerPool(WorkerFailures, SynchronousProcesses, WorkerVecEnv):
         """Copy a trajectory out of shared memory."""
         assert self._block is not None
         arrays, n = self._block.of(index), said.n_steps
-        observations: Any = {name[12:]: array for name, array in arrays.items() if name.startswith("observation/")}
-        if "" in observations:
-            observations = observations[""]
         infos: list[dict[str, Any]] = [{} for _ in range(n)]
         if n and np.isfinite(said.episode_length):
             episode = {"r": said.episode_return, "l": int(said.episode_length), "t": said.episode_time}
@@ -377,11 +374,7 @@ class WorkerPool(WorkerFailures, SynchronousProcesses, WorkerVecEnv):
         return Trajectory(
             key=key,
             point=point,
-            observations=map_observation(lambda rows: rows[:n].copy(), observations),
-            final_observation=map_observation(lambda rows: rows[n].copy(), observations),
-            samples=arrays["samples"][:n].copy(),
-            actions=arrays["actions"][:n].copy(),
-            rewards=arrays["rewards"][:n].copy(),
+            **read_steps({name: arrays[name] for name in self._table.fields}, n),
             terminated=bool(said.terminated),
             truncated=bool(said.truncated),
             infos=infos,

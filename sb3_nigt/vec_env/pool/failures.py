@@ -14,13 +14,13 @@ import numpy.typing as npt
 
 from sb3_nigt.errors import WorkerError
 from sb3_nigt.messages import Arrival, SamplingPoint, TrajectoryKey
+from sb3_nigt.sampling.trajectory import Trajectory
 from sb3_nigt.timing.clock import WallClock
-from sb3_nigt.trajectory import Trajectory
-from sb3_nigt.vec_env import worker as protocol
-from sb3_nigt.vec_env.handle import WorkerHandle
-from sb3_nigt.vec_env.process_sync import ALIVE_SECONDS, START_SECONDS
-from sb3_nigt.vec_env.restarts import RestartLimits
-from sb3_nigt.vec_env.slot import Slot, State
+from sb3_nigt.vec_env.pool import protocol
+from sb3_nigt.vec_env.pool.commands import ALIVE_SECONDS, START_SECONDS
+from sb3_nigt.vec_env.pool.handle import WorkerHandle
+from sb3_nigt.vec_env.pool.restarts import RestartLimits
+from sb3_nigt.vec_env.pool.slot import Slot, State
 
 START_HINT = (
     "What it has printed says more. A worker process imports your script first: the code that makes the workers must stand "

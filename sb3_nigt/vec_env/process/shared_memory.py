@@ -4,69 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from multiprocessing.shared_memory import SharedMemory
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from gymnasium import spaces
 
-from sb3_nigt.actors import Head
-
-Fields = Mapping[str, tuple[tuple[int, ...], str]]  # name -> (shape, dtype) of one worker's array
-
-CONTROL: Fields = {
-    "steps": ((1,), "int64"),  # steps and resets begun or done: grows as long as the worker lives
-    "cancelled": ((1,), "int64"),  # number of the last job that the parent does not want any more
-    "requested": ((1,), "int64"),  # number of the last gradient that the parent has asked for
-    "answering": ((1,), "int64"),  # number of the last gradient that the worker has begun with
-}
-
-
-def rollout_fields(observation_space: spaces.Space[Any], head: Head, n_steps: int, n_state: int, n_parameters: int) -> Fields:
-    """
-    What one worker and its parent exchange in a round.
-
-    :param observation_space: of the worker's environment
-    :param head: gives the layout of samples and actions
-    :param n_steps: H
-    :param n_state: length of ``SamplingPoint.parameters``
-    :param n_parameters: length of the gradient
-    """
-    fields: dict[str, tuple[tuple[int, ...], str]] = {
-        "parameters": ((n_state,), "float32"),
-        "gradient": ((n_parameters,), "float32"),
-        "rewards": ((n_steps,), "float64"),
-        "samples": ((n_steps, *head.sample_shape), np.dtype(head.sample_dtype).str),
-        "actions": ((n_steps, *head.action_shape), head.action_dtype.str),
-    }
-    parts = observation_space.spaces if isinstance(observation_space, spaces.Dict) else {"": observation_space}
-    for key, space in parts.items():
-        fields[f"observation/{key}"] = ((n_steps + 1, *(space.shape or ())), np.dtype(space.dtype).str)
-    return fields
-
-
-class WorkerArrays(Protocol):
-    """The arrays that each worker exchanges with its parent, wherever they lie."""
-
-    @property
-    def layout(self) -> Any:
-        """What a worker needs to know of them."""
-        ...
-
-    def of(self, worker: int) -> dict[str, npt.NDArray[Any]]:
-        """
-        Return the arrays of one worker.
-
-        :param worker: its index
-        """
-        ...
-
-    def close(self) -> None:
-        """Let go of them."""
-        ...
+from sb3_nigt.vec_env.pool.arrays import Fields
 
 
 @dataclass(frozen=True)

@@ -26,14 +26,14 @@ def make_actor_class() -> type[Any]:
 
         def start(self, env_fn: bytes) -> Any:
             """Make the environment."""
-            from sb3_nigt.vec_env.ray_worker import ServingThread
+            from sb3_nigt.vec_env.ray.worker import ServingThread
 
             self.thread = ServingThread(env_fn)
             return self.thread.made()
 
-        def ask(self, message: bytes, parameters: Any = None, transforms: bytes | None = None) -> Any:
+        def ask(self, message: bytes, parameters: Any = None, context: bytes | None = None) -> Any:
             """Pass a message to the worker; parameters come as an array out of the object store."""
-            return self.thread.ask(message, (parameters, transforms))
+            return self.thread.ask(message, (parameters, context))
 
         def counters(self) -> tuple[int, int]:
             """See ``ServingThread``; the imports before it are no steps."""

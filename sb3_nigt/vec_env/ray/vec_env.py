@@ -16,19 +16,20 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices
 
 from sb3_nigt.errors import WorkerError
 from sb3_nigt.messages import RETURNED, SamplingPoint
+from sb3_nigt.parameters import Layout
+from sb3_nigt.sampling.steps import StepTable
 from sb3_nigt.timing.time_models import TimeModel
 from sb3_nigt.validation import check_bool, check_integer, check_interval
-from sb3_nigt.vec_env import worker as protocol
-from sb3_nigt.vec_env.pool import POLL_SECONDS, WorkerPool
-from sb3_nigt.vec_env.process_sync import START_SECONDS
-from sb3_nigt.vec_env.ray_buffers import ReceivedArrays
-from sb3_nigt.vec_env.ray_cluster import Connection, connect
-from sb3_nigt.vec_env.ray_options import actor_options, total
-from sb3_nigt.vec_env.ray_remote import RayWorker
-from sb3_nigt.vec_env.remote import raise_remote
-from sb3_nigt.vec_env.restarts import RestartLimits
-from sb3_nigt.vec_env.shared import Fields
-from sb3_nigt.vec_env.slot import Slot, State
+from sb3_nigt.vec_env.pool import protocol
+from sb3_nigt.vec_env.pool.commands import START_SECONDS
+from sb3_nigt.vec_env.pool.pool import POLL_SECONDS, WorkerPool
+from sb3_nigt.vec_env.pool.protocol import raise_remote
+from sb3_nigt.vec_env.pool.restarts import RestartLimits
+from sb3_nigt.vec_env.pool.slot import Slot, State
+from sb3_nigt.vec_env.ray.buffers import BufferLayout, ReceivedArrays
+from sb3_nigt.vec_env.ray.cluster import Connection, connect
+from sb3_nigt.vec_env.ray.handle import RayWorker
+from sb3_nigt.vec_env.ray.options import actor_options, total
 
 PLACE_SECONDS = 10.0  # without a place; then a worker counts as absent, and others take over what it was to do
 LONGEST_BEAT_SECONDS = 1.0  # between two looks at a worker's signs of life; a twentieth of ``timeout`` if that is shorter
@@ -154,8 +155,8 @@ class RayVecEnv(WorkerPool):
 
     # Transport
 
-    def _new_block(self, fields: Fields) -> ReceivedArrays:
-        self._received = ReceivedArrays(fields, len(self._slots))
+    def _new_block(self, table: StepTable, horizon: int, layout: Layout) -> ReceivedArrays:
+        self._received = ReceivedArrays(BufferLayout(table, layout.n_parameters), len(self._slots))
         return self._received
 
     def _prepare_worker(self, index: int) -> None:

@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pickle
 import select
 import signal
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 from multiprocessing.context import BaseContext
 from typing import Any
 
 import cloudpickle
 
-from sb3_nigt.errors import RemoteError
-from sb3_nigt.messages import TrajectoryKey
-from sb3_nigt.vec_env import worker as protocol
-from sb3_nigt.vec_env.handle import WorkerHandle
-from sb3_nigt.vec_env.shared import SharedArrays
+from sb3_nigt.messages import Contribution, TrajectoryKey
+from sb3_nigt.vec_env.pool import protocol
+from sb3_nigt.vec_env.pool.handle import WorkerHandle
+from sb3_nigt.vec_env.process.shared_memory import SharedArrays
+from sb3_nigt.vec_env.process.worker import main as worker_main
 
 STACK_SECONDS = 1.0  # granted to a hung worker for saying where it is
 STACK_PAUSE_SECONDS = 0.1  # after which it has said everything
 JOIN_SECONDS = 1.0
+PIPE_BYTES = 2**14  # that a pipe takes on all systems although nothing is read
 
 
 class RemoteWorker(WorkerHandle):
@@ -49,7 +49,7 @@ class RemoteWorker(WorkerHandle):
         child_lifeline, self._lifeline = context.Pipe(duplex=False)
         self._stack, child_stack = context.Pipe(duplex=False)
         self.process = context.Process(  # type: ignore[attr-defined]
-            target=protocol.main,
+            target=worker_main,
             args=(child, child_lifeline, child_stack, env_fn, index, control.layout),
             name=f"worker-{index}",
             daemon=True,
@@ -88,9 +88,9 @@ class RemoteWorker(WorkerHandle):
         """See ``WorkerHandle``."""
         self.send(protocol.COMMAND + protocol.NUMBER_FORMAT.pack(self._command_number + 1) + call)
 
-    def send_transforms(self, transforms: tuple[Any, Any]) -> None:
+    def send_context(self, context: tuple[Any, Any]) -> None:
         """See ``WorkerHandle``."""
-        self.send(protocol.TRANSFORMS + cloudpickle.dumps(transforms))
+        self.send(protocol.CONTEXT + cloudpickle.dumps(context))
 
     def run(self, job_number: int, point_number: int, round_: int, key: TrajectoryKey) -> None:
         """See ``WorkerHandle``."""
@@ -104,16 +104,17 @@ class RemoteWorker(WorkerHandle):
         """
         self._counters["cancelled"][0] = job_number
 
-    def request_gradient(self, keys: Iterable[TrajectoryKey]) -> None:
-        """
-        Ask for the sum of gradients of trajectories that the worker holds; seen after its current step.
-
-        :param keys: their names
-        """
+    def request_gradient(self, contributions: Sequence[Contribution]) -> None:
+        """See ``WorkerHandle``."""
         number = int(self._counters["requested"][0]) + 1
-        body = b"".join(protocol.KEY_FORMAT.pack(*key) for key in keys)
-        self.send(protocol.GRADIENT + protocol.NUMBER_FORMAT.pack(number) + body)
-        self._counters["requested"][0] = number  # after the message: who sees it reads the message at once
+        message = protocol.encode_contributions(number, contributions)
+        # A worker that sees the number reads the message at once. So the number comes after the message, unless that is too
+        # long for the pipe: then it can be written only while the worker reads.
+        fits = len(message) <= PIPE_BYTES
+        if not fits:
+            self._counters["requested"][0] = number
+        self.send(message)
+        self._counters["requested"][0] = number
         self._gradient_number = number
 
     @property
@@ -200,22 +201,3 @@ class RemoteWorker(WorkerHandle):
     def hang_up(self) -> None:
         """Close the connection, at which an idle worker closes its environment and ends; the lifeline would end it at once."""
         self.connection.close()
-
-
-def raise_remote(content: tuple[bytes | None, str, str], worker: int) -> None:
-    """
-    Raise what a worker has raised, as the same type, with the worker's traceback as its cause.
-
-    :param content: made by ``encode_error``: exception (None if it could not travel), name of its type, traceback text
-    :param worker: index of the worker
-    """
-    encoded, type_name, text = content
-    error: BaseException = RuntimeError(f"{type_name} in worker {worker}")
-    with contextlib.suppress(Exception):  # a type that this process cannot import
-        loaded = pickle.loads(encoded) if encoded is not None else error
-        if isinstance(loaded, tuple):  # type and text of one that could not be pickled
-            error_type, message = loaded
-            loaded = error_type.__new__(error_type)
-            loaded.args = (message,)
-        error = loaded
-    raise error from RemoteError(f"in worker {worker}:\n{text}")

@@ -11,52 +11,35 @@ import torch as th
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.utils import obs_as_tensor
 
+from sb3_nigt.parameters import Layout
 from sb3_nigt.policies import TanhGaussianDistribution
-from sb3_nigt.trajectory import Trajectory, map_observation
+from sb3_nigt.sampling.trajectory import Trajectory, map_observation
+
+Coefficients = Sequence[npt.NDArray[np.floating[Any]]]  # one array a trajectory, one number a step
 
 MAX_ELEMENTS = 2**24  # numbers of observation in one backward pass, bounds the memory of long rounds of images
 
 
-def score_weights(rewards: npt.NDArray[np.float64], gamma: float) -> npt.NDArray[np.float64]:
+def policy_gradient(policy: ActorCriticPolicy, trajectories: Sequence[Trajectory], coefficients: Coefficients) -> th.Tensor:
     """
-    Per-step weights of the score in the estimator g_H: C_t = Σ_{h≥t} γ^h r_h.
-
-    The discount counts from time 0, there is no baseline and no bootstrapping (arXiv 2509.24305, the estimator of Section 2).
-
-    :param rewards: r_0 … r_{L-1}, shape (L,)
-    :param gamma: γ in [0, 1]
-    :return: shape (L,)
-    """
-    discounted = gamma ** np.arange(len(rewards)) * rewards
-    return np.cumsum(discounted[::-1])[::-1]
-
-
-def policy_gradient(
-    policy: ActorCriticPolicy, trajectories: Sequence[Trajectory], weights: Sequence[float], gamma: float
-) -> th.Tensor:
-    """
-    Weighted sum of trajectory gradients: Σ_j w_j Σ_t C_t ∇ log π(a_t | s_t), the direction of ascent.
+    Weighted sum of scores: Σ_j Σ_t c_jt ∇ log π(a_jt | s_jt), the direction of ascent.
 
     One backward pass of one surrogate over all steps (in pieces of bounded size where memory asks for it).
 
     :param policy: the policy that sampled the trajectories, at the parameters with which it did
     :param trajectories: complete trajectories
-    :param weights: w_j, one a trajectory
-    :param gamma: γ in [0, 1]
-    :return: flat float32 vector over ``policy.parameters()``; zeros for parameters that take no part
+    :param coefficients: c_jt, for each trajectory an array of shape (L,)
+    :return: flat float32 vector, see ``Layout``; zeros for parameters that take no part
     """
-    parameters = list(policy.parameters())
-    gradient = th.zeros(sum(p.numel() for p in parameters), device=policy.device)
-    wanted = [p for p in parameters if p.requires_grad]
-    for observations, actions, coefficients in batches(trajectories, weights, gamma):
+    layout = Layout(policy)
+    gradient = th.zeros(layout.n_parameters, device=policy.device)
+    wanted = [p for p in layout.parameters if p.requires_grad]
+    for observations, actions, factors in batches(trajectories, coefficients):
         obs_tensor = obs_as_tensor(observations, policy.device)
         log_prob = sample_log_prob(policy, obs_tensor, th.as_tensor(actions, device=policy.device))
-        surrogate = (th.as_tensor(coefficients, device=policy.device) * log_prob).sum()
-        grads = iter(th.autograd.grad(surrogate, wanted, allow_unused=True))
-        per_parameter = [next(grads) if p.requires_grad else None for p in parameters]
-        gradient += th.cat(
-            [(th.zeros_like(p) if g is None else g).reshape(-1) for p, g in zip(parameters, per_parameter, strict=True)]
-        )
+        surrogate = (th.as_tensor(factors, device=policy.device) * log_prob).sum()
+        grads = th.autograd.grad(surrogate, wanted, allow_unused=True)
+        gradient += layout.join(dict(zip(wanted, grads, strict=True)))
     return gradient
 
 
@@ -90,20 +73,19 @@ def weighted_sum(local_sums: Mapping[int, th.Tensor], weights: npt.NDArray[np.fl
 
 
 def batches(
-    trajectories: Sequence[Trajectory], weights: Sequence[float], gamma: float
+    trajectories: Sequence[Trajectory], coefficients: Coefficients
 ) -> Iterator[tuple[Any, npt.NDArray[Any], npt.NDArray[np.float32]]]:
     """
     Concatenate trajectories to batches of at most MAX_ELEMENTS numbers of observation.
 
     :param trajectories: complete trajectories
-    :param weights: w_j, one a trajectory
-    :param gamma: γ in [0, 1]
-    :return: observations as the policy saw them, samples, and the coefficients w_j C_t of their scores
+    :param coefficients: c_jt, for each trajectory an array of shape (L,)
+    :return: observations as the policy saw them, samples, and the coefficients of their scores
     """
     batch: list[tuple[Any, npt.NDArray[Any], npt.NDArray[np.float32]]] = []
     room = MAX_ELEMENTS
-    for trajectory, weight in zip(trajectories, weights, strict=True):
-        coefficients = (weight * score_weights(trajectory.learning_rewards, gamma)).astype(np.float32)
+    for trajectory, exact in zip(trajectories, coefficients, strict=True):
+        rounded = exact.astype(np.float32)
         rows = max(1, MAX_ELEMENTS // trajectory.observation_size)
         for start in range(0, trajectory.n_steps, rows):
             piece = slice(start, start + rows)
@@ -112,7 +94,7 @@ def batches(
             if batch and size > room:
                 yield _concatenated(batch)
                 batch, room = [], MAX_ELEMENTS
-            batch.append((observations, trajectory.samples[piece], coefficients[piece]))
+            batch.append((observations, trajectory.samples[piece], rounded[piece]))
             room -= size
     if batch:
         yield _concatenated(batch)
@@ -121,9 +103,5 @@ def batches(
 def _concatenated(
     batch: list[tuple[Any, npt.NDArray[Any], npt.NDArray[np.float32]]],
 ) -> tuple[Any, npt.NDArray[Any], npt.NDArray[np.float32]]:
-    observations, samples, coefficients = zip(*batch, strict=True)
-    return (
-        map_observation(lambda *xs: np.concatenate(xs), *observations),
-        np.concatenate(samples),
-        np.concatenate(coefficients),
-    )
+    observations, samples, factors = zip(*batch, strict=True)
+    return map_observation(lambda *xs: np.concatenate(xs), *observations), np.concatenate(samples), np.concatenate(factors)

@@ -7,6 +7,7 @@ waits for the next trajectory, also across rounds.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sb3_nigt.trajectory import Trajectory, map_observation
+from sb3_nigt.sampling.trajectory import Trajectory, map_observation
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,10 @@ class Tick:
     dones: npt.NDArray[np.bool_]
     infos: list[dict[str, Any]]
     actions: npt.NDArray[Any]
+
+    def as_locals(self) -> dict[str, Any]:
+        """Return it under the names that callbacks know."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
 
 class TickAssembler:

@@ -11,12 +11,15 @@ from typing import Any
 import gymnasium as gym
 
 from sb3_nigt.messages import SamplingPoint
+from sb3_nigt.parameters import Layout
+from sb3_nigt.sampling.steps import StepTable
 from sb3_nigt.timing.time_models import TimeModel
-from sb3_nigt.vec_env.pool import WorkerPool
-from sb3_nigt.vec_env.remote import RemoteWorker
-from sb3_nigt.vec_env.restarts import RestartLimits
-from sb3_nigt.vec_env.shared import CONTROL, Fields, SharedArrays, WorkerArrays
-from sb3_nigt.vec_env.slot import Slot
+from sb3_nigt.vec_env.pool.arrays import CONTROL, WorkerArrays, round_fields
+from sb3_nigt.vec_env.pool.pool import WorkerPool
+from sb3_nigt.vec_env.pool.restarts import RestartLimits
+from sb3_nigt.vec_env.pool.slot import Slot
+from sb3_nigt.vec_env.process.handle import RemoteWorker
+from sb3_nigt.vec_env.process.shared_memory import SharedArrays
 
 
 class ProcessVecEnv(WorkerPool):
@@ -69,7 +72,7 @@ class ProcessVecEnv(WorkerPool):
             start_method or ("forkserver" if "forkserver" in mp.get_all_start_methods() else "spawn")
         )
         if self._context.get_start_method() == "forkserver":
-            self._context.set_forkserver_preload(["sb3_nigt.vec_env.preload"])
+            self._context.set_forkserver_preload(["sb3_nigt.vec_env.process.preload"])
         self._control = SharedArrays(CONTROL, len(env_fns))
         self._blocks.append(self._control)
         # also when __init__ raises, and at the interpreter's exit
@@ -89,8 +92,8 @@ class ProcessVecEnv(WorkerPool):
         """Process ids of the workers, of the last process where one has died."""
         return [slot.remote.process.pid for slot in self._slots]
 
-    def _new_block(self, fields: Fields) -> WorkerArrays:
-        return SharedArrays(fields, len(self._slots))
+    def _new_block(self, table: StepTable, horizon: int, layout: Layout) -> WorkerArrays:
+        return SharedArrays(round_fields(table, horizon, layout), len(self._slots))
 
     def _send_point(self, slot: Slot[RemoteWorker], point: SamplingPoint) -> None:
         assert self._block is not None

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pickle
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 import cloudpickle
 
-from sb3_nigt.messages import TrajectoryKey
+from sb3_nigt.messages import Contribution, TrajectoryKey
 
 
 class WorkerHandle(ABC):
@@ -37,11 +37,11 @@ class WorkerHandle(ABC):
     # Jobs
 
     @abstractmethod
-    def send_transforms(self, transforms: tuple[Any, Any]) -> None:
+    def send_context(self, context: tuple[Any, Any]) -> None:
         """
-        Let it have the transformations of observations and of rewards, for the jobs that follow.
+        Send what seldom changes from one sampling point to the next, for the jobs that follow.
 
-        :param transforms: as in ``SamplingPoint``
+        :param context: ``transform_obs`` and ``buffers`` of ``SamplingPoint``
         """
 
     @abstractmethod
@@ -66,11 +66,11 @@ class WorkerHandle(ABC):
     # Gradients
 
     @abstractmethod
-    def request_gradient(self, keys: Iterable[TrajectoryKey]) -> None:
+    def request_gradient(self, contributions: Sequence[Contribution]) -> None:
         """
-        Ask for the sum of gradients of trajectories that the worker holds; seen after its current step.
+        Ask for S_i over trajectories that the worker holds; seen after its current step.
 
-        :param keys: their names
+        :param contributions: their names and the coefficients of their scores
         """
 
     @property

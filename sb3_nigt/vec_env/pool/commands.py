@@ -14,11 +14,11 @@ from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
 from sb3_nigt.errors import WorkerError
-from sb3_nigt.vec_env import worker as protocol
-from sb3_nigt.vec_env.handle import WorkerHandle, encode_call
-from sb3_nigt.vec_env.packing import pack, unpack_rows
-from sb3_nigt.vec_env.remote import raise_remote
-from sb3_nigt.vec_env.slot import Slot, State
+from sb3_nigt.vec_env.pool import protocol
+from sb3_nigt.vec_env.pool.handle import WorkerHandle, encode_call
+from sb3_nigt.vec_env.pool.packing import pack, unpack_rows
+from sb3_nigt.vec_env.pool.protocol import raise_remote
+from sb3_nigt.vec_env.pool.slot import Slot, State
 
 Answer = tuple[bytes, Any]  # REPLY or ERROR, and its content
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 import cloudpickle
 import ray
 from ray.exceptions import RayError
 
-from sb3_nigt.messages import TrajectoryKey
-from sb3_nigt.vec_env import worker as protocol
-from sb3_nigt.vec_env.handle import WorkerHandle
-from sb3_nigt.vec_env.ray_actor import N_CALLS, make_actor_class
-from sb3_nigt.vec_env.ray_buffers import ReceivedArrays
+from sb3_nigt.messages import Contribution, TrajectoryKey
+from sb3_nigt.vec_env.pool import protocol
+from sb3_nigt.vec_env.pool.handle import WorkerHandle
+from sb3_nigt.vec_env.ray.actor import N_CALLS, make_actor_class
+from sb3_nigt.vec_env.ray.buffers import ReceivedArrays
 
 FETCH_SECONDS = 60.0  # granted to an answer that is there for coming over the network
 STACK_SECONDS = 1.0  # granted to a hung worker for saying where it is
@@ -41,7 +41,7 @@ class RayWorker(WorkerHandle):
         self.arrays: ReceivedArrays | None = None
         self._end: str | None = None
         self._parameters: Any = None
-        self._transforms: bytes | None = None
+        self._context: bytes | None = None
         self._gradient_number = 0
         self._beat: Any = None
         self._beat_seconds, self._next_beat = beat_seconds, 0.0
@@ -135,16 +135,16 @@ class RayWorker(WorkerHandle):
         """
         self._parameters = parameters
 
-    def send_transforms(self, transforms: tuple[Any, Any]) -> None:
-        """See ``WorkerHandle``; they go with the next job."""
-        self._transforms = cloudpickle.dumps(transforms)
+    def send_context(self, context: tuple[Any, Any]) -> None:
+        """See ``WorkerHandle``; it goes with the next job."""
+        self._context = cloudpickle.dumps(context)
 
     def run(self, job_number: int, point_number: int, round_: int, key: TrajectoryKey) -> None:
         """See ``WorkerHandle``."""
         message = protocol.JOB + protocol.JOB_FORMAT.pack(job_number, point_number, round_, *key)
         self._command = None  # what the last command would still answer is of no interest any more
-        self._job = self._actor.ask.remote(message, self._parameters, self._transforms)
-        self._transforms = None
+        self._job = self._actor.ask.remote(message, self._parameters, self._context)
+        self._context = None
 
     def cancel(self, job_number: int) -> None:
         """See ``WorkerHandle``."""
@@ -152,12 +152,10 @@ class RayWorker(WorkerHandle):
 
     # Gradients
 
-    def request_gradient(self, keys: Iterable[TrajectoryKey]) -> None:
+    def request_gradient(self, contributions: Sequence[Contribution]) -> None:
         """See ``WorkerHandle``."""
         self._gradient_number += 1
-        body = b"".join(protocol.KEY_FORMAT.pack(*key) for key in keys)
-        message = protocol.GRADIENT + protocol.NUMBER_FORMAT.pack(self._gradient_number) + body
-        self._gradient = self._actor.ask.remote(message)
+        self._gradient = self._actor.ask.remote(protocol.encode_contributions(self._gradient_number, contributions))
 
     @property
     def owes_gradient(self) -> bool:

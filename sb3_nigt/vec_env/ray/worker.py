@@ -16,11 +16,12 @@ import numpy.typing as npt
 import torch as th
 from stable_baselines3.common.vec_env.patch_gym import _patch_env
 
-from sb3_nigt.trajectory import Trajectory
-from sb3_nigt.vec_env import worker as protocol
-from sb3_nigt.vec_env.ray_buffers import Buffer, BufferLayout
-from sb3_nigt.vec_env.shared import CONTROL
-from sb3_nigt.vec_env.worker import WorkerProcess, encode_error
+from sb3_nigt.sampling.trajectory import Trajectory
+from sb3_nigt.vec_env.pool import protocol
+from sb3_nigt.vec_env.pool.arrays import CONTROL
+from sb3_nigt.vec_env.pool.protocol import encode_error
+from sb3_nigt.vec_env.pool.worker import Worker
+from sb3_nigt.vec_env.ray.buffers import Buffer, BufferLayout
 
 Answer = bytes | Buffer  # arrays come back without being copied or pickled
 
@@ -83,26 +84,26 @@ class Mailbox:
             self._unanswered.pop(kind).set_result(whole)
 
 
-class ActorWorker(WorkerProcess):
+class ActorWorker(Worker):
     """
     The worker of a process, except that nothing is shared: parameters come and trajectories go with the messages.
 
     :param mailbox: to the parent
     :param env: the environment
-    :param control: counters, see ``shared.CONTROL``
+    :param control: counters, see ``arrays.CONTROL``
     """
 
     def __init__(self, mailbox: Mailbox, env: gym.Env[Any, Any], control: dict[str, Any]) -> None:
-        super().__init__(mailbox, env, control)  # type: ignore[arg-type]
+        super().__init__(mailbox, env, control)
         self._mailbox = mailbox
 
-    def _open_arrays(self, index: int, layout: BufferLayout) -> None:  # type: ignore[override]
+    def _open_arrays(self, index: int, layout: BufferLayout) -> None:
         self._layout = layout
 
     def _run(self, body: bytes) -> None:
-        self._job_parameters, transforms = self._mailbox.payload
-        if transforms is not None:
-            self._set_transforms(transforms)
+        self._job_parameters, context = self._mailbox.payload
+        if context is not None:
+            self._set_context(context)
         super()._run(body)
 
     def _parameters(self) -> npt.NDArray[np.float32]:
@@ -153,7 +154,7 @@ class ServingThread:
         Pass a message on and wait for its answer.
 
         :param message: first byte and body
-        :param payload: of a job: parameters, and transformations if they are new
+        :param payload: of a job: parameters, and the context if it is new
         """
         answer = self._mailbox.put(message, payload)
         if message[:1] == protocol.GRADIENT:  # after the message: who sees it reads the message at once

@@ -8,9 +8,9 @@ from dataclasses import InitVar, dataclass, field
 from typing import Any, Generic, TypeVar
 
 from sb3_nigt.messages import Job, SamplingPoint, TrajectoryKey
-from sb3_nigt.vec_env.handle import WorkerHandle
-from sb3_nigt.vec_env.heartbeat import Heartbeat
-from sb3_nigt.vec_env.restarts import RestartHistory, RestartLimits
+from sb3_nigt.vec_env.pool.handle import WorkerHandle
+from sb3_nigt.vec_env.pool.heartbeat import Heartbeat
+from sb3_nigt.vec_env.pool.restarts import RestartHistory, RestartLimits
 
 SPEED_SMOOTHING = 0.1  # weight of a new trajectory in a worker's seconds per step
 
@@ -53,7 +53,7 @@ class Slot(Generic[HandleT]):
     last_failure: str = ""
     heartbeat: Heartbeat = field(default_factory=Heartbeat)
     seconds_per_step: float = math.nan  # a running mean
-    transforms: tuple[Any, Any] = (None, None)  # that the process has
+    context: tuple[Any, Any] = (None, None)  # that the process has, see ``WorkerHandle.send_context``
 
     @property
     def owes_an_answer(self) -> bool:

@@ -11,11 +11,12 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 
-from sb3_nigt.actors import Head, Network
 from sb3_nigt.messages import SamplingPoint, TrajectoryKey
-from sb3_nigt.observations import conform, reward_error
-from sb3_nigt.seeding import TrajectorySeeds
-from sb3_nigt.trajectory import Trajectory, map_observation
+from sb3_nigt.sampling.heads import Head, Network
+from sb3_nigt.sampling.observations import conform, reward_error
+from sb3_nigt.sampling.seeding import TrajectorySeeds
+from sb3_nigt.sampling.steps import StepTable, observations_in
+from sb3_nigt.sampling.trajectory import Trajectory, map_observation
 
 FIRST_ROWS = 64  # rows allocated at the start of a trajectory, doubled when they are full
 
@@ -32,6 +33,7 @@ class Sampler:
 
     def __init__(self, env: gym.Env[Any, Any], head: Head, n_steps: int, after_step: Callable[[], bool] | None = None) -> None:
         self.env, self.head, self.n_steps, self._after_step = env, head, n_steps, after_step
+        self._table = StepTable.of(env.observation_space, head)
         space = env.observation_space
         # of an observation that needs no second look; none does where the space is a Dict
         self._usual = (None, None) if isinstance(space, spaces.Dict) else (space.shape or (), np.dtype(space.dtype))
@@ -134,39 +136,24 @@ class Sampler:
 
     def _allocate(self) -> None:
         """Fresh arrays for a new trajectory, so that an earlier one may still be in use elsewhere."""
-        rows, head = min(FIRST_ROWS, self.n_steps), self.head
-        self._observations = empty_observations(self.env.observation_space, rows)
-        self._samples = np.empty((rows, *head.sample_shape), dtype=head.sample_dtype)
-        self._actions = np.empty((rows, *head.action_shape), dtype=head.action_dtype)
-        self._rewards = np.empty(rows)
-        self._noise = head.noise(self._rng, rows)
+        rows = min(FIRST_ROWS, self.n_steps)
+        self._bind({name: np.empty(shape, dtype) for name, (shape, dtype) in self._table.shapes(rows).items()})
+        self._noise = self.head.noise(self._rng, rows)
+
+    def _bind(self, arrays: dict[str, npt.NDArray[Any]]) -> None:
+        self._arrays = arrays
+        self._rewards, self._samples, self._actions = arrays["rewards"], arrays["samples"], arrays["actions"]
+        self._observations = observations_in(arrays)
 
     def _grow(self) -> None:
         """Double the arrays, up to the horizon."""
         old = len(self._rewards)
         rows = min(2 * old, self.n_steps)
-
-        def grown(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-            new = np.empty((rows, *array.shape[1:]), dtype=array.dtype)
-            new[:old] = array
-            return new
-
-        self._observations = map_observation(grown, self._observations)
-        self._samples, self._actions, self._rewards = grown(self._samples), grown(self._actions), grown(self._rewards)
+        grown = {name: np.empty(shape, dtype) for name, (shape, dtype) in self._table.shapes(rows).items()}
+        for name, array in self._arrays.items():
+            grown[name][: len(array)] = array
+        self._bind(grown)
         self._noise = np.concatenate([self._noise, self.head.noise(self._rng, rows - old)])
-
-
-def empty_observations(space: spaces.Space[Any], rows: int) -> Any:
-    """
-    Uninitialised storage for observations.
-
-    :param space: a space without nesting beyond one Dict
-    :param rows: leading dimension
-    :return: an array, or a dict of arrays
-    """
-    if isinstance(space, spaces.Dict):
-        return {key: empty_observations(subspace, rows) for key, subspace in space.spaces.items()}
-    return np.empty((rows, *(space.shape or ())), dtype=space.dtype)
 
 
 def _is_finite(observation: Any) -> bool:

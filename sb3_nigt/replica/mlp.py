@@ -18,7 +18,9 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import nn
 from torch.nn import functional
 
+from sb3_nigt.parameters import Layout
 from sb3_nigt.policies import MIN_STD, TanhGaussianDistribution
+from sb3_nigt.replica.network import linear_layers
 
 DERIVATIVES: dict[type[nn.Module], Callable[[th.Tensor], th.Tensor]] = {  # from what the activation has returned
     nn.Tanh: lambda y: 1 - y * y,
@@ -70,7 +72,7 @@ def output_score(distribution: Distribution, outputs: th.Tensor, samples: th.Ten
     """
     Gradient of the log-density of what was sampled by the outputs of the last layer.
 
-    :param distribution: gives the kind; one of ``actors.NUMPY_DISTRIBUTIONS``
+    :param distribution: gives the kind; one of ``network.NUMPY_DISTRIBUTIONS``
     :param outputs: of the last layer, shape (batch, n_outputs)
     :param samples: as in ``Trajectory.samples``
     :return: shape of the outputs
@@ -90,16 +92,12 @@ class MlpGradient:
     Σ_t C_t ∇ log π(a_t | s_t) of an MLP policy at given parameters.
 
     :param policy: gives the architecture; ``has_numpy_network(policy)`` must hold
+    :param layout: of its parameters
     """
 
-    def __init__(self, policy: ActorCriticPolicy) -> None:
-        offsets, position = {}, 0
-        for p in policy.parameters():
-            offsets[id(p)] = position
-            position += p.numel()
-        linear = [m for m in (*policy.mlp_extractor.policy_net, policy.action_net) if isinstance(m, nn.Linear)]
-        self._size = position
-        self._layers = [(offsets[id(m.weight)], offsets[id(m.bias)], m.out_features, m.in_features) for m in linear]
+    def __init__(self, policy: ActorCriticPolicy, layout: Layout) -> None:
+        self._layout = layout
+        self._layers = linear_layers(policy)
         self._activation = policy.activation_fn()
         self._derivative = DERIVATIVES[policy.activation_fn]
         self._distribution = policy.action_dist
@@ -128,7 +126,7 @@ class MlpGradient:
         weight, bias = layers[-1]
         outputs = functional.linear(inputs[-1], weight, bias)
         delta = output_score(self._distribution, outputs, th.from_numpy(samples)) * th.from_numpy(coefficients)[:, None]
-        gradient = th.zeros(self._size)
+        gradient = th.zeros(self._layout.n_parameters)
         by_layer = self._matrices(gradient)
         for i in reversed(range(len(layers))):
             by_weight, by_bias = by_layer[i]
@@ -140,4 +138,5 @@ class MlpGradient:
 
     def _matrices(self, vector: th.Tensor) -> list[tuple[th.Tensor, th.Tensor]]:
         """Weight and bias of each layer, as views of a flat vector."""
-        return [(vector[w : w + n * m].view(n, m), vector[b : b + n]) for w, b, n, m in self._layers]
+        view = self._layout.view
+        return [(view(vector, layer.weight), view(vector, layer.bias)) for layer in self._layers]

@@ -1,0 +1,234 @@
+"""With what a model trains together: the contract of a group of ranks, and the object for training alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, runtime_checkable
+
+from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.type_aliases import MaybeCallback
+
+from sb3_nigt.aggregators import Aggregator
+from sb3_nigt.algorithms.book import BetweenRounds, RoundResult
+from sb3_nigt.algorithms.round import Show, abandon, run_round
+from sb3_nigt.algorithms.trained import TrainedModel
+from sb3_nigt.errors import LostWorkerError
+from sb3_nigt.messages import SamplingPoint
+from sb3_nigt.sampling.trajectory import Trajectory
+from sb3_nigt.schedules import Schedule
+from sb3_nigt.vec_env.base import TrajectoryWorkers
+from sb3_nigt.vec_env.wrappers import WrapperStack
+
+
+@dataclass(frozen=True)
+class RoundPlan:
+    """
+    A round to be sampled.
+
+    :param schedule: which trajectories run where
+    :param rule: the aggregator of a round, by its number; asked again after a loss
+    :param point: θ̃ with the number of the round
+    :param show: shows the steps of a trajectory to callbacks; False means stop
+    :param memory: what the rounds before have left, updated by the round
+    """
+
+    schedule: Schedule
+    rule: Callable[[int], Aggregator]
+    point: SamplingPoint
+    show: Show
+    memory: BetweenRounds
+
+
+class Group(Protocol):
+    """
+    One ``learn()`` of a model, together with other ranks or alone.
+
+    Order of calls: ``callbacks`` and ``share_start`` once; then per round ``run_round``, ``take_statistics``,
+    ``after_update``; at the end ``leave``.
+
+    """
+
+    @property
+    def workers(self) -> TrajectoryWorkers:
+        """The workers that the model's rounds run on."""
+        ...
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process logs, evaluates and saves."""
+        ...
+
+    def callbacks(self, callback: MaybeCallback) -> MaybeCallback:
+        """
+        Return the callbacks that run in this process.
+
+        :param callback: the argument of ``learn``
+        """
+        ...
+
+    def share_start(self, total_timesteps: int) -> int:
+        """
+        Let all begin with the same parameters, counters and statistics.
+
+        :param total_timesteps: where this process would stop
+        :return: where all of them stop
+        """
+        ...
+
+    def run_round(self, plan: RoundPlan) -> RoundResult | None:
+        """
+        Sample one round.
+
+        :param plan: what to sample
+        :return: None if a callback said stop
+        """
+        ...
+
+    def take_statistics(self, accepted: Sequence[Trajectory]) -> None:
+        """
+        Take what was accepted into the running statistics of ``VecNormalize``.
+
+        :param accepted: of this process, in an order that does not depend on which came first
+        """
+        ...
+
+    def after_update(self, logger: Logger) -> None:
+        """
+        Check and log what there is to say after an update.
+
+        :param logger: of the model
+        """
+        ...
+
+    def leave(self, error: BaseException | None = None) -> None:
+        """
+        End it.
+
+        :param error: why, if it is not the regular end
+        """
+        ...
+
+
+@runtime_checkable
+class GroupSettings(Protocol):
+    """What a user gives as ``group``: how to find the others."""
+
+    def check(self, model: TrainedModel) -> None:
+        """
+        Refuse what the group cannot do.
+
+        :param model: with its arguments as attributes
+        :raises ValueError: naming what it is
+        """
+        ...
+
+    def join(self, model: TrainedModel, workers: TrajectoryWorkers, stack: WrapperStack) -> Group:
+        """
+        Begin to train together.
+
+        :param model: that learns
+        :param workers: of this process
+        :param stack: the wrappers around them
+        """
+        ...
+
+
+class Alone:
+    """
+    A group of one: this process samples the rounds with its own workers.
+
+    :param workers: of this process
+    :param stack: the wrappers around them
+    """
+
+    is_first = True
+
+    def __init__(self, workers: TrajectoryWorkers, stack: WrapperStack) -> None:
+        self.workers, self._stack = workers, stack
+
+    def callbacks(self, callback: MaybeCallback) -> MaybeCallback:
+        """All of them."""
+        return callback
+
+    def share_start(self, total_timesteps: int) -> int:
+        """Nothing is shared."""
+        return total_timesteps
+
+    def run_round(self, plan: RoundPlan) -> RoundResult | None:
+        """Run the round; if a loss ends it and the rule for the remaining workers allows it, run it again."""
+        workers, round_, memory = self.workers, plan.point.round, plan.memory
+        steps_before, steps_lost = workers.steps_executed, 0
+        if memory.announced not in (None, plan.rule(round_)):
+            abandon(workers, plan.schedule, memory)  # what has begun early was meant for a round of another rule
+        while True:
+            aggregator, memory.announced = plan.rule(round_), plan.rule(round_ + 1)
+            try:
+                result = run_round(workers, plan.schedule, aggregator, memory.announced, plan.point, plan.show, memory)
+            except LostWorkerError:
+                if not plan.rule(round_).can_do_without(workers.lost(), len(workers.task_ids)):
+                    raise
+                abandon(workers, plan.schedule, memory)
+                steps_lost = workers.steps_executed - steps_before
+                continue
+            if result is None or not steps_lost:
+                return result
+            return replace(result, report=replace(result.report, discarded_steps=result.report.discarded_steps + steps_lost))
+
+    def take_statistics(self, accepted: Sequence[Trajectory]) -> None:
+        """See ``Group``."""
+        self._stack.update(accepted)
+
+    def after_update(self, logger: Logger) -> None:
+        """Nothing to compare."""
+
+    def leave(self, error: BaseException | None = None) -> None:
+        """Nothing to leave."""
+
+
+class JustMe:
+    """Settings of ``Alone``, the group that a model trains in unless there are other ranks."""
+
+    def check(self, model: TrainedModel) -> None:
+        """All is allowed."""
+
+    def join(self, model: TrainedModel, workers: TrajectoryWorkers, stack: WrapperStack) -> Alone:
+        """See ``GroupSettings``."""
+        return Alone(workers, stack)
+
+
+def alone(group: Any) -> GroupSettings:
+    """
+    Choose the group where there is nothing to choose from.
+
+    :param group: the argument of the algorithm
+    :raises ValueError: if it is not one
+    """
+    if group is None or group is False:
+        return JustMe()
+    if isinstance(group, GroupSettings):
+        return group
+    raise ValueError(f"group={group!r} is not allowed: give an AllReduceGroup, False, or None.")
+
+
+_choose: Callable[[Any], GroupSettings] = alone
+
+
+def set_chooser(choose: Callable[[Any], GroupSettings]) -> None:
+    """
+    Say how the argument ``group`` of the algorithms becomes settings; the package does so once, when it is imported.
+
+    :param choose: takes the argument
+    """
+    global _choose
+    _choose = choose
+
+
+def chosen_group(group: Any) -> GroupSettings:
+    """
+    Return the settings that the argument ``group`` of an algorithm stands for.
+
+    :param group: what the user gave
+    :raises ValueError: if it is something else
+    """
+    return _choose(group)

@@ -1,0 +1,183 @@
+"""
+The policy's network for one observation at a time.
+
+A trajectory asks the policy for one observation after the other, so the network of an MLP policy is evaluated in NumPy,
+where a forward pass costs microseconds; any other policy runs in torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.distributions import (
+    BernoulliDistribution,
+    CategoricalDistribution,
+    DiagGaussianDistribution,
+    Distribution,
+    MultiCategoricalDistribution,
+)
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.torch_layers import FlattenExtractor, MlpExtractor
+from torch import nn
+
+from sb3_nigt.parameters import Layout
+from sb3_nigt.policies import MIN_STD, ActorPolicy, TanhGaussianDistribution
+
+Array = npt.NDArray[Any]
+
+SINGLE_THREAD_ELEMENTS = 9000  # OpenBLAS starts threads for larger matrix-vector products, which costs more than it saves
+
+
+class NumpyMlp:
+    """
+    Forward pass of an MLP policy in NumPy float32, equal to torch's up to rounding.
+
+    :param layers: (weight, bias) of each linear layer, the weights of shape (out, in)
+    :param activation: applied between the layers, in place
+    :param n_softplus: how many outputs at the end are standard deviations
+    """
+
+    def __init__(
+        self, layers: list[tuple[Array, Array]], activation: Callable[[Array, Array], Array], n_softplus: int
+    ) -> None:
+        # The bias is one more column of the weight and the constant 1 one more input: fewer calls, and here the calls cost.
+        matrices = [np.column_stack([weight, bias]) for weight, bias in layers]
+        inputs = [np.ones(matrix.shape[1], dtype=np.float32) for matrix in matrices]
+        self._first = inputs[0][:-1]
+        self._hidden = [
+            (_row_blocks(matrix, below[:-1]), above, below[:-1])
+            for matrix, above, below in zip(matrices[:-1], inputs[:-1], inputs[1:], strict=True)
+        ]
+        self._last, self._last_input = matrices[-1], inputs[-1]
+        self._activation, self._n_softplus = activation, n_softplus
+
+    def __call__(self, observation: Array) -> Array:
+        """
+        Evaluate one observation.
+
+        :param observation: any numeric dtype and shape
+        """
+        self._first[:] = observation.reshape(-1)
+        for blocks, x, out in self._hidden:
+            for weight, part in blocks:
+                weight.dot(x, part)
+            self._activation(out, out)
+        y: Array = self._last.dot(self._last_input)
+        if self._n_softplus:
+            std = y[-self._n_softplus :]
+            np.logaddexp(std, np.float32(0), out=std)
+            std += np.float32(MIN_STD)
+        return y
+
+
+def _row_blocks(matrix: Array, out: Array) -> list[tuple[Array, Array]]:
+    """Cut a matrix and the vector that takes its product into blocks that BLAS does not spread over threads."""
+    rows = max(1, SINGLE_THREAD_ELEMENTS // matrix.shape[1])
+    return [(matrix[i : i + rows], out[i : i + rows]) for i in range(0, len(matrix), rows)]
+
+
+class TorchNetwork:
+    """
+    Any policy, evaluated in torch.
+
+    :param policy: the module, in evaluation mode
+    """
+
+    def __init__(self, policy: ActorCriticPolicy) -> None:
+        self.policy = policy
+
+    def __call__(self, observation: Any) -> Array:
+        """
+        Evaluate one observation.
+
+        :param observation: array, or dict of arrays
+        """
+        with th.no_grad():
+            obs_tensor, batched = self.policy.obs_to_tensor(observation)
+            parameters = _distribution_parameters(self.policy.get_distribution(obs_tensor))
+        array = parameters.float().cpu().numpy()
+        return array if batched else array[0]
+
+
+def _distribution_parameters(dist: Distribution) -> th.Tensor:
+    """Flatten the parameters in the layout that the heads expect."""
+    if isinstance(dist, DiagGaussianDistribution):
+        return th.cat([dist.distribution.mean, dist.distribution.stddev], dim=-1)
+    if isinstance(dist, MultiCategoricalDistribution):
+        return th.cat([part.logits for part in dist.distribution], dim=-1)
+    logits: th.Tensor = dist.distribution.logits  # type: ignore[union-attr]
+    return logits
+
+
+def _relu(x: Array, out: Array) -> Array:
+    return np.maximum(x, np.float32(0), out=out)
+
+
+ACTIVATIONS: dict[type[nn.Module], Callable[[Array, Array], Array]] = {nn.Tanh: np.tanh, nn.ReLU: _relu}
+
+
+NUMPY_DISTRIBUTIONS = (TanhGaussianDistribution, CategoricalDistribution, MultiCategoricalDistribution, BernoulliDistribution)
+
+
+def has_numpy_network(policy: ActorCriticPolicy) -> bool:
+    """
+    Tell whether ``NumpyMlp`` computes exactly this policy.
+
+    :param policy: any policy
+    """
+    space = policy.observation_space
+    return (
+        isinstance(policy, ActorPolicy)
+        and type(policy).get_distribution is ActorPolicy.get_distribution
+        and type(policy)._get_action_dist_from_latent is ActorPolicy._get_action_dist_from_latent
+        and type(policy).extract_features is ActorPolicy.extract_features
+        and type(policy.features_extractor) is FlattenExtractor
+        and type(policy.mlp_extractor) is MlpExtractor
+        and type(policy.action_net) is nn.Linear
+        and isinstance(space, spaces.Box)
+        and not (policy.normalize_images and is_image_space(space))
+        and type(policy.action_dist) in NUMPY_DISTRIBUTIONS
+        and policy.activation_fn in ACTIVATIONS
+        and all(
+            type(layer) is (policy.activation_fn if number % 2 else nn.Linear)
+            for number, layer in enumerate(policy.mlp_extractor.policy_net)
+        )
+        and type(policy.mlp_extractor.policy_net) is nn.Sequential
+        and type(policy.features_extractor.flatten) is nn.Flatten
+        and not any(_is_changed(module) for module in policy.modules())
+    )
+
+
+def _is_changed(module: nn.Module) -> bool:
+    """Whether a single module does something else than its class: by hooks, or by methods of its own."""
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return any(hooks) or any(callable(getattr(type(module), name, None)) for name in vars(module))
+
+
+def linear_layers(policy: ActorCriticPolicy) -> list[nn.Linear]:
+    """
+    Return the linear layers of an MLP policy, from the observation to the distribution parameters.
+
+    :param policy: ``has_numpy_network(policy)`` must hold
+    """
+    return [m for m in (*policy.mlp_extractor.policy_net, policy.action_net) if isinstance(m, nn.Linear)]
+
+
+def numpy_mlp(policy: ActorCriticPolicy, layout: Layout, parameters: npt.NDArray[np.float32]) -> NumpyMlp:
+    """
+    Build the NumPy network on views of a flat parameter vector.
+
+    :param policy: gives the architecture; ``has_numpy_network(policy)`` must hold
+    :param layout: of its parameters
+    :param parameters: as in ``SamplingPoint``
+    """
+    linear = linear_layers(policy)
+    n_softplus = linear[-1].out_features // 2 if isinstance(policy.action_dist, TanhGaussianDistribution) else 0
+    layers = [(layout.view(parameters, m.weight), layout.view(parameters, m.bias)) for m in linear]
+    return NumpyMlp(layers, ACTIVATIONS[policy.activation_fn], n_softplus)

@@ -1,0 +1,127 @@
+"""What a worker and its parent say to each other: kinds of messages, their layout, and how results and errors travel."""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+import struct
+import traceback
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import cloudpickle
+import numpy as np
+import numpy.typing as npt
+
+from sb3_nigt.errors import RemoteError
+from sb3_nigt.messages import Contribution, TrajectoryKey
+
+# First byte of a message. Parent to worker:
+JOB, CONTEXT, GRADIENT, COMMAND = b"J", b"X", b"G", b"C"
+# Worker to parent (GRADIENT too, when it is ready):
+ARRIVAL, REPLY, ERROR = b"A", b"R", b"E"
+
+JOB_FORMAT = struct.Struct("<6q")  # job number, point number, round of the point, key
+CONTRIBUTION_FORMAT = struct.Struct("<4q")  # key and number of steps, in front of a coefficient a step
+NUMBER_FORMAT = struct.Struct("<q")  # of a command, echoed in its answer, so that an answer nobody took is recognised
+FIRST_COMMAND, NO_COMMAND = 0, -1  # the first answer comes unasked; errors of jobs belong to no command
+ARRIVAL_FORMAT = struct.Struct("<2q4B2d4d")
+REJECTIONS = (None, "reward", "observation")
+
+
+def encode_contributions(number: int, contributions: Sequence[Contribution]) -> bytes:
+    """
+    Pack the request for a gradient: four bytes a step.
+
+    :param number: of the gradient, echoed in the answer
+    :param contributions: which trajectories, with the coefficients of their scores
+    """
+    parts = [GRADIENT, NUMBER_FORMAT.pack(number)]
+    for contribution in contributions:
+        coefficients = contribution.coefficients.astype(np.float32)
+        parts += [CONTRIBUTION_FORMAT.pack(*contribution.key, len(coefficients)), coefficients.tobytes()]
+    return b"".join(parts)
+
+
+def decode_contributions(body: bytes) -> tuple[int, list[tuple[TrajectoryKey, npt.NDArray[np.float32]]]]:
+    """
+    Undo ``encode_contributions``; return the number, and key and coefficients of each trajectory.
+
+    :param body: the message without its first byte
+    """
+    (number,) = NUMBER_FORMAT.unpack_from(body)
+    position, wanted = NUMBER_FORMAT.size, []
+    while position < len(body):
+        *key, n_steps = CONTRIBUTION_FORMAT.unpack_from(body, position)
+        position += CONTRIBUTION_FORMAT.size
+        wanted.append((TrajectoryKey(*key), np.frombuffer(body, np.float32, n_steps, position)))
+        position += 4 * n_steps
+    return number, wanted
+
+
+class RemoteArrival(NamedTuple):
+    """What a worker says of a trajectory that has ended or was cancelled; its steps lie in shared memory."""
+
+    job_number: int
+    n_steps: int
+    terminated: int
+    truncated: int
+    rejection: int  # index into REJECTIONS
+    cancelled: int
+    started_at: float
+    finished_at: float
+    episode_return: float  # Monitor's, NaN without
+    episode_length: float
+    episode_time: float
+    is_success: float  # NaN without
+
+
+def encode_result(result: Any) -> bytes:
+    """
+    Pack what a command returns.
+
+    :param result: anything
+    """
+    try:
+        return pickle.dumps(result)  # several times faster
+    except Exception:  # a function or a class that exists here only; there is no common type of these errors
+        encoded: bytes = cloudpickle.dumps(result)
+        return encoded
+
+
+def encode_error(error: BaseException) -> bytes:
+    """
+    Pack an exception for the parent, with its traceback as text.
+
+    :param error: any exception; if it cannot be pickled its type and text travel, or at least their names
+    """
+    text = traceback.format_exc()
+    try:
+        encoded = cloudpickle.dumps(error)
+        pickle.loads(encoded)  # fails if __init__ takes other arguments than it hands on, which is common
+    except Exception:
+        try:
+            encoded = cloudpickle.dumps((type(error), str(error)))
+        except Exception:
+            encoded = None
+    packed: bytes = cloudpickle.dumps((encoded, type(error).__name__, text))
+    return packed
+
+
+def raise_remote(content: tuple[bytes | None, str, str], worker: int) -> None:
+    """
+    Raise what a worker has raised, as the same type, with the worker's traceback as its cause.
+
+    :param content: made by ``encode_error``: exception (None if it could not travel), name of its type, traceback text
+    :param worker: index of the worker
+    """
+    encoded, type_name, text = content
+    error: BaseException = RuntimeError(f"{type_name} in worker {worker}")
+    with contextlib.suppress(Exception):  # a type that this process cannot import
+        loaded = pickle.loads(encoded) if encoded is not None else error
+        if isinstance(loaded, tuple):  # type and text of one that could not be pickled
+            error_type, message = loaded
+            loaded = error_type.__new__(error_type)
+            loaded.args = (message,)
+        error = loaded
+    raise error from RemoteError(f"in worker {worker}:\n{text}")

@@ -1,0 +1,86 @@
+"""The worker process: its entry point, and the shared arrays through which a round's data goes."""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import os
+import signal
+import threading
+from multiprocessing.connection import Connection
+
+import cloudpickle
+import numpy as np
+import numpy.typing as npt
+import torch as th
+from stable_baselines3.common.vec_env.patch_gym import _patch_env
+
+from sb3_nigt.sampling.steps import write_steps
+from sb3_nigt.sampling.trajectory import Trajectory
+from sb3_nigt.vec_env.pool import protocol
+from sb3_nigt.vec_env.pool.worker import Worker
+from sb3_nigt.vec_env.process.shared_memory import SharedArrays, SharedLayout
+
+
+class WorkerProcess(Worker):
+    """A worker in a process of the learner's machine: parameters, steps and gradients lie in shared memory."""
+
+    _block: SharedArrays | None = None
+
+    def _open_arrays(self, index: int, layout: SharedLayout) -> None:
+        if self._block is not None:
+            self._block.close()
+        self._block = SharedArrays.attach(layout)
+        self._arrays = self._block.of(index)
+
+    def _parameters(self) -> npt.NDArray[np.float32]:
+        return self._arrays["parameters"].copy()
+
+    def _send_arrival(self, trajectory: Trajectory, message: bytes) -> None:
+        write_steps(trajectory, self._arrays)
+        self.connection.send_bytes(message)
+
+    def _send_gradient(self, total: npt.NDArray[np.float32], message: bytes) -> None:
+        self._arrays["gradient"][:] = total
+        self.connection.send_bytes(message)
+
+
+def main(
+    connection: Connection, lifeline: Connection, stack: Connection, env_fn: bytes, index: int, control: SharedLayout
+) -> None:
+    """
+    Entry point of the process.
+
+    :param connection: to the parent
+    :param lifeline: nothing is ever sent; it closes when the parent is gone
+    :param stack: takes the stacks of all threads when the parent asks with SIGUSR1 where a hung worker is
+    :param env_fn: cloudpickled function that makes the environment
+    :param index: which worker this is
+    :param control: shared counters
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
+    faulthandler.register(signal.SIGUSR1, file=stack.fileno())
+    threading.Thread(target=_exit_with_parent, args=(lifeline,), daemon=True).start()
+    th.set_num_threads(1)
+    block = SharedArrays.attach(control)
+    try:
+        worker = WorkerProcess(connection, _patch_env(cloudpickle.loads(env_fn)()), block.of(index))
+        connection.send_bytes(
+            protocol.REPLY + protocol.NUMBER_FORMAT.pack(protocol.FIRST_COMMAND) + cloudpickle.dumps(worker.describe())
+        )
+    except Exception as error:
+        connection.send_bytes(
+            protocol.ERROR + protocol.NUMBER_FORMAT.pack(protocol.FIRST_COMMAND) + protocol.encode_error(error)
+        )
+        return
+    with contextlib.suppress(EOFError, OSError):
+        worker.serve()
+    worker.env.close()
+
+
+def _exit_with_parent(lifeline: Connection) -> None:
+    """Wait for the end of the parent, however it comes, also while the environment hangs."""
+    try:
+        lifeline.recv_bytes()
+    except (EOFError, OSError):
+        os._exit(1)
