@@ -144,6 +144,12 @@ class ActorPolicy(ActorCriticPolicy):
         # ActorCriticPolicy ties squash_output to gSDE, the squashing here is the distribution's
         self._squash_output = isinstance(action_space, spaces.Box)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """A features extractor that is replaced is replaced under all names that the parent class has for it."""
+        super().__setattr__(name, value)
+        if name == "features_extractor" and "vf_features_extractor" in self._modules:
+            self.pi_features_extractor = self.vf_features_extractor = value
+
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data = super()._get_constructor_parameters()
         for name in ("squash_output", "full_std", "use_expln"):

@@ -22,7 +22,7 @@ from sb3_nigt.aggregators import Aggregator
 from sb3_nigt.algorithms import update
 from sb3_nigt.algorithms.book import Accepted, BetweenRounds, LengthEstimate, RoundResult
 from sb3_nigt.algorithms.buffer import TrajectoryBuffer
-from sb3_nigt.algorithms.checks import check_arguments, check_env, check_learn, check_learning_rate
+from sb3_nigt.algorithms.checks import check_arguments, check_env, check_learn, check_learning_rate, warn_of_untrained
 from sb3_nigt.algorithms.group import Group, RoundPlan, chosen_group
 from sb3_nigt.algorithms.reporting import RoundLogger
 from sb3_nigt.algorithms.round import abandon
@@ -346,6 +346,7 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
             return
         self._layout, self._buffers, self._has_batch_norm = Layout(self.policy), {}, has_batch_norm(self.policy)
         self._spec, self._structure = RolloutSpec(copy_of(self.policy, self.device), self.n_steps, self._root_seed), structure
+        warn_of_untrained(self.policy)
         abandon(workers, self._schedule, self._memory)
         workers.prepare(self._spec)
 

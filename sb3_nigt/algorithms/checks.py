@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from gymnasium import spaces
+from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_nigt.parameters import has_batch_norm
@@ -89,6 +90,22 @@ def check_env(model: AsyncPolicyGradient, env: VecEnv) -> None:
         warnings.warn(
             f"The workers hold different tasks, and {type(model).__name__} weighs each by the number of trajectories that "
             "its workers deliver, so the objective depends on their speed or count. MaleniaNIGT weighs tasks equally.",
+            stacklevel=2,
+        )
+
+
+def warn_of_untrained(policy: ActorCriticPolicy) -> None:
+    """
+    Say which parameters no optimizer knows, as after a layer was replaced.
+
+    :param policy: with its optimizer
+    """
+    known = {id(p) for group in policy.optimizer.param_groups for p in group["params"]}
+    names = [name for name, p in policy.named_parameters() if p.requires_grad and id(p) not in known]
+    if names:
+        warnings.warn(
+            f"The policy's optimizer does not hold {', '.join(names[:3])}{', …' if len(names) > 3 else ''}: they stay as they "
+            "are. After replacing a layer make a new optimizer, or freeze them with requires_grad_(False).",
             stacklevel=2,
         )
 
