@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import gymnasium as gym
 import numpy as np
@@ -14,11 +15,42 @@ from gymnasium import spaces
 from sb3_nigt.messages import SamplingPoint, TrajectoryKey
 from sb3_nigt.sampling.heads import Head, Network
 from sb3_nigt.sampling.observations import conform, reward_error
-from sb3_nigt.sampling.seeding import TrajectorySeeds
 from sb3_nigt.sampling.steps import StepTable, observations_in
 from sb3_nigt.sampling.trajectory import Trajectory, map_observation
 
 FIRST_ROWS = 64  # rows allocated at the start of a trajectory, doubled when they are full
+
+
+class Noise(Protocol):
+    """Random numbers of actions, one row a step."""
+
+    def take(self, rows: int) -> npt.NDArray[Any]:
+        """Return the next rows."""
+        ...
+
+    def give_back(self, rows: npt.NDArray[Any]) -> None:
+        """Take back the last rows, which were not used."""
+        ...
+
+
+@dataclass
+class FreshNoise:
+    """
+    Random numbers of one trajectory, from a generator of its own.
+
+    :param head: draws them
+    :param rng: of the trajectory
+    """
+
+    head: Head
+    rng: np.random.Generator
+
+    def take(self, rows: int) -> npt.NDArray[Any]:
+        """See ``Noise``."""
+        return self.head.noise(self.rng, rows)
+
+    def give_back(self, rows: npt.NDArray[Any]) -> None:
+        """See ``Noise``; nothing else uses this generator."""
 
 
 class Sampler:
@@ -39,26 +71,46 @@ class Sampler:
         self._usual = (None, None) if isinstance(space, spaces.Dict) else (space.shape or (), np.dtype(space.dtype))
         self.n_done = 0
         self.finished = True
+        self._rejected: str | None = None
+        self._noise: npt.NDArray[Any]
 
-    def begin(self, key: TrajectoryKey, point: SamplingPoint, network: Network, seeds: TrajectorySeeds) -> None:
+    def begin(self, key: TrajectoryKey, point: SamplingPoint, network: Network, env_seed: int, noise: Noise) -> None:
         """
         Reset the environment for a new trajectory.
 
         :param key: its name
         :param point: the parameters and statistics it is sampled with
         :param network: the policy at that point
-        :param seeds: its random numbers
+        :param env_seed: of the reset
+        :param noise: random numbers of the actions
         """
-        self.key, self.point, self._network, self._rng = key, point, network, seeds.actions
-        self.n_done, self.finished = 0, False
-        self._terminated = self._truncated = False
-        self._rejected: str | None = None
-        self._infos: list[dict[str, Any]] = []
-        self._allocate()
-        observation, _ = self.env.reset(seed=seeds.env)
+        self.go_on(key, point, network, noise)
+        observation, _ = self.env.reset(seed=env_seed)
         self._observation = conform(observation, self.env.observation_space)
         if not _is_finite(self._observation):
             self.finished, self._rejected = True, "observation"
+
+    def go_on(self, key: TrajectoryKey, point: SamplingPoint, network: Network, noise: Noise) -> None:
+        """
+        Begin a new trajectory where the environment is, in the middle of an episode.
+
+        :param key: its name
+        :param point: the parameters and statistics it is sampled with
+        :param network: the policy at that point
+        :param noise: random numbers of the actions
+        """
+        self.key, self.point, self._network, self._noise_source = key, point, network, noise
+        self.n_done, self.finished = 0, False
+        self._terminated = self._truncated = False
+        self._rejected = None
+        self._infos: list[dict[str, Any]] = []
+        self._allocate()
+
+    def end(self) -> None:
+        """Give the random numbers back that were not used; the trajectory is what has been sampled so far."""
+        self._noise_source.give_back(self._noise[self.n_done :])
+        self._noise = self._noise[: self.n_done]
+        self.finished = True
 
     def advance(self, n_steps: int) -> None:
         """
@@ -138,7 +190,7 @@ class Sampler:
         """Fresh arrays for a new trajectory, so that an earlier one may still be in use elsewhere."""
         rows = min(FIRST_ROWS, self.n_steps)
         self._bind({name: np.empty(shape, dtype) for name, (shape, dtype) in self._table.shapes(rows).items()})
-        self._noise = self.head.noise(self._rng, rows)
+        self._noise = self._noise_source.take(rows)
 
     def _bind(self, arrays: dict[str, npt.NDArray[Any]]) -> None:
         self._arrays = arrays
@@ -153,7 +205,7 @@ class Sampler:
         for name, array in self._arrays.items():
             grown[name][: len(array)] = array
         self._bind(grown)
-        self._noise = np.concatenate([self._noise, self.head.noise(self._rng, rows - old)])
+        self._noise = np.concatenate([self._noise, self._noise_source.take(rows - old)])
 
 
 def _is_finite(observation: Any) -> bool:

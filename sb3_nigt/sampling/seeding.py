@@ -24,6 +24,43 @@ class TrajectorySeeds:
     actions: np.random.Generator
 
 
+def action_stream(seed: int, worker: int) -> np.random.Generator:
+    """
+    Return the generator of a worker's actions where its environment lives on between rounds.
+
+    :param seed: root seed of the run, a non-negative integer
+    :param worker: index of the worker
+    """
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(worker,))))
+
+
+def episode_seed(seed: int, worker: int, episode: int) -> int:
+    """
+    Return the seed of ``env.reset`` for one episode of such a worker.
+
+    :param seed: root seed of the run, a non-negative integer
+    :param worker: index of the worker
+    :param episode: which one, from 0
+    """
+    return _number_below(2**31 - 1, seed, worker, episode)
+
+
+def stagger_age(seed: int, worker: int, max_age: int) -> int:
+    """
+    Draw the age at which a worker's first episode is cut, uniformly from 1 to ``max_age``.
+
+    :param seed: root seed of the run, a non-negative integer
+    :param worker: index of the worker
+    :param max_age: steps of the longest episode
+    """
+    return 1 + _number_below(max_age, seed, worker, 0, 0, 0)  # a key of five numbers names nothing else
+
+
+def _number_below(bound: int, seed: int, *key: int) -> int:
+    sequence = np.random.SeedSequence(seed, spawn_key=key)
+    return int(np.random.Generator(np.random.PCG64(sequence)).integers(bound))
+
+
 def trajectory_seeds(seed: int, key: TrajectoryKey) -> TrajectorySeeds:
     """
     Derive all random numbers of one trajectory.

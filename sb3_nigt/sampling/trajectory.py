@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -41,6 +41,7 @@ class Trajectory:
     :param truncated: the environment cut the episode; neither is set where the horizon H cut it
     :param infos: the info dict of every step
     :param rejected: None, or why it must not enter any sum
+    :param age: steps of the episode before the first one
     """
 
     key: TrajectoryKey
@@ -54,6 +55,7 @@ class Trajectory:
     truncated: bool
     infos: list[dict[str, Any]]
     rejected: str | None = None
+    age: int = 0
 
     @property
     def n_steps(self) -> int:
@@ -70,6 +72,28 @@ class Trajectory:
         """Numbers in one observation."""
         arrays = self.observations.values() if isinstance(self.observations, dict) else [self.observations]
         return max(1, sum(int(np.prod(array.shape[1:])) for array in arrays))
+
+    def part(self, start: int, stop: int) -> Trajectory:
+        """
+        Return some of the steps, as a trajectory that was cut where they end.
+
+        :param start: first step
+        :param stop: the step after the last one
+        """
+        steps, is_end = slice(start, stop), stop >= self.n_steps
+        final = self.final_observation if is_end else map_observation(lambda rows: rows[stop], self.observations)
+        return replace(
+            self,
+            age=self.age + start,
+            observations=map_observation(lambda rows: rows[steps], self.observations),
+            final_observation=final,
+            samples=self.samples[steps],
+            actions=self.actions[steps],
+            rewards=self.rewards[steps],
+            terminated=self.terminated and is_end,
+            truncated=self.truncated and is_end,
+            infos=self.infos[steps],
+        )
 
     @property
     def policy_observations(self) -> Any:

@@ -13,7 +13,7 @@ import torch as th
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_nigt.messages import Arrival, Contribution, Job
+from sb3_nigt.messages import Arrival, Contribution, Job, SamplingPoint
 from sb3_nigt.sampling.ticks import Tick
 from sb3_nigt.sampling.trajectory import Trajectory
 from sb3_nigt.timing.clock import Clock
@@ -28,11 +28,28 @@ class RolloutSpec:
     :param policy: a copy of the policy, see ``sb3_nigt.replica.copying.copy_of``; from now on it belongs to the workers
     :param n_steps: H, where a trajectory is cut
     :param seed: root seed of all trajectories
+    :param stagger: in rounds of steps, cut the first episode of each worker at a random age
     """
 
     policy: ActorCriticPolicy
     n_steps: int
     seed: int
+    stagger: bool = True
+
+
+@dataclass(frozen=True)
+class Segments:
+    """
+    What the workers did in a round of steps.
+
+    :param counts: steps of each worker that count, shape (n,)
+    :param pieces: the steps that count and those that were rejected, each within one episode, in worker order
+    :param discarded: worker, when it began, and the steps that began in the round and do not count
+    """
+
+    counts: npt.NDArray[np.int64]
+    pieces: list[tuple[Arrival, Trajectory]]
+    discarded: list[tuple[Job, float, Trajectory]]
 
 
 class RoundWorkers(ABC):
@@ -158,6 +175,19 @@ class TrajectoryWorkers(RoundWorkers):
         :param weights: w_i, one a worker
         :return: flat float32 vector, direction of ascent
         """
+
+    def run_segments(
+        self, point: SamplingPoint, is_complete: Callable[[npt.NDArray[np.int64]], bool], meanwhile: Callable[[], None]
+    ) -> Segments | None:
+        """
+        Run a round of steps: all workers step on from where their environments are, until the round is complete.
+
+        :param point: θ̃ with its number
+        :param is_complete: of the steps of each worker that began and ended in the round, shape (n,)
+        :param meanwhile: called once, while the workers are at work
+        :return: None if a callback said stop
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no rounds of steps.")
 
     @abstractmethod
     def forget(self, before_round: int) -> None:

@@ -19,12 +19,13 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepR
 
 from sb3_nigt.messages import Arrival, Contribution, Job, SamplingPoint, TrajectoryKey
 from sb3_nigt.replica.replica import PolicyReplica
-from sb3_nigt.sampling.sampler import Sampler
+from sb3_nigt.sampling.sampler import FreshNoise, Sampler
 from sb3_nigt.sampling.seeding import trajectory_seeds
 from sb3_nigt.sampling.trajectory import Trajectory
 from sb3_nigt.timing.clock import SimulatedClock
 from sb3_nigt.timing.time_models import FixedTimes, TimeModel, TimePer
-from sb3_nigt.vec_env.base import RolloutSpec, WorkerVecEnv, check_same_spaces, checked_task_ids
+from sb3_nigt.vec_env.base import RolloutSpec, Segments, WorkerVecEnv, check_same_spaces, checked_task_ids
+from sb3_nigt.vec_env.stepping import SimulatedSegments
 
 DEFAULT_EPISODE_STEPS = 1000  # steps over which a lock-step run spreads a time per trajectory if the env has no limit
 
@@ -104,6 +105,7 @@ class SimulatedVecEnv(DummyVecEnv, WorkerVecEnv):
         self._order = itertools.count()
         self._kept: dict[tuple[int, TrajectoryKey], Trajectory] = {}
         self._networks: tuple[SamplingPoint, Any] | None = None
+        self._segments: SimulatedSegments | None = None
         self._needs_reset = self._interrupted = False
         spec = self.envs[0].spec
         self._episode_steps = (spec and spec.max_episode_steps) or DEFAULT_EPISODE_STEPS
@@ -140,6 +142,8 @@ class SimulatedVecEnv(DummyVecEnv, WorkerVecEnv):
         self.n_resets += 1
         self._void_flights()
         self._needs_reset = False
+        if self._segments is not None:
+            self._segments.leave_episodes()
         return super().reset()
 
     def step_async(self, actions: npt.NDArray[Any]) -> None:
@@ -170,6 +174,9 @@ class SimulatedVecEnv(DummyVecEnv, WorkerVecEnv):
         self._networks = None
         after_step = None if self.interrupt is None else self._goes_on
         self._samplers = [Sampler(env, self._replica.head, spec.n_steps, after_step) for env in self.envs]
+        self._segments = SimulatedSegments(
+            self.envs, self._replica.head, spec.seed, spec.stagger, self.task_ids, self._episode_steps
+        )
         self._kept.clear()
 
     def busy(self, worker: int) -> bool:
@@ -183,7 +190,7 @@ class SimulatedVecEnv(DummyVecEnv, WorkerVecEnv):
             self._networks = (job.point, self._replica.network(job.point))
         seeds, now = trajectory_seeds(self._seed, job.key), self.clock.now()
         sampler = self._samplers[job.worker]
-        sampler.begin(job.key, job.point, self._networks[1], seeds)
+        sampler.begin(job.key, job.point, self._networks[1], seeds.env, FreshNoise(sampler.head, seeds.actions))
         flight = _Flight(
             job,
             sampler,
@@ -243,6 +250,20 @@ class SimulatedVecEnv(DummyVecEnv, WorkerVecEnv):
     def gradient(self, contributions: Sequence[Contribution], weights: npt.NDArray[np.float64]) -> th.Tensor:
         """See ``TrajectoryWorkers``."""
         return self._replica.aggregate(self._kept, contributions, weights, self.sums_by_worker)
+
+    def run_segments(
+        self, point: SamplingPoint, is_complete: Callable[[npt.NDArray[np.int64]], bool], meanwhile: Callable[[], None]
+    ) -> Segments:
+        """See ``TrajectoryWorkers``."""
+        meanwhile()
+        assert self._segments is not None
+        network = self._replica.network(point)
+        segments = self._segments.run(point, network, self.clock, self.time_model, is_complete)
+        self._kept.update({(arrival.worker, arrival.key): piece for arrival, piece in segments.pieces})
+        self.steps_executed += sum(piece.n_steps for _, piece in segments.pieces)
+        self.steps_executed += sum(piece.n_steps for _, _, piece in segments.discarded)
+        self._needs_reset = True
+        return segments
 
     def forget(self, before_round: int) -> None:
         """See ``TrajectoryWorkers``."""

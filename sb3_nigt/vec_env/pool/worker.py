@@ -15,7 +15,7 @@ from stable_baselines3.common.env_util import is_wrapped
 
 from sb3_nigt.messages import SamplingPoint, TrajectoryKey
 from sb3_nigt.replica.replica import PolicyReplica
-from sb3_nigt.sampling.sampler import Sampler
+from sb3_nigt.sampling.sampler import FreshNoise, Sampler
 from sb3_nigt.sampling.seeding import trajectory_seeds
 from sb3_nigt.sampling.trajectory import Trajectory
 from sb3_nigt.vec_env.pool import protocol
@@ -122,7 +122,8 @@ class Worker(ABC):
             self._network = self._replica.network(self._point)
         sampler = self._sampler
         self._steps[0] += 1  # a reset has begun
-        sampler.begin(key, self._point, self._network, trajectory_seeds(self._seed, key))
+        seeds = trajectory_seeds(self._seed, key)
+        sampler.begin(key, self._point, self._network, seeds.env, FreshNoise(sampler.head, seeds.actions))
         if self._after_step():
             sampler.advance(sampler.n_steps)
         trajectory = sampler.trajectory()

@@ -1,0 +1,189 @@
+"""One worker's environment that lives on between rounds: a segment of steps a round, cut into pieces of episodes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+
+from sb3_nigt.messages import SamplingPoint, TrajectoryKey
+from sb3_nigt.sampling.heads import Head, Network
+from sb3_nigt.sampling.sampler import Sampler
+from sb3_nigt.sampling.seeding import action_stream, episode_seed, stagger_age
+from sb3_nigt.sampling.trajectory import Trajectory
+
+NOISE_ROWS = 64  # drawn at a time
+MAX_BAD_EPISODES = 5  # in a row; then the environment is not stepped any more in this round
+
+
+class NoiseStream:
+    """
+    Random numbers of a worker's actions, one row a step in order, however many are asked for at a time.
+
+    :param head: draws them
+    :param rng: of the worker
+    """
+
+    def __init__(self, head: Head, rng: np.random.Generator) -> None:
+        self._head, self._rng = head, rng
+        self._left = head.noise(rng, 0)
+
+    def take(self, rows: int) -> npt.NDArray[Any]:
+        """
+        Return the next rows.
+
+        :param rows: how many
+        """
+        if len(self._left) < rows:
+            more = self._head.noise(self._rng, max(NOISE_ROWS, rows - len(self._left)))
+            self._left = np.concatenate([self._left, more])
+        taken, self._left = self._left[:rows], self._left[rows:]
+        return taken
+
+    def give_back(self, rows: npt.NDArray[Any]) -> None:
+        """
+        Let the next ``take`` begin with rows that were not used.
+
+        :param rows: the last ones that were taken
+        """
+        self._left = np.concatenate([rows, self._left])
+
+
+class SegmentSampler:
+    """
+    Steps one environment on and on; an episode that ends is followed by the next one.
+
+    A round's segment comes out as pieces, each within one episode: ``terminated`` or ``truncated`` say how the episode ended,
+    neither that the piece was cut at the end of the round. Actions are drawn from the stream (seed, worker), the e-th episode
+    is seeded with (seed, worker, e), so a run is a function of the seed and of the number of steps in each round.
+
+    :param env: the environment
+    :param head: turns distribution parameters and noise into actions
+    :param seed: root seed of the run
+    :param worker: index of the worker
+    :param max_age: with ``stagger``, the first episode is cut at an age drawn uniformly from 1 to this; None: never
+    :param after_step: called after every step; False interrupts ``advance``
+    """
+
+    def __init__(
+        self,
+        env: gym.Env[Any, Any],
+        head: Head,
+        seed: int,
+        worker: int,
+        max_age: int | None = None,
+        after_step: Callable[[], bool] | None = None,
+    ) -> None:
+        self._seed, self._worker = seed, worker
+        self._noise = NoiseStream(head, action_stream(seed, worker))
+        self._sampler = Sampler(env, head, n_steps=2**62, after_step=after_step)
+        self._first_age = None if max_age is None else stagger_age(seed, worker, max_age)
+        self.n_episodes = 0  # begun so far
+        self.n_done = 0  # steps of the current segment
+        self._pieces: list[Trajectory] = []
+        self._episode_return, self._episode_steps = 0.0, 0
+        self._in_episode = self._is_open = False
+        self._n_bad = 0  # episodes in a row that a number which is not finite has ended
+
+    def begin(self, point: SamplingPoint, network: Network) -> None:
+        """
+        Start the segment of a round.
+
+        :param point: the parameters and statistics that it is sampled with; its number is that of the round
+        :param network: the policy at that point
+        """
+        self._point, self._network = point, network
+        self._pieces, self.n_done, self._is_open, self._n_bad = [], 0, False, 0
+
+    def leave_episode(self) -> None:
+        """Start with a new episode next, since the environment was reset by something else."""
+        self._in_episode = self._is_open = False
+
+    def advance(self, n_steps: int) -> None:
+        """
+        Make further steps, fewer if ``after_step`` says so.
+
+        :param n_steps: number of environment steps
+        """
+        until = self.n_done + n_steps
+        while self.n_done < until and not self.is_hopeless:
+            if not self._is_open:
+                self._open()
+            asked, before = min(until - self.n_done, self._left_of_first_episode()), self._sampler.n_done
+            self._sampler.advance(asked)
+            made = self._sampler.n_done - before
+            self.n_done += made
+            self._episode_steps += made
+            if self._sampler.finished or self._left_of_first_episode() == 0:
+                self._close_episode()
+            elif made < asked:
+                return
+
+    def split(self, n_steps: int) -> tuple[list[Trajectory], list[Trajectory]]:
+        """
+        End the segment; return its first steps and the rest, as pieces.
+
+        :param n_steps: how many steps count
+        """
+        if self._is_open:
+            self._close_piece()
+        counted: list[Trajectory] = []
+        rest: list[Trajectory] = []
+        for piece in self._pieces:
+            if piece.n_steps <= n_steps:
+                counted.append(piece)
+            elif n_steps > 0:
+                counted.append(piece.part(0, n_steps))
+                rest.append(piece.part(n_steps, piece.n_steps))
+            else:
+                rest.append(piece)
+            n_steps = max(0, n_steps - piece.n_steps)
+        return counted, rest
+
+    @property
+    def n_rejected(self) -> int:
+        """Steps of the segment that cannot be used, because a number was not finite."""
+        return sum(piece.n_steps for piece in self._pieces if piece.rejected)
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether so many episodes in a row were rejected that the environment is not stepped any more in this round."""
+        return self._n_bad >= MAX_BAD_EPISODES
+
+    def _left_of_first_episode(self) -> int:
+        if self._first_age is None or self.n_episodes > 1:
+            return 2**62
+        return self._first_age - self._episode_steps
+
+    def _open(self) -> None:
+        key = TrajectoryKey(self._point.round, self._worker, len(self._pieces))
+        if self._in_episode:
+            self._sampler.go_on(key, self._point, self._network, self._noise)
+        else:
+            seed = episode_seed(self._seed, self._worker, self.n_episodes)
+            self.n_episodes += 1
+            self._in_episode, self._episode_return, self._episode_steps = True, 0.0, 0
+            self._sampler.begin(key, self._point, self._network, seed, self._noise)
+        self._is_open = True
+
+    def _close_piece(self) -> None:
+        self._sampler.end()
+        piece = dataclasses.replace(self._sampler.trajectory(), age=self._episode_steps - self._sampler.n_done)
+        self._episode_return += piece.episode_return
+        self._is_open = False
+        if piece.n_steps or piece.rejected:
+            self._pieces.append(piece)
+
+    def _close_episode(self) -> None:
+        self._close_piece()
+        self._in_episode = False
+        piece = self._pieces[-1]
+        self._n_bad = self._n_bad + 1 if piece.rejected else 0
+        if piece.terminated or piece.truncated:
+            episode = {"r": self._episode_return, "l": self._episode_steps, "t": 0.0}
+            infos = [*piece.infos[:-1], {"episode": episode, **piece.infos[-1]}]
+            self._pieces[-1] = dataclasses.replace(piece, infos=infos)
