@@ -10,6 +10,8 @@ import numpy.typing as npt
 import torch as th
 from torch import nn
 
+from sb3_nigt.critic.network import ValueNetwork
+
 Vector = TypeVar("Vector", npt.NDArray[np.float32], th.Tensor)
 
 EXACT_IN_FLOAT32 = (th.float32, th.float16, th.bfloat16)
@@ -19,16 +21,16 @@ class Layout:
     """
     Where the parameters and buffers of a policy are in a flat vector; the only place that knows.
 
-    First all parameters in the order of ``policy.parameters()``, then the buffers that float32 can hold. Other buffers
-    (integers, double precision) are not part of the vector, see ``other_buffers``. A gradient has the length of the
-    parameters only.
+    First all parameters but the critic's in the order of ``policy.parameters()``, then the buffers that float32 can hold.
+    Other buffers (integers, double precision) are not part of the vector, see ``other_buffers``. A gradient has the length of
+    the parameters only.
 
     :param policy: the module; its parameters and buffers are found by identity, so replacing one needs a new layout
     """
 
     def __init__(self, policy: nn.Module) -> None:
-        self.parameters = list(policy.parameters())
-        buffers = dict(policy.named_buffers())
+        self.parameters = actor_parameters(policy)
+        buffers = {name: buffer for name, buffer in policy.named_buffers() if not _is_critics(policy, name)}
         self._floats = [buffer for buffer in buffers.values() if buffer.dtype in EXACT_IN_FLOAT32]
         self._others = {name: buffer for name, buffer in buffers.items() if buffer.dtype not in EXACT_IN_FLOAT32}
         self._offsets: dict[int, int] = {}
@@ -109,6 +111,20 @@ class Layout:
         with th.no_grad():
             for name, values in buffers.items():
                 self._others[name].copy_(th.from_numpy(values))
+
+
+def actor_parameters(policy: nn.Module) -> list[nn.Parameter]:
+    """
+    Return the parameters without those of a ``ValueNetwork`` in the policy, which has an optimizer of its own.
+
+    :param policy: the module
+    """
+    return [p for name, p in policy.named_parameters() if not _is_critics(policy, name)]
+
+
+def _is_critics(policy: nn.Module, name: str) -> bool:
+    """Whether a parameter or buffer belongs to the critic, also inside of a wrapper such as torch.compile's."""
+    return any(name.startswith(f"{path}.") for path, module in policy.named_modules() if isinstance(module, ValueNetwork))
 
 
 def flatten(policy: nn.Module, values: Mapping[th.Tensor, th.Tensor] | None = None) -> npt.NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""Actor-only policies: the paper's tanh-Gaussian for Box actions, Stable-Baselines3's distributions for the others."""
+"""Policies: two heads for Box actions, Stable-Baselines3's distributions for the others, normalisation and critic inside."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from gymnasium import spaces
 from stable_baselines3.common.distributions import (
     BernoulliDistribution,
     CategoricalDistribution,
+    DiagGaussianDistribution,
     Distribution,
     MultiCategoricalDistribution,
     SquashedDiagGaussianDistribution,
@@ -27,8 +28,12 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 from torch.distributions import Normal
 
+from sb3_nigt.critic import ValueNetwork
+from sb3_nigt.normalization import ObservationNormalizer
 from sb3_nigt.optimizers.nigt import NIGT
+from sb3_nigt.parameters import actor_parameters
 
+HEADS = ("gaussian", "tanh_gaussian")
 MIN_STD = 1e-6  # softplus underflows to 0 for very negative inputs, where a Gaussian has no density
 
 
@@ -80,13 +85,21 @@ class TanhGaussianDistribution(SquashedDiagGaussianDistribution):
         return log_prob.sum(dim=1)
 
 
+class HalfRangeGaussianDistribution(DiagGaussianDistribution):
+    """
+    u ~ N(μ(s), diag σ²) with a σ that does not depend on s, in units of the action space's half range around its middle.
+
+    The environment gets u clipped to [-1, 1] and mapped onto the bounds; the density is that of the u that was drawn. Where
+    the space has no bounds, u is the action itself.
+    """
+
+
 class ActorPolicy(ActorCriticPolicy):
     """
-    Policy without a critic; the default optimizer is NIGT.
+    Policy of this package: tanh MLP of two hidden layers of 64; the default optimizer is NIGT.
 
-    Box actions: tanh MLP of two hidden layers of 64, one trunk with two heads μ(s) and σ(s) = softplus(·); the action is
-    tanh(u) mapped onto the bounds. ``predict_values`` and the values of ``forward`` are zeros, so the signatures are those
-    of Stable-Baselines3's actor-critic policies.
+    Observations are normalised inside of the policy, with statistics that are saved with it. The critic, where there is one,
+    is a network of its own with an optimizer of its own; without one ``predict_values`` returns zeros.
 
     :param observation_space: observation space
     :param action_space: Box, Discrete, MultiDiscrete or MultiBinary
@@ -95,13 +108,19 @@ class ActorPolicy(ActorCriticPolicy):
     :param activation_fn: activation between the layers
     :param ortho_init: orthogonal initialisation, with a small gain for the last layer
     :param use_sde: gSDE is not supported, must be False
-    :param log_std_init: for Box actions, logarithm of the initial σ; None: the paper's softplus(0), σ = 0.69
+    :param log_std_init: for Box actions, logarithm of the initial σ in units of the half range; None: 0 for the Gaussian
+        head, the paper's softplus(0), σ = 0.69, for the other one
     :param features_extractor_class: features extractor
     :param features_extractor_kwargs: its keyword arguments
     :param share_features_extractor: has no effect without a critic
     :param normalize_images: divide images by 255
     :param optimizer_class: NIGT by default
     :param optimizer_kwargs: its keyword arguments, without the learning rate
+    :param head: for Box actions. "gaussian": σ does not depend on the state, actions are clipped to the bounds;
+        "tanh_gaussian": the paper's, one trunk with two heads μ(s) and σ(s) = softplus(·), the action is tanh(u) mapped onto
+        the bounds
+    :param normalize_observations: subtract the running mean from vector observations and divide by the standard deviation
+    :param n_critic_tasks: how many tasks the critic tells apart; 0: no critic
     """
 
     def __init__(
@@ -120,7 +139,13 @@ class ActorPolicy(ActorCriticPolicy):
         normalize_images: bool = True,
         optimizer_class: type[th.optim.Optimizer] = NIGT,
         optimizer_kwargs: dict[str, Any] | None = None,
+        head: str = "gaussian",
+        normalize_observations: bool = True,
+        n_critic_tasks: int = 0,
     ) -> None:
+        if head not in HEADS:
+            raise ValueError(f"head={head!r} is not allowed: give one of {', '.join(map(repr, HEADS))}.")
+        self._head, self._normalize_observations, self._n_critic_tasks = head, normalize_observations, n_critic_tasks
         if use_sde:
             raise ValueError(
                 "use_sde=True is not allowed: gSDE keeps one noise matrix for many steps, for which the estimator's score is "
@@ -141,8 +166,8 @@ class ActorPolicy(ActorCriticPolicy):
             optimizer_class=optimizer_class,
             optimizer_kwargs=optimizer_kwargs,
         )
-        # ActorCriticPolicy ties squash_output to gSDE, the squashing here is the distribution's
-        self._squash_output = isinstance(action_space, spaces.Box)
+        # ActorCriticPolicy ties squash_output to gSDE; here it says that predict() has to map [-1, 1] onto the bounds
+        self._squash_output = isinstance(action_space, spaces.Box) and (head == "tanh_gaussian" or action_space.is_bounded())
 
     def __setattr__(self, name: str, value: Any) -> None:
         """A features extractor that is replaced is replaced under all names that the parent class has for it."""
@@ -155,6 +180,8 @@ class ActorPolicy(ActorCriticPolicy):
         for name in ("squash_output", "full_std", "use_expln"):
             data.pop(name)
         data["log_std_init"] = self._log_std_init
+        data["head"], data["n_critic_tasks"] = self._head, self._n_critic_tasks
+        data["normalize_observations"] = self._normalize_observations
         data["share_features_extractor"] = self.share_features_extractor
         return data
 
@@ -169,21 +196,77 @@ class ActorPolicy(ActorCriticPolicy):
             self.vf_features_extractor = self.features_extractor
         self._build_mlp_extractor()
         if isinstance(self.action_space, spaces.Box):
-            self.action_dist = TanhGaussianDistribution(int(np.prod(self.action_space.shape)))
-        self.action_net = self.action_dist.proba_distribution_net(latent_dim=self.mlp_extractor.latent_dim_pi)  # type: ignore[assignment]
+            cls = TanhGaussianDistribution if self._head == "tanh_gaussian" else HalfRangeGaussianDistribution
+            self.action_dist = cls(int(np.prod(self.action_space.shape)))
+        net = self.action_dist.proba_distribution_net(latent_dim=self.mlp_extractor.latent_dim_pi)
+        if isinstance(net, tuple):
+            self.action_net, self.log_std = net
+            with th.no_grad():
+                self.log_std.fill_(self._log_std_init or 0.0)
+        else:
+            self.action_net = net  # type: ignore[assignment]
         if self.ortho_init:
             gains = {self.features_extractor: np.sqrt(2), self.mlp_extractor: np.sqrt(2), self.action_net: 0.01}
             for module, gain in gains.items():
                 module.apply(partial(self.init_weights, gain=gain))
         if self._log_std_init is not None and isinstance(self.action_dist, TanhGaussianDistribution):
             self.action_dist.set_initial_std(self.action_net, float(np.exp(self._log_std_init)))
-        self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
+        self.normalizer = ObservationNormalizer(self.observation_space) if self._normalize_observations else None
+        self.value_network = self._build_critic() if self._n_critic_tasks else None
+        self.optimizer = self.optimizer_class(self.actor_parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
+
+    def _build_critic(self) -> ValueNetwork:
+        net_arch = self.net_arch.get("vf", []) if isinstance(self.net_arch, dict) else self.net_arch
+        return ValueNetwork(
+            self.observation_space,
+            self._n_critic_tasks,
+            net_arch,
+            self.activation_fn,
+            self.ortho_init,
+            self.features_extractor_class,
+            self.features_extractor_kwargs,
+            self.normalize_images,
+        ).to(self.device)
+
+    def actor_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters without those of the critic, in the order of ``parameters()``."""
+        return actor_parameters(self)
+
+    def normalized(self, obs: PyTorchObs) -> PyTorchObs:
+        """
+        Return observations as the networks see them.
+
+        :param obs: batch of observations
+        """
+        return obs if self.normalizer is None else self.normalizer(obs)  # type: ignore[no-any-return]
+
+    def get_distribution(self, obs: PyTorchObs) -> Distribution:
+        """
+        Return the distribution of actions.
+
+        :param obs: batch of observations
+        """
+        features = self.extract_features(obs, self.pi_features_extractor)
+        return self._get_action_dist_from_latent(self.mlp_extractor.forward_actor(features))  # type: ignore[arg-type]
+
+    def extract_features(
+        self, obs: PyTorchObs, features_extractor: BaseFeaturesExtractor | None = None
+    ) -> th.Tensor | tuple[th.Tensor, th.Tensor]:
+        """
+        Normalise, preprocess and extract features, see ``ActorCriticPolicy.extract_features``.
+
+        :param obs: batch of observations
+        :param features_extractor: which one; None: the policy's
+        """
+        return super().extract_features(self.normalized(obs), features_extractor)
 
     def _get_action_dist_from_latent(self, latent_pi: th.Tensor) -> Distribution:
         outputs = self.action_net(latent_pi)
         dist = self.action_dist
         if isinstance(dist, TanhGaussianDistribution):
             return dist.proba_distribution(outputs)
+        if isinstance(dist, HalfRangeGaussianDistribution):
+            return dist.proba_distribution(outputs, self.log_std)
         assert isinstance(dist, (CategoricalDistribution, MultiCategoricalDistribution, BernoulliDistribution))
         return dist.proba_distribution(action_logits=outputs)
 
@@ -193,7 +276,7 @@ class ActorPolicy(ActorCriticPolicy):
 
         :param obs: observations
         :param deterministic: take the mode
-        :return: actions in [-1, 1] for Box, zeros in place of values, log-probabilities
+        :return: actions for Box in units of the half range, values in real units, log-probabilities
         """
         distribution = self.get_distribution(obs)
         actions = distribution.get_actions(deterministic=deterministic)
@@ -201,29 +284,34 @@ class ActorPolicy(ActorCriticPolicy):
             log_prob = distribution.log_prob(actions, distribution.gaussian_actions)
         else:
             log_prob = distribution.log_prob(actions)
-        values = th.zeros((len(log_prob), 1), device=log_prob.device)
-        return actions.reshape((-1, *self.action_space.shape)), values, log_prob  # type: ignore[misc]
+        return actions.reshape((-1, *self.action_space.shape)), self.predict_values(obs), log_prob  # type: ignore[misc]
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
+        actions = super()._predict(observation, deterministic)
+        is_clipped = self._squash_output and isinstance(self.action_dist, HalfRangeGaussianDistribution)
+        return actions.clamp(-1.0, 1.0) if is_clipped else actions
 
     def evaluate_actions(self, obs: PyTorchObs, actions: th.Tensor) -> tuple[th.Tensor, th.Tensor, th.Tensor | None]:
         """
         Log-probability of actions.
 
         :param obs: observations
-        :param actions: actions as ``forward`` returns them, in [-1, 1] for Box
-        :return: zeros in place of values, log-probabilities, entropy (None for Box)
+        :param actions: actions as ``forward`` returns them
+        :return: values in real units, log-probabilities, entropy (None for the tanh head)
         """
         distribution = self.get_distribution(obs)
-        if isinstance(distribution, TanhGaussianDistribution):
+        if isinstance(self.action_space, spaces.Box):
             actions = actions.reshape(len(actions), -1)
-        log_prob = distribution.log_prob(actions)
-        return th.zeros((len(log_prob), 1), device=log_prob.device), log_prob, distribution.entropy()
+        return self.predict_values(obs), distribution.log_prob(actions), distribution.entropy()
 
     def predict_values(self, obs: PyTorchObs) -> th.Tensor:
         """
-        Return zeros, there is no critic.
+        Return the critic's values in the units of the environment's rewards; zeros where there is no critic.
 
         :param obs: observations
         """
+        if self.value_network is not None:
+            return self.value_network.real_values(self.normalized(obs)).unsqueeze(1)
         observation = next(iter(obs.values())) if isinstance(obs, dict) else obs
         return th.zeros((len(observation), 1), device=self.device)
 

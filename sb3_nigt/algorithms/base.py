@@ -23,13 +23,19 @@ from sb3_nigt.algorithms import update
 from sb3_nigt.algorithms.book import Accepted, BetweenRounds, LengthEstimate, RoundResult
 from sb3_nigt.algorithms.buffer import TrajectoryBuffer
 from sb3_nigt.algorithms.checks import check_arguments, check_env, check_learn, check_learning_rate, warn_of_untrained
+from sb3_nigt.algorithms.critic_tasks import critic_tasks, n_critic_tasks, value_network
+from sb3_nigt.algorithms.fisher_sample import FisherSample
 from sb3_nigt.algorithms.group import Group, RoundPlan, chosen_group
 from sb3_nigt.algorithms.reporting import RoundLogger
 from sb3_nigt.algorithms.round import abandon
-from sb3_nigt.estimators import Estimator, ReturnToGo
+from sb3_nigt.algorithms.steps import steps_of_a_round
+from sb3_nigt.critic import Critic
+from sb3_nigt.estimators import Estimator, GeneralizedAdvantage, ReturnToGo
+from sb3_nigt.estimators.reward_scale import RewardScale
 from sb3_nigt.messages import RoundReport, SamplingPoint
 from sb3_nigt.optimizers import NIGT
-from sb3_nigt.parameters import Layout, has_batch_norm
+from sb3_nigt.optimizers.geometry import GEOMETRIES
+from sb3_nigt.parameters import Layout, actor_parameters, has_batch_norm
 from sb3_nigt.policies import ActorCnnPolicy, ActorPolicy, MultiInputActorPolicy
 from sb3_nigt.replica.copying import copy_of, fingerprint
 from sb3_nigt.sampling.heads import make_head
@@ -53,16 +59,27 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
 
     :param policy: the policy (MlpPolicy, CnnPolicy, MultiInputPolicy, or a class)
     :param env: a ``WorkerVecEnv``, or anything that Stable-Baselines3 takes (its environments then count as equally fast)
-    :param learning_rate: α, the length of a step; a number or a function of the progress remaining (from 1 to 0)
-    :param n_trajectories: M, trajectories per round
-    :param n_initial_trajectories: M_init, trajectories of the first round; None: as many as ``n_trajectories``
-    :param n_steps: H, where a trajectory is cut
+    :param learning_rate: α, the length of a step in the norm of the geometry; a number or a function of the progress
+        remaining (from 1 to 0). None: the geometry's default
+    :param n_steps: with ``rollout="steps"``, a round has ``n_steps`` · n steps, whichever of the n workers make them. None: a
+        round has max(500, 20 n) steps
     :param gamma: γ, the discount
+    :param gae_lambda: λ of generalised advantages with a critic; None: the paper's estimator, without a critic
     :param eta: η in (0, 1], weight of the new gradient; 1 - η is what torch calls momentum. A number or a function of the
         progress remaining
-    :param schedule: which trajectories of a round count. "planned": decided before they start, unbiased;
-        "pipelined": the same, and who is idle begins with the next round; "first_finished": the first to finish, the
-        paper's rule
+    :param geometry: the norm that a step is measured in: "natural", "euclidean" (the paper), "euclidean_kl" or "spectral"
+    :param rollout: what a round is made of. "steps": the environments live on between rounds, and all steps made until the
+        round is complete count; "trajectories": whole trajectories, which begin and end in the round (the paper)
+    :param n_trajectories: M, trajectories per round, with ``rollout="trajectories"``
+    :param n_initial_trajectories: M_init, trajectories of the first round; None: as many as ``n_trajectories``
+    :param horizon: H, where a trajectory is cut, with ``rollout="trajectories"``
+    :param schedule: with ``rollout="trajectories"``, which trajectories of a round count. "planned": decided before they
+        start, unbiased; "pipelined": the same, and an idle worker begins with the next round; "first_finished": the first to
+        finish, the paper's rule
+    :param stagger: with ``rollout="steps"``, cut the first episode of each worker at a random age, so that workers of equal
+        speed are not always at the same point of an episode
+    :param fisher_samples: observations of each round that the metric of the natural step is estimated from
+    :param fisher_rounds: rounds whose observations are used together
     :param use_sde: gSDE is not supported, must be False
     :param stats_window_size: episodes over which the logged means are taken
     :param tensorboard_log: folder for TensorBoard (None: no log)
@@ -97,13 +114,20 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
         self,
         policy: str | type[ActorCriticPolicy],
         env: GymEnv | str,
-        learning_rate: float | ProgressSchedule = 2**-6,
+        learning_rate: float | ProgressSchedule | None = None,
+        n_steps: int | None = None,
+        gamma: float = 0.99,
+        gae_lambda: float | None = 0.95,
+        eta: float | ProgressSchedule = 0.5,
+        geometry: str = "natural",
+        rollout: str = "steps",
         n_trajectories: int = 20,
         n_initial_trajectories: int | None = None,
-        n_steps: int = 1000,
-        gamma: float = 0.99,
-        eta: float | ProgressSchedule = 0.1,
+        horizon: int = 1000,
         schedule: str = "planned",
+        stagger: bool = True,
+        fisher_samples: int = 200,
+        fisher_rounds: int = 10,
         use_sde: bool = False,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
@@ -115,18 +139,20 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
         group: Any = None,
     ) -> None:
         self.group = group
-        self.learning_rate, self.n_steps, self.gamma, self.use_sde = learning_rate, n_steps, gamma, use_sde
+        self.learning_rate, self.n_steps, self.gamma, self.use_sde = learning_rate, n_steps, gamma, use_sde  # type: ignore[assignment]
+        self.gae_lambda, self.geometry, self.rollout, self.horizon = gae_lambda, geometry, rollout, horizon  # type: ignore[assignment]
         self.n_trajectories, self.n_initial_trajectories = n_trajectories, n_initial_trajectories
-        self.eta, self.schedule = eta, schedule
+        self.eta, self.schedule, self.stagger = eta, schedule, stagger
+        self.fisher_samples, self.fisher_rounds = fisher_samples, fisher_rounds
         self._check_arguments()
         super().__init__(
             policy,
             env,
-            learning_rate=learning_rate,
-            n_steps=n_steps,
+            learning_rate=learning_rate,  # type: ignore[arg-type]
+            n_steps=n_steps,  # type: ignore[arg-type]
             gamma=gamma,
-            gae_lambda=1.0,  # inert, like the next three: there is no critic, and a normalised step needs no clipping
-            ent_coef=0.0,
+            gae_lambda=gae_lambda,  # type: ignore[arg-type]
+            ent_coef=0.0,  # inert, like the next two: the critic has a loss of its own, and a step has a length
             vf_coef=0.0,
             max_grad_norm=0.0,
             use_sde=False,
@@ -161,7 +187,18 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
 
     def make_estimator(self) -> Estimator:
         """Return what says how much each step counts for in the gradient."""
-        return ReturnToGo(self.gamma)
+        if self.gae_lambda is None:
+            return ReturnToGo(self.gamma)
+        tasks = critic_tasks(self.env, self.weighs_tasks_equally)
+        scale = RewardScale(self.n_envs, self.gamma)
+        critic = Critic(value_network(self.policy, tasks), self._root_seed)
+        return GeneralizedAdvantage(self.gamma, self.gae_lambda, critic, scale, partial(update.as_seen, self.policy), tasks)
+
+    def _default_policy_kwargs(self) -> dict[str, Any]:
+        """Arguments of the policy that follow from those of the algorithm."""
+        if self.gae_lambda is None or not issubclass(self.policy_class, ActorPolicy):
+            return {}
+        return {"n_critic_tasks": n_critic_tasks(self.env, self.weighs_tasks_equally)}
 
     # Setup
 
@@ -170,15 +207,21 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
 
     def _setup_model(self) -> None:
         self._check_arguments()
+        if self.learning_rate is None:
+            self.learning_rate = GEOMETRIES[self.geometry].learning_rate
+        self.policy_kwargs = {**self._default_policy_kwargs(), **self.policy_kwargs}
         super()._setup_model()
         if "optimizer_class" not in self.policy_kwargs:
             kwargs = self.policy_kwargs.get("optimizer_kwargs") or {}
-            self.policy.optimizer = self.optimizer_class(self.policy.parameters(), lr=self.lr_schedule(1), **kwargs)  # type: ignore[call-arg]
+            if self.optimizer_class is NIGT:
+                kwargs = {"geometry": self.geometry, **kwargs}
+            parameters = actor_parameters(self.policy)
+            self.policy.optimizer = self.optimizer_class(parameters, lr=self.lr_schedule(1), **kwargs)  # type: ignore[call-arg]
         self.eta_schedule = FloatSchedule(self.eta)
         self._schedule, self._estimator = self.make_schedule(), self.make_estimator()
         self._workers: TrajectoryWorkers | None = None
         self._accepted: Accepted = []  # of the last round, in worker order
-        lengths = LengthEstimate(self._mean_length or float(self.n_steps), seen=self._mean_length is not None)
+        lengths = LengthEstimate(self._mean_length or float(self.horizon), seen=self._mean_length is not None)
         self._memory = BetweenRounds(lengths)
         self._bad_gradients = 0  # rounds in a row whose gradient was not finite
         make_head(self.policy)  # refuses distributions without a score
@@ -210,7 +253,18 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
         check_env(self, self.env)
 
     def _excluded_save_params(self) -> list[str]:
-        transient = ["_workers", "_stack", "_group", "_ticks", "_accepted", "_schedule", "_estimator", "_round_logger"]
+        transient = [
+            "_workers",
+            "_stack",
+            "_group",
+            "_ticks",
+            "_accepted",
+            "_schedule",
+            "_estimator",
+            "_round_logger",
+            "_fisher",
+            "_point",
+        ]
         transient += ["_layout", "_buffers", "_spec", "_structure", "_has_batch_norm", "_memory", "_usual_logger"]
         transient += ["eta_schedule", "last_round", "group"]
         return [*super()._excluded_save_params(), *transient]
@@ -341,11 +395,13 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
     def _prepare(self, workers: TrajectoryWorkers) -> None:
         """Give the workers a copy of the policy, unless they have one that fits."""
         self._is_prepared = True
-        structure = (self.n_steps, self._root_seed, fingerprint(self.policy))
+        structure = (self.horizon, self.stagger, self._root_seed, fingerprint(self.policy))
         if self._spec is not None and workers.rollout_spec is self._spec and structure == self._structure:
             return
         self._layout, self._buffers, self._has_batch_norm = Layout(self.policy), {}, has_batch_norm(self.policy)
-        self._spec, self._structure = RolloutSpec(copy_of(self.policy, self.device), self.n_steps, self._root_seed), structure
+        self._fisher = FisherSample(self.fisher_samples, self.fisher_rounds, self._root_seed)
+        self._structure = structure
+        self._spec = RolloutSpec(copy_of(self.policy, self.device), self.horizon, self._root_seed, self.stagger)
         warn_of_untrained(self.policy)
         abandon(workers, self._schedule, self._memory)
         workers.prepare(self._spec)
@@ -365,7 +421,7 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
         :param env: the environment that was given to the model
         :param callback: told about every n environment steps
         :param rollout_buffer: takes the accepted trajectories
-        :param n_rollout_steps: unused, trajectories are cut at ``n_steps``
+        :param n_rollout_steps: unused
         :return: False if the callback stopped the round
         """
         assert self._group is not None
@@ -380,8 +436,7 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
         point = self._sampling_point()
         callback.on_rollout_start()
         try:
-            plan = RoundPlan(self._schedule, self._rule, point, partial(self._show, callback), self._memory)
-            result = self._group.run_round(plan)
+            result = self._group.run_round(self._plan(point, callback))
         finally:
             self._last_obs, self._last_episode_starts = workers.standing()
         if result is None:
@@ -391,7 +446,15 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
         callback.on_rollout_end()
         return True
 
+    def _plan(self, point: SamplingPoint, callback: BaseCallback) -> RoundPlan:
+        meanwhile = self._estimator.learn
+        show = partial(self._show, callback)
+        return RoundPlan(self.rollout, self._schedule, self._rule, point, show, self._memory, meanwhile)
+
     def _rule(self, round_: int) -> Aggregator:
+        if self.rollout == "steps":
+            n_workers = len(self.workers.task_ids)
+            return self.make_aggregator(steps_of_a_round(self.n_steps, n_workers))
         initial = self.n_initial_trajectories if round_ == 0 else None
         return self.make_aggregator(self.n_trajectories if initial is None else initial)
 
@@ -401,7 +464,8 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
         parameters = self._layout.flatten(extrapolated)
         self._extrapolation_norm = update.distance(parameters, self._layout.flatten())
         self._buffers = update.same_buffers(self._layout.other_buffers(), self._buffers)
-        return SamplingPoint(self._n_updates, parameters, *self._stack.freeze(), self._buffers)
+        self._point = SamplingPoint(self._n_updates, parameters, *self._stack.freeze(), self._buffers)
+        return self._point
 
     def _take_round(self, result: RoundResult) -> None:
         """Keep what a round has given until the update, take its statistics in, and log it."""
@@ -413,7 +477,9 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
             self.rollout_buffer.add(arrival)  # type: ignore[call-arg, arg-type]
         self._group.take_statistics([trajectory for _, trajectory in self._accepted])
         workers = self._group.workers
-        first_finished = workers.time_per == "step" and isinstance(self._schedule, FirstFinished)
+        first_finished = (
+            self.rollout == "trajectories" and workers.time_per == "step" and isinstance(self._schedule, FirstFinished)
+        )
         self._round_logger.log(self.logger, report, first_finished=first_finished, restarts=workers.restarts)
 
     def _show(self, callback: BaseCallback, trajectory: Trajectory) -> bool:
@@ -442,13 +508,16 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
         alpha = self.lr_schedule(self._current_progress_remaining)
         check_learning_rate(alpha)
         update_learning_rate(self.policy.optimizer, alpha)
-        scored = update.contributions(self._accepted, self._estimator)  # C_t of every step
+        scored = update.contributions(self._accepted, self.last_round.weights, self._estimator)  # C_t of every step
         gradient = self._group.workers.gradient(scored, self.last_round.weights).to(self.device)  # g_t = Σ_i w_i S_i
         self._bad_gradients = update.count_bad(gradient, self._bad_gradients, self._n_updates)
+        self._fisher.add(self._accepted, self.last_round.weights, self._n_updates)
         if self._bad_gradients == 0:
-            update.descend(self.policy, self._layout, gradient)  # d_t and θ_{t+1}
+            update.descend(self.policy, self._layout, gradient, self._fisher, self._point)  # d_t and θ_{t+1}
         self._n_updates += 1
+        update.move_normalizer(self.policy, self._accepted)
         if self._has_batch_norm:
             update.move_batch_norm(self.policy, [trajectory for _, trajectory in self._accepted])
-        update.log_update(self.logger, self.policy.optimizer, self._n_updates, gradient, self._extrapolation_norm)
+        update.log_update(self.logger, self.policy, self._n_updates, gradient, self._extrapolation_norm)
+        self._estimator.log(self.logger)
         self._group.after_update(self.logger)

@@ -12,6 +12,7 @@ from stable_baselines3.common.type_aliases import MaybeCallback
 from sb3_nigt.aggregators import Aggregator
 from sb3_nigt.algorithms.book import BetweenRounds, RoundResult
 from sb3_nigt.algorithms.round import Show, abandon, run_round
+from sb3_nigt.algorithms.steps import run_steps
 from sb3_nigt.algorithms.trained import TrainedModel
 from sb3_nigt.errors import LostWorkerError
 from sb3_nigt.messages import SamplingPoint
@@ -26,18 +27,22 @@ class RoundPlan:
     """
     A round to be sampled.
 
+    :param rollout: "steps" or "trajectories"
     :param schedule: which trajectories run where
     :param rule: the aggregator of a round, by its number; asked again after a loss
     :param point: θ̃ with the number of the round
     :param show: shows the steps of a trajectory to callbacks; False means stop
     :param memory: what the rounds before have left, updated by the round
+    :param meanwhile: called once, when the workers have begun
     """
 
+    rollout: str
     schedule: Schedule
     rule: Callable[[int], Aggregator]
     point: SamplingPoint
     show: Show
     memory: BetweenRounds
+    meanwhile: Callable[[], None]
 
 
 class Group(Protocol):
@@ -164,6 +169,9 @@ class Alone:
         while True:
             aggregator, memory.announced = plan.rule(round_), plan.rule(round_ + 1)
             try:
+                if plan.rollout == "steps":
+                    return run_steps(workers, aggregator, plan.point, plan.show, memory, plan.meanwhile)
+                plan.meanwhile()
                 result = run_round(workers, plan.schedule, aggregator, memory.announced, plan.point, plan.show, memory)
             except LostWorkerError:
                 if not plan.rule(round_).can_do_without(workers.lost(), len(workers.task_ids)):

@@ -13,11 +13,14 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.utils import obs_as_tensor
 
 from sb3_nigt.algorithms.book import MAX_REJECTED_IN_A_ROW, Accepted
+from sb3_nigt.algorithms.fisher_sample import FisherSample
 from sb3_nigt.errors import NonFiniteError
 from sb3_nigt.estimators import Estimator
-from sb3_nigt.messages import Contribution
-from sb3_nigt.optimizers import Extrapolating
+from sb3_nigt.messages import Contribution, SamplingPoint
+from sb3_nigt.optimizers import NIGT, Extrapolating
 from sb3_nigt.parameters import Layout
+from sb3_nigt.policies import ActorPolicy, HalfRangeGaussianDistribution
+from sb3_nigt.replica.fisher import fisher_product, metric
 from sb3_nigt.sampling.trajectory import Trajectory, map_observation
 
 
@@ -35,29 +38,65 @@ def extrapolate(optimizer: th.optim.Optimizer, eta: float) -> Mapping[th.Tensor,
     return optimizer.extrapolated()
 
 
-def contributions(accepted: Accepted, estimator: Estimator) -> list[Contribution]:
+def contributions(accepted: Accepted, weights: npt.NDArray[np.float64], estimator: Estimator) -> list[Contribution]:
     """
     Say what each accepted trajectory counts for.
 
     :param accepted: of this process, in worker order
+    :param weights: w_i, one a worker
     :param estimator: gives C_t
     """
-    coefficients = estimator.coefficients([trajectory for _, trajectory in accepted])
+    coefficients = estimator.coefficients(accepted, weights)
     return [Contribution(arrival.worker, arrival.key, own) for (arrival, _), own in zip(accepted, coefficients, strict=True)]
 
 
-def descend(policy: ActorCriticPolicy, layout: Layout, gradient: th.Tensor) -> None:
+def as_seen(policy: ActorCriticPolicy, observations: Any) -> Any:
+    """
+    Return observations as the policy's networks see them, with its present statistics.
+
+    :param policy: of the model
+    :param observations: batch as the policy gets them, array or dict of arrays
+    """
+    if not isinstance(policy, ActorPolicy) or policy.normalizer is None:
+        return observations
+    return policy.normalizer.frozen()(observations)
+
+
+def descend(
+    policy: ActorCriticPolicy, layout: Layout, gradient: th.Tensor, sample: FisherSample, point: SamplingPoint
+) -> None:
     """
     Make one step of the policy's optimizer; frozen parameters get no gradient and stay where they are.
 
     :param policy: holds θ
     :param layout: of its parameters
     :param gradient: direction of ascent, flat
+    :param sample: observations for the geometries that need a metric
+    :param point: θ̃, where the metric is taken
     """
+    optimizer = policy.optimizer
     for p, g in layout.by_parameter(gradient):
         p.grad = -g  # torch minimises; the sign changes here and nowhere else
-    policy.optimizer.step()
+    if isinstance(optimizer, NIGT) and optimizer.needs_metric:
+        product = fisher_product(policy, layout, point.parameters, sample.observations())
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        optimizer.metric = metric(product, layout, parameters)
+    optimizer.step()
     policy.zero_grad()
+
+
+def move_normalizer(policy: ActorCriticPolicy, accepted: Accepted) -> None:
+    """
+    Take the observations of a round into the policy's running statistics.
+
+    :param policy: changed
+    :param accepted: in worker order
+    """
+    if isinstance(policy, ActorPolicy) and policy.normalizer is not None:
+        observations = map_observation(
+            lambda *xs: np.concatenate(xs), *(trajectory.policy_observations for _, trajectory in accepted)
+        )
+        policy.normalizer.merge(policy.normalizer.moments_of(observations))
 
 
 def count_bad(gradient: th.Tensor, bad_before: int, n_updates: int) -> int:
@@ -94,17 +133,18 @@ def move_batch_norm(policy: ActorCriticPolicy, trajectories: Sequence[Trajectory
 
 
 def log_update(
-    logger: Logger, optimizer: th.optim.Optimizer, n_updates: int, gradient: th.Tensor, extrapolation_norm: float
+    logger: Logger, policy: ActorCriticPolicy, n_updates: int, gradient: th.Tensor, extrapolation_norm: float
 ) -> None:
     """
     Record ``train/*``.
 
     :param logger: the model's
-    :param optimizer: after its step
+    :param policy: after its update
     :param n_updates: updates so far
     :param gradient: of the round
     :param extrapolation_norm: ‖θ̃ - θ‖ of the round
     """
+    optimizer = policy.optimizer
     logger.record("train/learning_rate", optimizer.param_groups[0]["lr"])
     logger.record("train/n_updates", n_updates, exclude="tensorboard")
     logger.record("train/grad_norm", float(th.linalg.vector_norm(gradient.double())))
@@ -112,6 +152,12 @@ def log_update(
         logger.record("train/eta", optimizer.param_groups[0]["eta"])
         logger.record("train/direction_norm", optimizer.direction_norm())
         logger.record("train/extrapolation_norm", extrapolation_norm)
+    if isinstance(optimizer, NIGT) and optimizer.needs_metric:
+        logger.record("train/cg_residual", optimizer.cg_residual)
+        logger.record("train/predicted_kl", optimizer.predicted_kl)
+        logger.record("train/fallbacks", optimizer.n_fallbacks)
+    if isinstance(policy, ActorPolicy) and isinstance(policy.action_dist, HalfRangeGaussianDistribution):
+        logger.record("train/std", float(policy.log_std.detach().exp().mean()))
 
 
 def distance(one: npt.NDArray[np.float32], other: npt.NDArray[np.float32]) -> float:

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
+from stable_baselines3.common.logger import Logger
 
+from sb3_nigt.messages import Arrival
 from sb3_nigt.sampling.trajectory import Trajectory
 
 FloatArray = npt.NDArray[np.float64]
@@ -21,10 +23,21 @@ class Estimator(ABC):
     """
 
     @abstractmethod
-    def coefficients(self, trajectories: Sequence[Trajectory]) -> list[FloatArray]:
+    def coefficients(self, accepted: Sequence[tuple[Arrival, Trajectory]], weights: FloatArray) -> list[FloatArray]:
         """
         Return C_t of every step, without the weight w_i of the worker.
 
-        :param trajectories: accepted ones, in an order that does not depend on which came first
+        :param accepted: what counts, in an order that does not depend on which came first
+        :param weights: w_i, one a worker
         :return: one array of shape (L,) for each trajectory
+        """
+
+    def learn(self) -> None:  # noqa: B027, most estimators learn nothing
+        """Learn from the last round; called while the workers sample the next one."""
+
+    def log(self, logger: Logger) -> None:  # noqa: B027
+        """
+        Record what there is to say of it.
+
+        :param logger: the model's
         """

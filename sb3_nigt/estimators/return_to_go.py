@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sb3_nigt.estimators.base import Estimator, FloatArray
+from sb3_nigt.messages import Arrival
 from sb3_nigt.sampling.trajectory import Trajectory
 
 
@@ -23,9 +24,9 @@ class ReturnToGo(Estimator):
 
     gamma: float
 
-    def coefficients(self, trajectories: Sequence[Trajectory]) -> list[FloatArray]:
+    def coefficients(self, accepted: Sequence[tuple[Arrival, Trajectory]], weights: FloatArray) -> list[FloatArray]:
         """See ``Estimator.coefficients``."""
-        return [returns_to_go(trajectory.learning_rewards, self.gamma) for trajectory in trajectories]
+        return [returns_to_go(trajectory.learning_rewards, self.gamma) for _, trajectory in accepted]
 
 
 def returns_to_go(rewards: FloatArray, gamma: float) -> FloatArray:

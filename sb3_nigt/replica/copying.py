@@ -13,6 +13,8 @@ import torch as th
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import nn
 
+from sb3_nigt.critic import ValueNetwork
+
 HOW_TO_HELP = (
     "Keep open files, locks, generators and the like out of the policy's modules, or define __deepcopy__ and __reduce__ for "
     "what holds them."
@@ -106,8 +108,9 @@ def _state(policy: nn.Module) -> Iterator[th.Tensor]:
 
 
 def _left_out(policy: ActorCriticPolicy) -> list[Any]:
-    """What a worker has no use for: the optimizer, and the distribution of the last forward pass."""
+    """What a worker has no use for: optimizer, critic, and the distribution of the last forward pass."""
     parts = [getattr(policy, "optimizer", None), getattr(policy.action_dist, "distribution", None)]
+    parts += [module for module in policy.modules() if isinstance(module, ValueNetwork)]
     return [part for part in parts if part is not None]
 
 

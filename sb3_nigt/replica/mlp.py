@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn import functional
 
 from sb3_nigt.parameters import Layout
-from sb3_nigt.policies import MIN_STD, TanhGaussianDistribution
+from sb3_nigt.policies import MIN_STD, HalfRangeGaussianDistribution, TanhGaussianDistribution
 from sb3_nigt.replica.network import linear_layers
 
 DERIVATIVES: dict[type[nn.Module], Callable[[th.Tensor], th.Tensor]] = {  # from what the activation has returned
@@ -42,6 +42,22 @@ def gaussian_score(outputs: th.Tensor, samples: th.Tensor) -> th.Tensor:
     precision = 1 / (functional.softplus(raw_std) + MIN_STD)
     z = (samples - mean) * precision
     return th.cat([z * precision, (z * z - 1) * precision * th.sigmoid(raw_std)], dim=-1)
+
+
+def state_independent_score(mean: th.Tensor, log_std: th.Tensor, samples: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+    """
+    Gradient of log N(u; μ, σ) by μ and by log σ, where σ is the same for all observations.
+
+    With z = (u - μ)/σ: by μ it is z/σ, by log σ it is z² - 1.
+
+    :param mean: μ, shape (batch, action_dim)
+    :param log_std: log σ, shape (action_dim,)
+    :param samples: u, shape (batch, action_dim)
+    :return: both of shape (batch, action_dim)
+    """
+    precision = th.exp(-log_std)
+    z = (samples - mean) * precision
+    return z * precision, z * z - 1
 
 
 def categorical_score(outputs: th.Tensor, samples: th.Tensor) -> th.Tensor:
@@ -101,6 +117,7 @@ class MlpGradient:
         self._activation = policy.activation_fn()
         self._derivative = DERIVATIVES[policy.activation_fn]
         self._distribution = policy.action_dist
+        self._log_std = policy.log_std if isinstance(policy.action_dist, HalfRangeGaussianDistribution) else None
 
     @th.no_grad()
     def __call__(
@@ -125,8 +142,16 @@ class MlpGradient:
             inputs.append(self._activation(functional.linear(inputs[-1], weight, bias)))
         weight, bias = layers[-1]
         outputs = functional.linear(inputs[-1], weight, bias)
-        delta = output_score(self._distribution, outputs, th.from_numpy(samples)) * th.from_numpy(coefficients)[:, None]
+        factors = th.from_numpy(coefficients)[:, None]
         gradient = th.zeros(self._layout.n_parameters)
+        if self._log_std is None:
+            delta = output_score(self._distribution, outputs, th.from_numpy(samples)) * factors
+        else:
+            by_mean, by_log_std = state_independent_score(
+                outputs, self._layout.view(th.from_numpy(parameters), self._log_std), th.from_numpy(samples)
+            )
+            delta = by_mean * factors
+            th.sum(by_log_std * factors, 0, out=self._layout.view(gradient, self._log_std))
         by_layer = self._matrices(gradient)
         for i in reversed(range(len(layers))):
             by_weight, by_bias = by_layer[i]

@@ -27,7 +27,7 @@ from stable_baselines3.common.torch_layers import FlattenExtractor, MlpExtractor
 from torch import nn
 
 from sb3_nigt.parameters import Layout
-from sb3_nigt.policies import MIN_STD, ActorPolicy, TanhGaussianDistribution
+from sb3_nigt.policies import MIN_STD, ActorPolicy, HalfRangeGaussianDistribution, TanhGaussianDistribution
 
 Array = npt.NDArray[Any]
 
@@ -40,12 +40,18 @@ class NumpyMlp:
 
     :param layers: (weight, bias) of each linear layer, the weights of shape (out, in)
     :param activation: applied between the layers, in place
-    :param n_softplus: how many outputs at the end are standard deviations
+    :param n_softplus: how many outputs at the end are arguments of softplus, for standard deviations
+    :param normalize: applied to the observation first
     """
 
     def __init__(
-        self, layers: list[tuple[Array, Array]], activation: Callable[[Array, Array], Array], n_softplus: int
+        self,
+        layers: list[tuple[Array, Array]],
+        activation: Callable[[Array, Array], Array],
+        n_softplus: int,
+        normalize: Callable[[Array], Array] | None = None,
     ) -> None:
+        self._normalize = normalize
         # The bias is one more column of the weight and the constant 1 one more input: fewer calls, and here the calls cost.
         matrices = [np.column_stack([weight, bias]) for weight, bias in layers]
         inputs = [np.ones(matrix.shape[1], dtype=np.float32) for matrix in matrices]
@@ -63,6 +69,8 @@ class NumpyMlp:
 
         :param observation: any numeric dtype and shape
         """
+        if self._normalize is not None:
+            observation = self._normalize(observation)
         self._first[:] = observation.reshape(-1)
         for blocks, x, out in self._hidden:
             for weight, part in blocks:
@@ -122,7 +130,13 @@ def _relu(x: Array, out: Array) -> Array:
 ACTIVATIONS: dict[type[nn.Module], Callable[[Array, Array], Array]] = {nn.Tanh: np.tanh, nn.ReLU: _relu}
 
 
-NUMPY_DISTRIBUTIONS = (TanhGaussianDistribution, CategoricalDistribution, MultiCategoricalDistribution, BernoulliDistribution)
+NUMPY_DISTRIBUTIONS = (
+    TanhGaussianDistribution,
+    HalfRangeGaussianDistribution,
+    CategoricalDistribution,
+    MultiCategoricalDistribution,
+    BernoulliDistribution,
+)
 
 
 def has_numpy_network(policy: ActorCriticPolicy) -> bool:
@@ -169,15 +183,25 @@ def linear_layers(policy: ActorCriticPolicy) -> list[nn.Linear]:
     return [m for m in (*policy.mlp_extractor.policy_net, policy.action_net) if isinstance(m, nn.Linear)]
 
 
-def numpy_mlp(policy: ActorCriticPolicy, layout: Layout, parameters: npt.NDArray[np.float32]) -> NumpyMlp:
+def numpy_mlp(
+    policy: ActorCriticPolicy,
+    layout: Layout,
+    parameters: npt.NDArray[np.float32],
+    normalize: Callable[[Array], Array] | None = None,
+) -> NumpyMlp:
     """
     Build the NumPy network on views of a flat parameter vector.
 
     :param policy: gives the architecture; ``has_numpy_network(policy)`` must hold
     :param layout: of its parameters
     :param parameters: as in ``SamplingPoint``
+    :param normalize: the policy's normaliser with the statistics of the point
     """
     linear = linear_layers(policy)
     n_softplus = linear[-1].out_features // 2 if isinstance(policy.action_dist, TanhGaussianDistribution) else 0
     layers = [(layout.view(parameters, m.weight), layout.view(parameters, m.bias)) for m in linear]
-    return NumpyMlp(layers, ACTIVATIONS[policy.activation_fn], n_softplus)
+    if isinstance(policy.action_dist, HalfRangeGaussianDistribution):  # σ as outputs whose weights are zero
+        weight, bias = layers[-1]
+        std = np.exp(layout.view(parameters, policy.log_std))
+        layers[-1] = np.concatenate([weight, np.zeros_like(weight)]), np.concatenate([bias, std])
+    return NumpyMlp(layers, ACTIVATIONS[policy.activation_fn], n_softplus, normalize)

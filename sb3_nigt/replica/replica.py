@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 
 from sb3_nigt.messages import Contribution, SamplingPoint, TrajectoryKey
 from sb3_nigt.parameters import Layout
+from sb3_nigt.policies import ActorPolicy
 from sb3_nigt.replica.gradients import Coefficients, batches, policy_gradient, weighted_sum
 from sb3_nigt.replica.mlp import MlpGradient
 from sb3_nigt.replica.network import TorchNetwork, has_numpy_network, numpy_mlp
@@ -53,7 +55,7 @@ class PolicyReplica:
         :param point: parameters and statistics
         """
         if self._in_numpy:
-            return numpy_mlp(self.policy, self.layout, point.parameters)
+            return numpy_mlp(self.policy, self.layout, point.parameters, self._normalizer_at(point))
         torch_network = TorchNetwork(self.policy)
 
         def network(observation: object) -> npt.NDArray[np.float32]:
@@ -129,14 +131,31 @@ class PolicyReplica:
         if self._mlp_gradient is None:
             self._load(point)
             return policy_gradient(self.policy, trajectories, coefficients)
-        pieces = [self._mlp_gradient(point.parameters, *batch) for batch in batches(trajectories, coefficients)]
+        normalize = self._normalizer_at(point) or _unchanged
+        pieces = [
+            self._mlp_gradient(point.parameters, normalize(observations), *rest)
+            for observations, *rest in batches(trajectories, coefficients)
+        ]
         return pieces[0] if len(pieces) == 1 else th.stack(pieces).sum(0)
+
+    def _normalizer_at(self, point: SamplingPoint) -> Callable[[npt.NDArray[Any]], npt.NDArray[Any]] | None:
+        """Return the policy's normaliser with the statistics of a point, as a function of arrays."""
+        normalizer = self.policy.normalizer if isinstance(self.policy, ActorPolicy) else None
+        if normalizer is None:
+            return None
+        self.layout.load_buffers(point.buffers)
+        self._loaded = None  # other parameters
+        return normalizer.frozen()
 
     def _load(self, point: SamplingPoint) -> None:
         if self._loaded is not point:
             self.layout.load(point.parameters)
             self.layout.load_buffers(point.buffers)
             self._loaded = point
+
+
+def _unchanged(observations: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    return observations
 
 
 def by_worker(contributions: Iterable[Contribution]) -> dict[int, list[Contribution]]:

@@ -22,9 +22,12 @@ from stable_baselines3.common.distributions import (
 )
 from stable_baselines3.common.policies import ActorCriticPolicy
 
-from sb3_nigt.policies import TanhGaussianDistribution
+from sb3_nigt.policies import HalfRangeGaussianDistribution, TanhGaussianDistribution
 
 Array = npt.NDArray[Any]
+
+GAUSSIANS = {TanhGaussianDistribution: "tanh", HalfRangeGaussianDistribution: "half_range", DiagGaussianDistribution: "clip"}
+_MINUS_ONE, _ONE = np.float32(-1), np.float32(1)
 
 
 class Head(ABC):
@@ -63,17 +66,19 @@ class Head(ABC):
 
 class GaussianHead(Head):
     """
-    Parameters (μ, σ) side by side. The sample is u = μ + σε; the action is squashed onto the bounds, or u clipped to them.
+    Parameters (μ, σ) side by side. The sample is u = μ + σε; how it becomes an action is a matter of the distribution.
 
     :param action_space: the environment's action space
-    :param squash: tanh (our policies) or clip (Stable-Baselines3's diagonal Gaussian)
+    :param how: "tanh": tanh(u) is mapped onto the bounds; "half_range": u is clipped to [-1, 1] and mapped onto the bounds;
+        "clip": u is clipped to the bounds, as with Stable-Baselines3's diagonal Gaussian
     """
 
     sample_dtype = np.float32
 
-    def __init__(self, action_space: spaces.Box, squash: bool) -> None:
+    def __init__(self, action_space: spaces.Box, how: str) -> None:
         super().__init__(action_space)
-        self.low, self.high, self.squash = action_space.low, action_space.high, squash
+        self.low, self.high = action_space.low, action_space.high
+        self.how = how if how != "half_range" or action_space.is_bounded() else "clip"
         self.size = int(np.prod(action_space.shape))
         self.sample_shape = (self.size,)
         working_dtype = np.float32 if self.action_dtype == np.float32 else np.float64
@@ -89,8 +94,9 @@ class GaussianHead(Head):
         """See ``Head.draw``."""
         sample = parameters[..., self.size :] * noise
         sample += parameters[..., : self.size]
-        if self.squash:
-            action = np.tanh(sample) * self._half_range
+        if self.how != "clip":
+            inside = np.tanh(sample) if self.how == "tanh" else np.minimum(np.maximum(sample, _MINUS_ONE), _ONE)
+            action = inside * self._half_range
             action += self._middle
             action = action.reshape(sample.shape[:-1] + self.action_shape)
         else:
@@ -170,11 +176,11 @@ def make_head(policy: ActorCriticPolicy) -> Head:
     :raises ValueError: for another distribution
     """
     dist, space = policy.action_dist, policy.action_space
-    squashed = isinstance(dist, TanhGaussianDistribution)
-    # the library's own squashed Gaussian takes a logarithm of σ, and its actions are not the samples of its Normal
-    if squashed or (isinstance(dist, DiagGaussianDistribution) and not isinstance(dist, SquashedDiagGaussianDistribution)):
-        assert isinstance(space, spaces.Box)
-        return GaussianHead(space, squash=squashed)
+    for cls, how in GAUSSIANS.items():
+        # the library's own squashed Gaussian takes a logarithm of σ, and its actions are not the samples of its Normal
+        if isinstance(dist, cls) and not (how == "clip" and isinstance(dist, SquashedDiagGaussianDistribution)):
+            assert isinstance(space, spaces.Box)
+            return GaussianHead(space, how)
     if isinstance(dist, CategoricalDistribution):
         return CategoricalHead(space, [dist.action_dim])
     if isinstance(dist, MultiCategoricalDistribution):

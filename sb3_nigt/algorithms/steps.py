@@ -1,0 +1,70 @@
+"""A round of steps: the environments live on between rounds, and all steps count that were made until the rule says so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from sb3_nigt.aggregators import Aggregator
+from sb3_nigt.algorithms.book import BetweenRounds, Book, RoundResult
+from sb3_nigt.algorithms.round import RESET_IN_A_ROUND, Show, check_lost
+from sb3_nigt.messages import SamplingPoint
+from sb3_nigt.vec_env.base import TrajectoryWorkers
+
+SMALLEST_ROUND, SMALLEST_SEGMENT = 500, 20  # steps
+
+
+def steps_of_a_round(n_steps: int | None, n_workers: int) -> int:
+    """
+    Return M of a round of steps.
+
+    :param n_steps: steps a worker makes in a round where all are equally fast; None: so many that a round has at least 500
+        steps and a segment is not too short for an advantage
+    :param n_workers: n
+    """
+    if n_steps is None:
+        n_steps = -(-max(SMALLEST_ROUND, SMALLEST_SEGMENT * n_workers) // n_workers)
+    return n_steps * n_workers
+
+
+def run_steps(
+    workers: TrajectoryWorkers,
+    aggregator: Aggregator,
+    point: SamplingPoint,
+    show: Show,
+    memory: BetweenRounds,
+    meanwhile: Callable[[], None],
+) -> RoundResult | None:
+    """
+    Sample one round of steps at a point.
+
+    :param workers: that step
+    :param aggregator: when the round is complete, and the weights; it counts steps
+    :param point: θ̃ with its number
+    :param show: shows the steps of a piece to callbacks
+    :param memory: what the rounds before have left, updated here
+    :param meanwhile: called once, when the workers have begun
+    :return: None if a callback said stop
+    :raises LostWorkerError: if the round needs a worker that is lost
+    :raises WorkerError: if one worker delivers non-finite numbers several times in a row
+    """
+    book, n_resets = Book(workers, point, memory), workers.n_resets
+    check_lost(workers.lost(), aggregator, workers.task_ids, workers.last_failure)
+    segments = workers.run_segments(point, aggregator.is_complete, meanwhile)
+    if segments is None:
+        return None
+    for arrival, piece in segments.pieces:
+        if arrival.rejected is None:
+            book.accept(arrival, piece)
+        else:
+            book.reject(arrival)
+        if not show(piece):
+            return None
+    book.discard(segments.discarded)
+    if not all(show(piece) for _, _, piece in segments.discarded):
+        return None
+    if workers.n_resets != n_resets:
+        raise RuntimeError(RESET_IN_A_ROUND)
+    workers.aggregate_messages(np.flatnonzero(segments.counts).tolist())
+    return book.close(segments.counts, aggregator.weights(segments.counts))
