@@ -1,0 +1,154 @@
+"""Running normalisation of observations, as a part of the policy: saved, loaded and exported with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.preprocessing import is_image_space
+from torch import nn
+
+from sb3_nigt.moments import Moments
+
+Array = npt.NDArray[Any]
+IMAGE_DIMENSIONS = 3  # float images too: the statistics of single pixels say little about the next image
+
+
+def is_normalized(space: spaces.Space[Any]) -> bool:
+    """
+    Tell whether observations of a space are normalised: Box spaces that hold no images.
+
+    :param space: of an observation, or of one entry of a Dict observation
+    """
+    is_image = len(space.shape or ()) >= IMAGE_DIMENSIONS or is_image_space(space)
+    return isinstance(space, spaces.Box) and not is_image
+
+
+class RunningNorm(nn.Module):
+    """
+    (x - mean) / (var + ε)^{1/2}, clipped; the statistics are buffers.
+
+    The buffers are float64; ``forward`` rounds them to float32 before any arithmetic, so that a copy which received them in
+    float32 returns the same bits.
+
+    :param shape: shape of one observation
+    :param clip: largest absolute value of the output
+    :param epsilon: ε
+    """
+
+    mean: th.Tensor
+    var: th.Tensor
+    count: th.Tensor
+
+    def __init__(self, shape: tuple[int, ...], clip: float = 10.0, epsilon: float = 1e-8) -> None:
+        super().__init__()
+        self.shape, self.clip, self.epsilon = shape, clip, epsilon
+        for name in ("mean", "var", "count"):
+            self.register_buffer(name, th.zeros(() if name == "count" else shape, dtype=th.float64))
+        self.set_moments(Moments.prior(shape))
+
+    def forward(self, observation: th.Tensor) -> th.Tensor:
+        """
+        Normalise a batch with the statistics as they are; nothing is updated.
+
+        :param observation: any numeric dtype, one observation or a batch
+        :return: float32
+        """
+        std = (self.var.float() + self.epsilon).double().sqrt().float()  # torch's root of a float32 is off by a bit at times
+        return ((observation.float() - self.mean.float()) / std).clamp(-self.clip, self.clip)
+
+    def frozen(self) -> Callable[[Array], Array]:
+        """Return ``forward`` as a NumPy function with the statistics of this moment; on a CPU the bits are the same."""
+        mean, variance = (x.detach().cpu().numpy().astype(np.float32) for x in (self.mean, self.var))
+        std = np.sqrt((variance + np.float32(self.epsilon)).astype(np.float64)).astype(np.float32)
+        clip = np.float32(self.clip)
+
+        def normalize(observation: Array) -> Array:
+            out = np.subtract(observation, mean, dtype=np.float32, casting="unsafe")
+            np.divide(out, std, out=out)
+            np.minimum(out, clip, out=out)
+            return np.maximum(out, -clip, out=out)
+
+        return normalize
+
+    def moments(self) -> Moments:
+        """Statistics so far."""
+        mean, var, count = (x.detach().cpu().numpy().copy() for x in (self.mean, self.var, self.count))
+        return Moments(count, mean, var * count)
+
+    def set_moments(self, moments: Moments) -> None:
+        """
+        Replace the statistics.
+
+        :param moments: of the shape of one observation, with a weight above 0
+        """
+        new = {"mean": moments.mean, "var": moments.variance, "count": moments.weight}
+        for name, value in new.items():
+            getattr(self, name).copy_(th.as_tensor(value, dtype=th.float64))
+
+
+class ObservationNormalizer(nn.Module):
+    """
+    Normalises what ``is_normalized`` says: a vector observation, or the vector entries of a Dict; all else passes unchanged.
+
+    The statistics equal those of ``VecNormalize`` on the same data. They are frozen within a round: sampling and gradients
+    use ``forward`` or ``frozen``; when a round is aggregated, ``merge`` takes in the ``moments_of`` its accepted steps.
+
+    :param observation_space: what the environment returns
+    :param clip: largest absolute value of the output
+    :param epsilon: added to the variance
+    """
+
+    def __init__(self, observation_space: spaces.Space[Any], clip: float = 10.0, epsilon: float = 1e-8) -> None:
+        super().__init__()
+        self.is_dict = isinstance(observation_space, spaces.Dict)
+        parts: Mapping[Any, spaces.Space[Any]]
+        parts = observation_space.spaces if isinstance(observation_space, spaces.Dict) else {None: observation_space}
+        self.keys = tuple(key for key, space in parts.items() if is_normalized(space))  # (None,) without a Dict
+        self.norms = nn.ModuleList([RunningNorm(parts[key].shape or (), clip, epsilon) for key in self.keys])
+
+    def forward(self, observation: Any) -> Any:
+        """
+        Normalise a batch of observations.
+
+        :param observation: tensor or dict of tensors
+        """
+        return self._apply_each(list(self.norms), observation)
+
+    def frozen(self) -> Callable[[Any], Any]:
+        """Return ``forward`` as a NumPy function of one observation or a batch, with the statistics of this moment."""
+        functions = [norm.frozen() for norm in self._running_norms()]
+        return functions[0] if functions and not self.is_dict else lambda observation: self._apply_each(functions, observation)
+
+    def _apply_each(self, functions: list[Any], observation: Any) -> Any:
+        if self.is_dict:
+            return {**observation, **{key: f(observation[key]) for key, f in zip(self.keys, functions, strict=True)}}
+        return functions[0](observation) if functions else observation
+
+    def moments_of(self, observations: Any) -> list[Moments]:
+        """
+        Moments of a batch, for ``merge``, one for each normalised entry.
+
+        :param observations: as the environment gave them, arrays with a leading batch dimension, which may be 0
+        """
+        return [Moments.of(observations[key] if self.is_dict else observations) for key in self.keys]
+
+    def moments(self) -> list[Moments]:
+        """Statistics so far, one for each normalised entry."""
+        return [norm.moments() for norm in self._running_norms()]
+
+    def merge(self, moments: list[Moments]) -> None:
+        """
+        Take new moments into the statistics.
+
+        :param moments: one for each normalised entry
+        """
+        for norm, new in zip(self._running_norms(), moments, strict=True):
+            norm.set_moments(norm.moments().merge(new))
+
+    def _running_norms(self) -> list[RunningNorm]:
+        return [norm for norm in self.norms if isinstance(norm, RunningNorm)]
