@@ -83,9 +83,8 @@ def backward_sums(terms: FloatArray, factors: FloatArray) -> FloatArray:
     """
     sums, factors = terms.astype(np.float64), factors.astype(np.float64)
     reach = 1
-    while reach < len(sums) and factors.any():
+    while reach < len(sums):
         sums[:-reach] += factors[:-reach] * sums[reach:]
         factors[:-reach] *= factors[reach:]
-        factors[-reach:] = 0.0
         reach *= 2
     return sums
