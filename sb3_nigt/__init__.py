@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from sb3_nigt import distributed, envs
 from sb3_nigt.algorithms import AFedPG, MaleniaNIGT, RennalaNIGT, RennalaPG, SyncNIGT, SyncPG
 from sb3_nigt.algorithms.group import set_chooser
+from sb3_nigt.algorithms.paper import PAPER
 from sb3_nigt.errors import WorkerError
 from sb3_nigt.optimizers import NIGT
 from sb3_nigt.recording import Recording, RunRecorder
@@ -22,6 +23,7 @@ __version__ = files(__name__).joinpath("version.txt").read_text(encoding="utf-8"
 
 __all__ = [
     "NIGT",
+    "PAPER",
     "AFedPG",
     "FixedTimes",
     "MaleniaNIGT",

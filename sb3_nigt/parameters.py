@@ -40,6 +40,9 @@ class Layout:
             self.size += tensor.numel()
         self.n_parameters = sum(p.numel() for p in self.parameters)
 
+    def __contains__(self, tensor: th.Tensor) -> bool:
+        return id(tensor) in self._offsets
+
     # Vectors of parameters and buffers
 
     def flatten(self, values: Mapping[th.Tensor, th.Tensor] | None = None) -> npt.NDArray[np.float32]:

@@ -204,7 +204,7 @@ class ActorPolicy(ActorCriticPolicy):
             with th.no_grad():
                 self.log_std.fill_(self._log_std_init or 0.0)
         else:
-            self.action_net = net  # type: ignore[assignment]
+            self.action_net = net
         if self.ortho_init:
             gains = {self.features_extractor: np.sqrt(2), self.mlp_extractor: np.sqrt(2), self.action_net: 0.01}
             for module, gain in gains.items():
@@ -238,7 +238,7 @@ class ActorPolicy(ActorCriticPolicy):
 
         :param obs: batch of observations
         """
-        return obs if self.normalizer is None else self.normalizer(obs)  # type: ignore[no-any-return]
+        return obs if self.normalizer is None else self.normalizer(obs)
 
     def get_distribution(self, obs: PyTorchObs) -> Distribution:
         """
@@ -249,7 +249,7 @@ class ActorPolicy(ActorCriticPolicy):
         features = self.extract_features(obs, self.pi_features_extractor)
         return self._get_action_dist_from_latent(self.mlp_extractor.forward_actor(features))  # type: ignore[arg-type]
 
-    def extract_features(
+    def extract_features(  # type: ignore[override]
         self, obs: PyTorchObs, features_extractor: BaseFeaturesExtractor | None = None
     ) -> th.Tensor | tuple[th.Tensor, th.Tensor]:
         """

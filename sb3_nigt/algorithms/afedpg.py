@@ -10,7 +10,8 @@ from stable_baselines3.common.type_aliases import Schedule as ProgressSchedule
 
 from sb3_nigt.aggregators import Aggregator, Rennala
 from sb3_nigt.algorithms.base import AsyncPolicyGradient
-from sb3_nigt.algorithms.checks import refuse_arguments
+from sb3_nigt.algorithms.checks import NOT_PUBLISHED, refuse_arguments
+from sb3_nigt.algorithms.paper import as_published
 from sb3_nigt.schedules import Immediate, Schedule
 
 
@@ -31,15 +32,14 @@ class AFedPG(AsyncPolicyGradient):
         env: GymEnv | str,
         learning_rate: float | ProgressSchedule = 2**-6,
         n_initial_trajectories: int = 1,
-        n_steps: int = 1000,
+        horizon: int = 1000,
         gamma: float = 0.99,
         eta: float | ProgressSchedule = 0.1,
         **kwargs: Any,
     ) -> None:
-        refuse_arguments("AFedPG", kwargs, "n_trajectories", "schedule")
-        super().__init__(
-            policy, env, learning_rate, 1, n_initial_trajectories, n_steps, gamma, eta, "first_finished", **kwargs
-        )
+        refuse_arguments("AFedPG", kwargs, "n_trajectories", "schedule", *NOT_PUBLISHED)
+        own = {"n_trajectories": 1, "n_initial_trajectories": n_initial_trajectories, "horizon": horizon, "gamma": gamma}
+        super().__init__(policy, env, learning_rate, **as_published(**own, eta=eta, schedule="first_finished", **kwargs))
 
     def make_aggregator(self, n_trajectories: int) -> Aggregator:
         """See ``AsyncPolicyGradient.make_aggregator``."""

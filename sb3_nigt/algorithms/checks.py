@@ -11,15 +11,18 @@ from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_nigt.parameters import has_batch_norm
+from sb3_nigt.optimizers.geometry import check_geometry
+from sb3_nigt.parameters import actor_parameters, has_batch_norm
 from sb3_nigt.schedules import SCHEDULES
-from sb3_nigt.validation import check_integer, check_interval
+from sb3_nigt.validation import check_bool, check_integer, check_interval
 from sb3_nigt.vec_env.base import WorkerVecEnv
 from sb3_nigt.vec_env.wrappers import WrapperStack
 
 if TYPE_CHECKING:
     from sb3_nigt.algorithms.base import AsyncPolicyGradient
 
+ROLLOUTS = ("steps", "trajectories")
+NOT_PUBLISHED = ("n_steps", "gae_lambda", "geometry", "rollout", "stagger", "fisher_samples", "fisher_rounds")
 OBSERVATION_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary, spaces.Dict)
 
 
@@ -30,19 +33,45 @@ def check_arguments(model: AsyncPolicyGradient) -> None:
     :param model: with its arguments as attributes
     :raises ValueError: naming the argument, its value and what is allowed
     """
-    check_learning_rate(model.learning_rate(1.0) if callable(model.learning_rate) else model.learning_rate)
+    if model.learning_rate is not None:
+        check_learning_rate(model.learning_rate(1.0) if callable(model.learning_rate) else model.learning_rate)
     check_interval("eta", model.eta(1.0) if callable(model.eta) else model.eta, 0.0, 1.0, open_low=True)
     check_integer("n_trajectories", model.n_trajectories, 1)
     if model.n_initial_trajectories is not None:
         check_integer("n_initial_trajectories", model.n_initial_trajectories, 1)
-    check_integer("n_steps", model.n_steps, 1)
+    if model.n_steps is not None:
+        check_integer("n_steps", model.n_steps, 1)
+    for name in ("horizon", "fisher_samples", "fisher_rounds"):
+        check_integer(name, getattr(model, name), 1)
+    check_bool("stagger", model.stagger)
     check_interval("gamma", model.gamma, 0.0, 1.0)
+    check_estimator(model.gae_lambda, model.rollout)
+    check_geometry(model.geometry)
     if not isinstance(model.schedule, str) or model.schedule not in SCHEDULES:
         raise ValueError(f"schedule={model.schedule!r} is not allowed: give one of {', '.join(map(repr, SCHEDULES))}.")
     if model.use_sde:
         raise ValueError(
             "use_sde=True is not allowed: gSDE keeps one noise matrix for many steps, which the estimator's score does "
             "not cover. Leave use_sde=False: the policy's standard deviation depends on the state already."
+        )
+
+
+def check_estimator(gae_lambda: Any, rollout: Any) -> None:
+    """
+    Refuse estimators and kinds of rounds that do not exist, or do not fit together.
+
+    :param gae_lambda: argument of the algorithm
+    :param rollout: argument of the algorithm
+    :raises ValueError: naming the argument, its value and what is allowed
+    """
+    if not isinstance(rollout, str) or rollout not in ROLLOUTS:
+        raise ValueError(f"rollout={rollout!r} is not allowed: give one of {', '.join(map(repr, ROLLOUTS))}.")
+    if gae_lambda is not None:
+        check_interval("gae_lambda", gae_lambda, 0.0, 1.0)
+    elif rollout == "steps":
+        raise ValueError(
+            'gae_lambda=None, the paper\'s estimator, is not allowed with rollout="steps", since it needs whole trajectories: '
+            'give rollout="trajectories", or all arguments of the paper with **PAPER.'
         )
 
 
@@ -101,7 +130,8 @@ def warn_of_untrained(policy: ActorCriticPolicy) -> None:
     :param policy: with its optimizer
     """
     known = {id(p) for group in policy.optimizer.param_groups for p in group["params"]}
-    names = [name for name, p in policy.named_parameters() if p.requires_grad and id(p) not in known]
+    trained = {id(p) for p in actor_parameters(policy)}  # the critic has an optimizer of its own
+    names = [name for name, p in policy.named_parameters() if p.requires_grad and id(p) in trained - known]
     if names:
         warnings.warn(
             f"The policy's optimizer does not hold {', '.join(names[:3])}{', …' if len(names) > 3 else ''}: they stay as they "

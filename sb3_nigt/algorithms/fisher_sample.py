@@ -37,7 +37,7 @@ class FisherSample:
         lengths = [trajectory.n_steps for _, trajectory in accepted]
         by_step = np.repeat([weights[arrival.worker] for arrival, _ in accepted], lengths)
         rng = np.random.default_rng((self._seed, round_))
-        n_samples = min(self.n_samples, np.count_nonzero(by_step))
+        n_samples = min(self.n_samples, int(np.count_nonzero(by_step)))
         chosen = np.sort(rng.choice(len(by_step), n_samples, replace=False, p=by_step / by_step.sum()))
         starts = np.cumsum([0, *lengths])
         parts = []

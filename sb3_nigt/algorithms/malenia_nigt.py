@@ -38,19 +38,36 @@ class MaleniaNIGT(AsyncPolicyGradient):
         self,
         policy: str | type[ActorCriticPolicy],
         env: GymEnv | str,
-        learning_rate: float | ProgressSchedule = 2**-6,
+        learning_rate: float | ProgressSchedule | None = None,
+        n_steps: int | None = None,
+        gamma: float = 0.99,
+        gae_lambda: float | None = 0.95,
+        eta: float | ProgressSchedule = 0.5,
+        geometry: str = "natural",
+        rollout: str = "steps",
         n_trajectories: int = 20,
         n_initial_trajectories: int | None = None,
-        n_steps: int = 1000,
-        gamma: float = 0.99,
-        eta: float | ProgressSchedule = 0.1,
+        horizon: int = 1000,
         schedule: str = "planned",
         on_lost_task: str = "raise",
         **kwargs: Any,
     ) -> None:
         self.on_lost_task = on_lost_task
         super().__init__(
-            policy, env, learning_rate, n_trajectories, n_initial_trajectories, n_steps, gamma, eta, schedule, **kwargs
+            policy,
+            env,
+            learning_rate,
+            n_steps,
+            gamma,
+            gae_lambda,
+            eta,
+            geometry,
+            rollout,
+            n_trajectories,
+            n_initial_trajectories,
+            horizon,
+            schedule,
+            **kwargs,
         )
 
     def _check_arguments(self) -> None:

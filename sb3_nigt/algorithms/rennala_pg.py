@@ -11,7 +11,8 @@ from stable_baselines3.common.type_aliases import Schedule as ProgressSchedule
 
 from sb3_nigt.aggregators import Aggregator, Rennala
 from sb3_nigt.algorithms.base import AsyncPolicyGradient
-from sb3_nigt.algorithms.checks import refuse_arguments
+from sb3_nigt.algorithms.checks import NOT_PUBLISHED, refuse_arguments
+from sb3_nigt.algorithms.paper import as_published
 
 
 class RennalaPG(AsyncPolicyGradient):
@@ -29,13 +30,14 @@ class RennalaPG(AsyncPolicyGradient):
         env: GymEnv | str,
         learning_rate: float | ProgressSchedule = 1e-4,
         n_trajectories: int = 20,
-        n_steps: int = 1000,
+        horizon: int = 1000,
         gamma: float = 0.99,
         schedule: str = "planned",
         **kwargs: Any,
     ) -> None:
-        refuse_arguments("RennalaPG", kwargs, "eta", "n_initial_trajectories")
-        super().__init__(policy, env, learning_rate, n_trajectories, None, n_steps, gamma, 1.0, schedule, **kwargs)
+        refuse_arguments("RennalaPG", kwargs, "eta", "n_initial_trajectories", *NOT_PUBLISHED)
+        own = {"n_trajectories": n_trajectories, "horizon": horizon, "gamma": gamma, "eta": 1.0, "schedule": schedule}
+        super().__init__(policy, env, learning_rate, **as_published(**own, **kwargs))
 
     def make_aggregator(self, n_trajectories: int) -> Aggregator:
         """See ``AsyncPolicyGradient.make_aggregator``."""

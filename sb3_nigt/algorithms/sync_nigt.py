@@ -23,17 +23,33 @@ class SyncNIGT(AsyncPolicyGradient):
         self,
         policy: str | type[ActorCriticPolicy],
         env: GymEnv | str,
-        learning_rate: float | Schedule = 2**-6,
+        learning_rate: float | Schedule | None = None,
+        n_steps: int | None = None,
+        gamma: float = 0.99,
+        gae_lambda: float | None = 0.95,
+        eta: float | Schedule = 0.5,
+        geometry: str = "natural",
+        rollout: str = "steps",
         n_trajectories: int = 20,
         n_initial_trajectories: int | None = None,
-        n_steps: int = 1000,
-        gamma: float = 0.99,
-        eta: float | Schedule = 0.1,
+        horizon: int = 1000,
         **kwargs: Any,
     ) -> None:
         refuse_arguments("SyncNIGT", kwargs, "schedule")
         super().__init__(
-            policy, env, learning_rate, n_trajectories, n_initial_trajectories, n_steps, gamma, eta, "planned", **kwargs
+            policy,
+            env,
+            learning_rate,
+            n_steps,
+            gamma,
+            gae_lambda,
+            eta,
+            geometry,
+            rollout,
+            n_trajectories,
+            n_initial_trajectories,
+            horizon,
+            **kwargs,
         )
 
     def make_aggregator(self, n_trajectories: int) -> Aggregator:

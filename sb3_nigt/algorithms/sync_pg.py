@@ -10,7 +10,8 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
 from sb3_nigt.aggregators import Aggregator, Synchronous
 from sb3_nigt.algorithms.base import AsyncPolicyGradient
-from sb3_nigt.algorithms.checks import refuse_arguments
+from sb3_nigt.algorithms.checks import NOT_PUBLISHED, refuse_arguments
+from sb3_nigt.algorithms.paper import as_published
 
 
 class SyncPG(AsyncPolicyGradient):
@@ -28,12 +29,13 @@ class SyncPG(AsyncPolicyGradient):
         env: GymEnv | str,
         learning_rate: float | Schedule = 1e-4,
         n_trajectories: int = 20,
-        n_steps: int = 1000,
+        horizon: int = 1000,
         gamma: float = 0.99,
         **kwargs: Any,
     ) -> None:
-        refuse_arguments("SyncPG", kwargs, "schedule", "eta", "n_initial_trajectories")
-        super().__init__(policy, env, learning_rate, n_trajectories, None, n_steps, gamma, 1.0, "planned", **kwargs)
+        refuse_arguments("SyncPG", kwargs, "schedule", "eta", "n_initial_trajectories", *NOT_PUBLISHED)
+        own = {"n_trajectories": n_trajectories, "horizon": horizon, "gamma": gamma, "eta": 1.0}
+        super().__init__(policy, env, learning_rate, **as_published(**own, **kwargs))
 
     def make_aggregator(self, n_trajectories: int) -> Aggregator:
         """See ``AsyncPolicyGradient.make_aggregator``."""

@@ -27,7 +27,7 @@ from torch.distributions import kl_divergence
 from torch.func import functional_call
 from torch.nn import functional
 
-from sb3_nigt.parameters import EXACT_IN_FLOAT32, Layout
+from sb3_nigt.parameters import Layout
 from sb3_nigt.policies import MIN_STD, TanhGaussianDistribution
 from sb3_nigt.replica.mlp import DERIVATIVES
 from sb3_nigt.replica.network import has_numpy_network, linear_layers
@@ -116,7 +116,7 @@ class AutogradFisher:
     ) -> None:
         self._layout = layout
         values = _values(policy, layout, parameters)
-        self._leaves = {p: values[name].requires_grad_() for name, p in policy.named_parameters() if p.requires_grad}
+        self._leaves = {p: values[name].requires_grad_() for name, p in policy.named_parameters() if p in layout and p.requires_grad}
         here = outputs_at(policy, layout, parameters, observations)
         with th.enable_grad():
             divergence = kl(here, _call(policy, values, _distributions, observations), weights)
@@ -252,9 +252,9 @@ def _normalised(weights: Array | None, like: th.Tensor) -> th.Tensor:
 def _values(policy: ActorCriticPolicy, layout: Layout, parameters: Array) -> dict[str, th.Tensor]:
     """Copy the parameters, and the float buffers where the vector has them, by name."""
     vector = th.from_numpy(np.array(parameters)).to(policy.device)
-    named: list[tuple[str, th.Tensor]] = list(policy.named_parameters())
+    named: list[tuple[str, th.Tensor]] = [(name, p) for name, p in policy.named_parameters() if p in layout]
     if len(vector) == layout.size:
-        named += [(name, buffer) for name, buffer in policy.named_buffers() if buffer.dtype in EXACT_IN_FLOAT32]
+        named += [(name, buffer) for name, buffer in policy.named_buffers() if buffer in layout]
     return {name: layout.view(vector, tensor).detach().to(tensor.dtype) for name, tensor in named}
 
 
