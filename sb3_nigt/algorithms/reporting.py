@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict, deque
 from collections.abc import Hashable, Sequence
 
@@ -67,7 +68,8 @@ class RoundLogger:
             logger.record("async/bias_bound", bias_bound([a.n_steps for a in report.arrivals], len(report.counts)))
         if self._names:
             for arrival in report.arrivals:
-                self._returns[arrival.task_id].append(arrival.episode_return)
+                if not math.isnan(arrival.episode_return):  # as of pieces that end no episode
+                    self._returns[arrival.task_id].append(arrival.episode_return)
             for task_id, returns in self._returns.items():
                 logger.record(f"task/{self._names[task_id]}/ep_rew_mean", float(np.mean(returns)))
 

@@ -116,7 +116,9 @@ class AutogradFisher:
     ) -> None:
         self._layout = layout
         values = _values(policy, layout, parameters)
-        self._leaves = {p: values[name].requires_grad_() for name, p in policy.named_parameters() if p in layout and p.requires_grad}
+        self._leaves = {
+            p: values[name].requires_grad_() for name, p in policy.named_parameters() if p in layout and p.requires_grad
+        }
         here = outputs_at(policy, layout, parameters, observations)
         with th.enable_grad():
             divergence = kl(here, _call(policy, values, _distributions, observations), weights)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
@@ -224,6 +225,32 @@ class WorkerVecEnv(VecEnv, TrajectoryWorkers):
     @abstractmethod
     def message_times(self) -> npt.NDArray[np.float64]:
         """κ_i, seconds per message, shape (n,)."""
+
+
+def piece_arrival(worker: int, task_id: Hashable, piece: Trajectory, began: float, ended: float) -> Arrival:
+    """
+    Return the arrival of a piece; its return is that of the episode it ends, NaN where it ends none.
+
+    :param worker: index of the worker
+    :param task_id: the task that it holds
+    :param piece: the steps
+    :param began: seconds on the workers' clock
+    :param ended: seconds on the workers' clock
+    """
+    episode_return = math.nan
+    if piece.terminated or piece.truncated:
+        episode_return = float(piece.infos[-1].get("episode", {}).get("r", piece.episode_return))
+    return Arrival(
+        worker=worker,
+        task_id=task_id,
+        key=piece.key,
+        n_steps=piece.n_steps,
+        episode_return=episode_return,
+        started_at=began,
+        finished_at=ended,
+        arrived_at=ended,
+        rejected=piece.rejected,
+    )
 
 
 def checked_task_ids(task_ids: Sequence[Hashable] | None, n_workers: int) -> tuple[Hashable, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,14 +13,15 @@ import numpy.typing as npt
 import torch as th
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_nigt.messages import Arrival, Contribution, Job, SamplingPoint
+from sb3_nigt.messages import Arrival, Contribution, Job, SamplingPoint, TrajectoryKey
 from sb3_nigt.replica.replica import PolicyReplica
-from sb3_nigt.sampling.seeding import trajectory_seeds
+from sb3_nigt.sampling.seeding import action_stream, trajectory_seeds
+from sb3_nigt.sampling.segments import NoiseStream
 from sb3_nigt.sampling.ticks import Tick
 from sb3_nigt.sampling.trajectory import Trajectory, map_observation
 from sb3_nigt.timing.clock import SimulatedClock
 from sb3_nigt.timing.time_models import TimePer
-from sb3_nigt.vec_env.base import RolloutSpec, TrajectoryWorkers
+from sb3_nigt.vec_env.base import RolloutSpec, Segments, TrajectoryWorkers, piece_arrival
 
 
 @dataclass(eq=False)
@@ -81,6 +83,8 @@ class LockstepWorkers(TrajectoryWorkers):
         self.rollout_spec = self._spec = spec
         self._replica = PolicyReplica(spec.policy)
         self._idle_rng = np.random.default_rng(spec.seed)
+        self._noise = [NoiseStream(self._replica.head, action_stream(spec.seed, worker)) for worker in range(self.n)]
+        self._ages = np.zeros(self.n, dtype=np.int64)  # steps of the current episodes
 
     def busy(self, worker: int) -> bool:
         """See ``TrajectoryWorkers``."""
@@ -140,15 +144,9 @@ class LockstepWorkers(TrajectoryWorkers):
                 run.first = self._n_steps_done
 
     def _step(self) -> bool:
-        samples, actions = self._act()
-        new_obs, rewards, dones, infos = self.env.step(actions)
-        tick = Tick(new_obs, rewards, dones, infos, actions)
-        self._steps.append((map_observation(np.array, self.observation), samples, tick))
-        self._n_steps_done += 1
         self.steps_executed += self.n - sum(run.first is not None for run in self._runs.values())  # steps without a job
-        self.clock.advance_to(self.clock.now() + 1.0)
-        self.observation, self.at_start = new_obs, np.array(dones, dtype=bool)
-        if not self._on_tick(tick):
+        tick = self._advance(*self._act())
+        if tick is None:
             return False
         for worker in range(self.n):
             run = self._runs.get(worker)
@@ -156,6 +154,51 @@ class LockstepWorkers(TrajectoryWorkers):
                 self._check_end(worker, run, run.first, tick)
         self._drop_old_steps()
         return True
+
+    def _advance(self, samples: npt.NDArray[Any], actions: npt.NDArray[Any]) -> Tick | None:
+        """Step all environments and keep the step; None if a callback said stop."""
+        new_obs, rewards, dones, infos = self.env.step(actions)
+        tick = Tick(new_obs, rewards, dones, infos, actions)
+        self._steps.append((map_observation(np.array, self.observation), samples, tick))
+        self._n_steps_done += 1
+        self.clock.advance_to(self.clock.now() + 1.0)
+        self.observation, self.at_start = new_obs, np.array(dones, dtype=bool)
+        return tick if self._on_tick(tick) else None
+
+    def run_segments(
+        self, point: SamplingPoint, is_complete: Callable[[npt.NDArray[np.int64]], bool], meanwhile: Callable[[], None]
+    ) -> Segments | None:
+        """See ``TrajectoryWorkers``; every worker makes the same number of steps."""
+        meanwhile()
+        counts, head = np.zeros(self.n, dtype=np.int64), self._replica.head
+        network = self._replica.batch_network(point)
+        self._void()
+        while not is_complete(counts):
+            parameters = network(map_observation(_finite_part, self.observation))
+            noise = np.concatenate([stream.take(1) for stream in self._noise])
+            if self._advance(*head.draw(parameters, noise)) is None:
+                return None
+            counts += 1
+        self.steps_executed += int(counts.sum())
+        pieces = [pair for worker in range(self.n) for pair in self._pieces(worker, point)]
+        self._kept.update({(arrival.worker, arrival.key): piece for arrival, piece in pieces})
+        for arrival, piece in pieces:
+            counts[arrival.worker] -= piece.n_steps if piece.rejected else 0
+        return Segments(counts, pieces, [])
+
+    def _pieces(self, worker: int, point: SamplingPoint) -> list[tuple[Arrival, Trajectory]]:
+        """Cut the steps of one environment where its episodes ended."""
+        ends = [i + 1 for i, (_, _, tick) in enumerate(self._steps) if tick.dones[worker] or i == len(self._steps) - 1]
+        pieces, start = [], 0
+        for number, end in enumerate(ends):
+            steps = self._steps[start:end]
+            piece = self._trajectory(worker, TrajectoryKey(point.round, worker, number), point, steps)
+            piece = dataclasses.replace(piece, age=int(self._ages[worker]))
+            self._ages[worker] = 0 if steps[-1][2].dones[worker] else self._ages[worker] + len(steps)
+            now = self.clock.now() - len(self._steps)
+            pieces.append((piece_arrival(worker, worker, piece, now + start, now + end), piece))
+            start = end
+        return pieces
 
     def _act(self) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         """Sample actions for all environments; those without a job act as well, their steps count for nothing."""
@@ -181,7 +224,7 @@ class LockstepWorkers(TrajectoryWorkers):
         finite = bool(np.isfinite(tick.rewards[worker])) and _finite(self._after(worker, tick))
         if not (tick.dones[worker] or length == self._spec.n_steps or not finite):
             return
-        trajectory = self._trajectory(worker, run, first, length, tick)
+        trajectory = self._trajectory(worker, run.job.key, run.job.point, self._steps[first - self._first_step :])
         now = self.clock.now()
         arrival = Arrival(
             worker=worker,
@@ -197,8 +240,10 @@ class LockstepWorkers(TrajectoryWorkers):
         )
         self._arrived.append((arrival, trajectory))
 
-    def _trajectory(self, worker: int, run: _Run, first: int, length: int, tick: Tick) -> Trajectory:
-        steps = self._steps[first - self._first_step :]
+    def _trajectory(
+        self, worker: int, key: TrajectoryKey, point: SamplingPoint, steps: Sequence[tuple[Any, Any, Tick]]
+    ) -> Trajectory:
+        tick = steps[-1][2]
         rewards = np.array([t.rewards[worker] for _, _, t in steps], dtype=np.float64)
         observations = map_observation(
             lambda *rows: np.stack(rows), *(map_observation(lambda x: x[worker], o) for o, _, _ in steps)
@@ -212,8 +257,8 @@ class LockstepWorkers(TrajectoryWorkers):
         elif not (_finite(final) and _finite(observations)):
             rejected = "observation"
         return Trajectory(
-            key=run.job.key,
-            point=run.job.point,
+            key=key,
+            point=point,
             observations=observations,
             final_observation=final,
             samples=np.stack([s[worker] for _, s, _ in steps]),

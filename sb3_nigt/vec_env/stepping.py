@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
@@ -18,7 +17,7 @@ from sb3_nigt.sampling.trajectory import Trajectory
 from sb3_nigt.timing.clock import SimulatedClock
 from sb3_nigt.timing.segments import round_of_steps
 from sb3_nigt.timing.time_models import TimeModel
-from sb3_nigt.vec_env.base import Segments
+from sb3_nigt.vec_env.base import Segments, piece_arrival
 
 IntArray = npt.NDArray[np.int64]
 
@@ -117,30 +116,6 @@ class SimulatedSegments:
                 began = ended
             discarded += [(Job(worker, piece.key, point), began, piece) for piece in rest]
         return Segments(accepted, pieces, discarded)
-
-
-def piece_arrival(worker: int, task_id: Hashable, piece: Trajectory, began: float, ended: float) -> Arrival:
-    """
-    Return the arrival of a piece; its return is that of the episode it ends, NaN where it ends none.
-
-    :param worker: index of the worker
-    :param task_id: the task that it holds
-    :param piece: the steps
-    :param began: seconds on the workers' clock
-    :param ended: seconds on the workers' clock
-    """
-    ends_episode = piece.terminated or piece.truncated
-    return Arrival(
-        worker=worker,
-        task_id=task_id,
-        key=piece.key,
-        n_steps=piece.n_steps,
-        episode_return=float(piece.infos[-1]["episode"]["r"]) if ends_episode else math.nan,
-        started_at=began,
-        finished_at=ended,
-        arrived_at=ended,
-        rejected=piece.rejected,
-    )
 
 
 def _longest_episode(env: gym.Env[Any, Any]) -> int | None:
