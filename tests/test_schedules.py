@@ -215,15 +215,17 @@ def test_new_predictions_count_at_once():
     assert [s.worker for s in schedule.accepted(0, 1.0, np.array([4.0, 3.5]))] == [1, 0]
 
 
-def test_ticket_is_free_before_the_end_of_what_is_in_flight():
+@pytest.mark.parametrize(("back", "durations"), [(1, [1.5, 5.0, 20.0]), (2, [20.0, 1.5, 5.0])])
+def test_ticket_is_free_before_the_end_of_what_is_in_flight(back, durations):
     """
-    M = 4, everybody has a ticket; then the durations turn out to be 1.5, 5, 20. At 1 worker 1 is back, one ticket is left.
+    M = 4, everybody has a ticket; then the durations turn out to be 1.5, 5, 20. At 1 the one of 5 s is back, one ticket is left.
 
-    Worker 0 could have it done by 1.5 + 1.5 = 3, worker 1 by 6 only. But worker 2 makes the round last until 20 anyway.
+    The one of 1.5 s could have it done by 1.5 + 1.5 = 3, the one of 5 s by 6 only. But the one of 20 s makes the round last
+    until 20 anyway, whether it is the first in the list or the last.
     """
     schedule = Planned()
     assert len(schedule.begin(Rennala(4), 0, 0.0, np.array([9.0, 9.0, 9.0]), [])) == 3
-    assert [start.worker for start in schedule.accepted(1, 1.0, np.array([1.5, 5.0, 20.0]))] == [1]
+    assert [start.worker for start in schedule.accepted(back, 1.0, np.array(durations))] == [back]
 
 
 def test_rejected_trajectory_is_made_up_for_with_fresh_random_numbers():
