@@ -12,7 +12,7 @@ import numpy.typing as npt
 from sb3_nigt.messages import Arrival, Job, SamplingPoint, TrajectoryKey
 from sb3_nigt.sampling.heads import Head, Network
 from sb3_nigt.sampling.seeding import trajectory_seeds
-from sb3_nigt.sampling.segments import SegmentSampler
+from sb3_nigt.sampling.segments import SegmentSampler, longest_episode
 from sb3_nigt.sampling.trajectory import Trajectory
 from sb3_nigt.timing.clock import SimulatedClock
 from sb3_nigt.timing.segments import round_of_steps
@@ -48,7 +48,7 @@ class SimulatedSegments:
     ) -> None:
         self._seed, self._task_ids, self._episode_steps = seed, task_ids, episode_steps
         self._samplers = [
-            SegmentSampler(env, head, seed, worker, _longest_episode(env) if stagger else None)
+            SegmentSampler(env, head, seed, worker, longest_episode(env) if stagger else None)
             for worker, env in enumerate(envs)
         ]
         self._free_at = np.zeros(len(envs))  # when the step that is under way will have ended
@@ -116,7 +116,3 @@ class SimulatedSegments:
                 began = ended
             discarded += [(Job(worker, piece.key, point), began, piece) for piece in rest]
         return Segments(accepted, pieces, discarded)
-
-
-def _longest_episode(env: gym.Env[Any, Any]) -> int | None:
-    return env.spec.max_episode_steps if env.spec is not None else None

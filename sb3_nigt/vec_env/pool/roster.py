@@ -140,7 +140,7 @@ class Roster:
     def new_settings(self) -> None:
         """The rounds that follow have other settings: idle workers are told with ``prepare``, others when they start."""
         self._has_settings = True
-        self.jobs.forget_failures()
+        self.jobs.new_settings()
 
     def prepare(self, worker: int, steps: int, now: float) -> list[Instruction]:
         """Tell a worker of the settings of the rounds that follow."""
@@ -183,6 +183,7 @@ class Roster:
         state = self.slots[worker].state
         if state is State.PREPARING:
             return self.prepare(worker, steps, now)
+        self.jobs.leave_episode(worker)  # what it has done since is not known
         return self.jobs.idle(worker, steps, now) if state in (State.BUSY, State.CANCELLING) else []
 
     # It fails
@@ -211,10 +212,10 @@ class Roster:
 
     def node_left(self, worker: int) -> list[Instruction]:
         """Its machine has gone, which is not its failure: it starts again at once, where there is a place."""
-        self.jobs.gone(worker)
+        lost = self.jobs.gone(worker)
         self.slots[worker].state = State.STARTING
         said = f"Worker {worker} (task {self._task_ids[worker]!r}) has lost its node. It starts again where there is a place."
-        return [do.Kill(worker), do.StartWorker(worker), do.Warn(said)]
+        return [do.Kill(worker), *lost, do.StartWorker(worker), do.Warn(said)]
 
     def tick(self, now: float) -> list[Instruction]:
         """Time has passed: start workers that are due."""

@@ -48,7 +48,7 @@ class SharedArrays:
         if name is None:
             _check_room(size * n_workers)
         self._block = SharedMemory(name, create=name is None, size=max(1, size * n_workers))
-        self._created = name is None
+        self._created, self._worker_bytes = name is None, size
         self.layout = SharedLayout(self._block.name, dict(fields), n_workers)
         self._arrays = [
             {
@@ -74,6 +74,17 @@ class SharedArrays:
         :param worker: its index
         """
         return self._arrays[worker]
+
+    def column(self, field: str) -> npt.NDArray[Any]:
+        """
+        Return the arrays of all workers as one.
+
+        :param field: name of arrays that hold one number each
+        :return: shape (n,), a view
+        """
+        return np.lib.stride_tricks.as_strided(
+            self._arrays[0][field], (len(self._arrays),), (self._worker_bytes,), writeable=False
+        )
 
     def close(self) -> None:
         """Detach; whoever made the block also removes it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import select
+import time
 from collections.abc import Callable, Sequence
 from multiprocessing.context import BaseContext
 
@@ -10,9 +11,12 @@ from sb3_nigt.messages import SamplingPoint
 from sb3_nigt.parameters import Layout
 from sb3_nigt.sampling.steps import StepTable
 from sb3_nigt.vec_env.pool.arrays import CONTROL, WorkerArrays, round_fields
+from sb3_nigt.vec_env.pool.segment_book import Progress
 from sb3_nigt.vec_env.pool.transport import Transport
 from sb3_nigt.vec_env.process.handle import RemoteWorker
 from sb3_nigt.vec_env.process.shared_memory import SharedArrays
+
+SHORTEST_POLL_SECONDS = 0.001
 
 
 class ProcessTransport(Transport[RemoteWorker]):
@@ -29,6 +33,7 @@ class ProcessTransport(Transport[RemoteWorker]):
         super().__init__(len(env_fns), now)
         self._context, self._env_fns = context, env_fns
         self._control = SharedArrays(CONTROL, len(env_fns))
+        self._made, self._pieces, self._rejected = map(self._control.column, ("made", "pieces", "rejected"))
         self.blocks: list[WorkerArrays] = [self._control]
 
     def _new_handle(self, worker: int) -> RemoteWorker:
@@ -43,10 +48,13 @@ class ProcessTransport(Transport[RemoteWorker]):
         poll = select.poll()
         for descriptor in by_descriptor:
             poll.register(descriptor, select.POLLIN)
+        if seconds < SHORTEST_POLL_SECONDS:  # which poll would round up
+            time.sleep(seconds)
+            seconds = 0.0
         return [by_descriptor[descriptor] for descriptor, _ in poll.poll(1000 * seconds)]
 
-    def _new_arrays(self, table: StepTable, horizon: int, layout: Layout) -> WorkerArrays:
-        arrays = SharedArrays(round_fields(table, horizon, layout), self.n_workers)
+    def _new_arrays(self, table: StepTable, rows: int, layout: Layout) -> WorkerArrays:
+        arrays = SharedArrays(round_fields(table, rows, layout), self.n_workers)
         self.blocks.append(arrays)
         return arrays
 
@@ -57,6 +65,10 @@ class ProcessTransport(Transport[RemoteWorker]):
     def send_point(self, worker: int, point: SamplingPoint) -> None:
         """See ``Transport``."""
         self.arrays.of(worker)["parameters"][:] = point.parameters
+
+    def progress(self) -> Progress:
+        """See ``Transport``; a worker writes these counters in the other order."""
+        return Progress(self._made.copy(), self._pieces.copy(), self._rejected.copy())
 
     def end(self) -> None:
         """See ``Transport``."""
