@@ -235,9 +235,9 @@ class SegmentSampler:
         if is_new:
             self._in_episode, self._episode_return, self._episode_steps = True, 0.0, 0
             self.n_episodes += 1
-        self._room, arrays = (
-            (UNLIMITED, None) if self._log is None else (self._log.room(), self._log.open(self._episode_steps))
-        )
+        self._room, arrays = UNLIMITED, None
+        if self._log is not None:
+            self._room, arrays = self._log.room(), self._log.open(self._episode_steps)
         if is_new:
             seed = episode_seed(self._seed, self._worker, self.n_episodes - 1)
             self._sampler.begin(key, self._point, self._network, seed, self._noise, arrays)

@@ -46,10 +46,7 @@ class Driver:
         self.now: Callable[[], float] = transport.now
         self._pending: deque[Instruction] = deque()  # so that what an exception leaves undone is done next time
         self._spaces: tuple[gym.Space[Any], gym.Space[Any]] | None = None
-        self._packed: tuple[tuple[Any, Any], bytes] = (
-            (None, None),
-            cloudpickle.dumps((None, None)),
-        )  # the context that was sent last
+        self._packed: tuple[tuple[Any, Any], bytes] = (None, None), b""  # the context that was sent last
 
     # From the roster to the workers
 
@@ -96,7 +93,8 @@ class Driver:
         self.transport.send_point(said.worker, said.point)
 
     def _send_context(self, said: do.SendContext) -> None:
-        if any(new is not old for new, old in zip(said.context, self._packed[0], strict=True)):  # once for all workers
+        is_new = any(new is not old for new, old in zip(said.context, self._packed[0], strict=True))
+        if is_new or not self._packed[1]:  # once for all workers
             self._packed = said.context, cloudpickle.dumps(said.context)
         self.transport.handles[said.worker].send_context(self._packed[1])
 

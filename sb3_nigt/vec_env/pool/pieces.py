@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -46,7 +46,7 @@ class PieceWriter:
     :param control: shared counters, see ``arrays.CONTROL``
     """
 
-    def __init__(self, arrays: Arrays, table: StepTable, control: Mapping[str, npt.NDArray[Any]]) -> None:
+    def __init__(self, arrays: Arrays, table: StepTable, control: dict[str, Any]) -> None:
         self._steps, self._notes = {name: arrays[name] for name in table.fields}, arrays["notes"]
         self._rejected, self._pieces = memoryview(control["rejected"]), memoryview(control["pieces"])
         self._rows, self._row = len(arrays["rewards"]), 0
@@ -145,13 +145,14 @@ def joined(pieces: Sequence[Trajectory]) -> list[Trajectory]:
 
 
 def _join(first: Trajectory, second: Trajectory) -> Trajectory:
-    names = ("samples", "actions", "rewards")
     return dataclasses.replace(
         second,
         key=first.key,
         age=first.age,
         observations=map_observation(lambda *xs: np.concatenate(xs), first.observations, second.observations),
-        **{name: np.concatenate([getattr(first, name), getattr(second, name)]) for name in names},
+        samples=np.concatenate([first.samples, second.samples]),
+        actions=np.concatenate([first.actions, second.actions]),
+        rewards=np.concatenate([first.rewards, second.rewards]),
         infos=first.infos + second.infos,
     )
 

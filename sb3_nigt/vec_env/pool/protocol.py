@@ -97,13 +97,8 @@ class EpisodeNumbers(NamedTuple):
         """
         last = infos[-1] if infos else {}
         episode = last.get("episode", {})
-        said = (
-            episode.get("r", math.nan),
-            episode.get("l", math.nan),
-            episode.get("t", math.nan),
-            last.get("is_success", math.nan),
-        )
-        return cls(*map(float, said))
+        numbers = [episode.get(name, math.nan) for name in ("r", "l", "t")]
+        return cls(*map(float, (*numbers, last.get("is_success", math.nan))))
 
     def as_info(self) -> dict[str, Any]:
         """Return the info that they came from."""

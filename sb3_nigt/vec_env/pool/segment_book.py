@@ -107,7 +107,7 @@ class SegmentBook:
         if progress.rejected.any():
             for worker in np.flatnonzero(self._runs & (progress.rejected > 0)).tolist():
                 counts[worker] = steps_that_count(self._pieces(worker, progress))
-        return counts  # type: ignore[no-any-return]
+        return counts
 
     def running(self) -> npt.NDArray[np.bool_]:
         """Return which workers step for this round, shape (n,)."""

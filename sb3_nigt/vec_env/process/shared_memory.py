@@ -48,7 +48,7 @@ class SharedArrays:
         if name is None:
             _check_room(size * n_workers)
         self._block = SharedMemory(name, create=name is None, size=max(1, size * n_workers))
-        self._created, self._worker_bytes = name is None, size
+        self._created, self._worker_bytes, self._offsets = name is None, size, offsets
         self.layout = SharedLayout(self._block.name, dict(fields), n_workers)
         self._arrays = [
             {
@@ -77,14 +77,13 @@ class SharedArrays:
 
     def column(self, field: str) -> npt.NDArray[Any]:
         """
-        Return the arrays of all workers as one.
+        Copy the arrays of all workers into one.
 
         :param field: name of arrays that hold one number each
-        :return: shape (n,), a view
+        :return: shape (n,)
         """
-        return np.lib.stride_tricks.as_strided(
-            self._arrays[0][field], (len(self._arrays),), (self._worker_bytes,), writeable=False
-        )
+        dtype, shape = np.dtype(self.layout.fields[field][1]), (self.layout.n_workers,)
+        return np.ndarray(shape, dtype, self._block.buf, self._offsets[field], (self._worker_bytes,)).copy()
 
     def close(self) -> None:
         """Detach; whoever made the block also removes it."""

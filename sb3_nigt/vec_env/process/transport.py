@@ -33,7 +33,6 @@ class ProcessTransport(Transport[RemoteWorker]):
         super().__init__(len(env_fns), now)
         self._context, self._env_fns = context, env_fns
         self._control = SharedArrays(CONTROL, len(env_fns))
-        self._made, self._pieces, self._rejected = map(self._control.column, ("made", "pieces", "rejected"))
         self.blocks: list[WorkerArrays] = [self._control]
 
     def _new_handle(self, worker: int) -> RemoteWorker:
@@ -68,7 +67,8 @@ class ProcessTransport(Transport[RemoteWorker]):
 
     def progress(self) -> Progress:
         """See ``Transport``; a worker writes these counters in the other order."""
-        return Progress(self._made.copy(), self._pieces.copy(), self._rejected.copy())
+        made, pieces, rejected = map(self._control.column, ("made", "pieces", "rejected"))
+        return Progress(made, pieces, rejected)
 
     def end(self) -> None:
         """See ``Transport``."""
