@@ -158,6 +158,7 @@ class SegmentSampler:
             self.n_made = start.n_steps
         elif self.n_made < start.n_steps:
             self.advance(start.n_steps - self.n_made)
+            self.end()
         if not self._in_episode:
             self.n_episodes = start.n_episodes
 
