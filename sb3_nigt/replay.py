@@ -89,11 +89,12 @@ class _RecordedRun:
         """See ``GroupSettings``."""
         return _Replayed(self, workers, stack)
 
-    def next_round(self, workers: SimulatedVecEnv, point: SamplingPoint) -> RoundResult | None:
+    def next_round(self, workers: SimulatedVecEnv, plan: RoundPlan) -> RoundResult | None:
         """Sample what a round accepted, each trajectory at the point it had then; None after the last round."""
         if not self._rounds:
             return None
-        recorded = self._rounds.pop()
+        plan.meanwhile()
+        recorded, point = self._rounds.pop(), plan.point
         report, self.progress_at_update = recorded.report, recorded.progress[1]
         if report.segments:
             segments = workers.repeat_segments(point, report.segments)
@@ -115,9 +116,8 @@ class _Replayed(Alone):
 
     def run_round(self, plan: RoundPlan) -> RoundResult | None:
         """See ``Group``."""
-        plan.meanwhile()
         assert isinstance(self.workers, SimulatedVecEnv)
-        return self._run.next_round(self.workers, plan.point)
+        return self._run.next_round(self.workers, plan)
 
 
 def _fitting_workers(model: AsyncPolicyGradient, recording: Recording) -> SimulatedVecEnv:

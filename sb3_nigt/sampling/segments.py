@@ -250,7 +250,8 @@ class SegmentSampler:
         sampler = self._sampler
         sampler.end()
         piece = dataclasses.replace(sampler.trajectory(), age=self._episode_steps - sampler.n_done)
-        self._episode_return += piece.episode_return
+        # one after the other, so that the sum does not depend on where pieces were cut
+        self._episode_return = float(np.add.accumulate([self._episode_return, *piece.rewards])[-1])
         self._is_open = False
         if piece.terminated or piece.truncated:
             episode = {"r": self._episode_return, "l": self._episode_steps, "t": 0.0}

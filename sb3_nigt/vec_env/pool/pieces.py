@@ -97,6 +97,8 @@ def read_pieces(
     """
     pieces, before = [], 0
     for number in range(n_pieces + 1):
+        if number == n_pieces and before >= stop:
+            break
         note = Note(*arrays["notes"][number].tolist())
         is_whole = number < n_pieces and before + note.n_steps <= stop
         n = int(note.n_steps) if is_whole else stop - before

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import numpy.typing as npt
 
 from sb3_nigt.messages import Job, SamplingPoint, TrajectoryKey
+from sb3_nigt.sampling.segments import UNLIMITED
 from sb3_nigt.vec_env.base import Segments
 from sb3_nigt.vec_env.pool.driver import Driver
 from sb3_nigt.vec_env.pool.segment_book import SegmentBook
 from sb3_nigt.vec_env.pool.slot import State
 
+PARTS = 4  # that a segment comes in at least, where the steps are seen only when the worker reports them
+LONGEST_WAIT = 0.25  # for such reports
+MOST_DOUBLINGS, BISECTIONS = 40, 8
+INTERRUPT_SECONDS = 0.001  # how often somebody who wants to interrupt the wait is asked
 WAITS = (0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005)  # seconds between two looks
 
 IsComplete = Callable[[npt.NDArray[np.int64]], bool]
@@ -34,6 +39,25 @@ def seconds_to_wait(counts: npt.NDArray[np.int64], rates: npt.NDArray[np.float64
         else:
             low = middle + 1
     return WAITS[max(0, low - 1)]
+
+
+def parts_of_segments(rates: npt.NDArray[np.float64], is_complete: IsComplete) -> npt.NDArray[np.int64]:
+    """
+    Return after how many steps each worker should report, so that all report equally often and at the end of the round.
+
+    :param rates: steps per second of each worker; 0 for those that take no part
+    :param is_complete: of the counts
+    """
+    seconds = 1.0 / max(float(rates.max()), 1e-9)
+    for _ in range(MOST_DOUBLINGS):
+        if is_complete((rates * seconds).astype(np.int64)):
+            break
+        seconds *= 2
+    low, high = seconds / 2, seconds
+    for _ in range(BISECTIONS):
+        middle = 0.5 * (low + high)
+        low, high = (low, middle) if is_complete((rates * middle).astype(np.int64)) else (middle, high)
+    return np.maximum(1, np.ceil(rates * high / PARTS)).astype(np.int64)
 
 
 class StepRounds:
@@ -66,8 +90,9 @@ class StepRounds:
         driver, book, roster, transport = self._driver, self._book, self._roster, self._driver.transport
         driver.pump(0.0)  # most workers have said meanwhile how the last round has ended for them
         book.begin_round(point)
-        for worker in range(len(roster.slots)):
-            self._submit(worker, point)
+        rates = 1.0 / roster.speeds.expected()
+        parts = None if transport.counters_are_seen else self._parts(rates, is_complete)
+        self._submit(range(len(roster.slots)), point, parts)
         meanwhile()
         while True:
             progress = transport.progress()
@@ -76,26 +101,35 @@ class StepRounds:
                 break
             if interrupt is not None and interrupt():
                 return None
-            self._wait(counts, is_complete)
-            for worker in book.take_due():
-                self._submit(worker, point)
+            if parts is None:
+                seconds = seconds_to_wait(counts, np.where(book.running(), rates, 0.0), is_complete)
+            else:
+                seconds = LONGEST_WAIT if interrupt is None else INTERRUPT_SECONDS
+            self._wait(seconds)
+            self._submit(book.take_due(), point, parts)
         driver.carry_out(roster.jobs.cancel())  # first, so that they stop soon
         segments, places = book.close_round(progress)
         for worker, place in places.items():
             roster.jobs.counted(worker, place)
         return segments
 
-    def _submit(self, worker: int, point: SamplingPoint) -> None:
-        if self._roster.slots[worker].state is not State.LOST:
-            handle, n_steps = self._driver.transport.handles[worker], self._driver.transport.chunk_steps(worker)
-            job = Job(worker, TrajectoryKey(point.round, worker, 0), point, segment_steps=n_steps)
-            self._driver.carry_out(self._roster.jobs.submit(job, handle.steps, self._driver.now()))
+    def _parts(self, rates: npt.NDArray[np.float64], is_complete: IsComplete) -> npt.NDArray[np.int64]:
+        away = self._roster.within(State.WAITING, State.ABSENT, State.LOST)
+        present = np.array([worker not in away for worker in range(len(rates))])
+        return parts_of_segments(np.where(present, rates, 0.0), is_complete)
 
-    def _wait(self, counts: npt.NDArray[np.int64], is_complete: IsComplete) -> None:
+    def _submit(self, workers: Iterable[int], point: SamplingPoint, parts: npt.NDArray[np.int64] | None) -> None:
+        for worker in workers:
+            if self._roster.slots[worker].state is not State.LOST:
+                n_steps = UNLIMITED if parts is None else int(parts[worker])
+                job = Job(worker, TrajectoryKey(point.round, worker, 0), point, segment_steps=n_steps)
+                steps = self._driver.transport.handles[worker].steps
+                self._driver.carry_out(self._roster.jobs.submit(job, steps, self._driver.now()))
+
+    def _wait(self, seconds: float) -> None:
         waited_for = self._roster.jobs.under_way()
         if not waited_for:
             raise RuntimeError("There is nothing to wait for: all workers are lost.")
         if self._roster.within(State.ABSENT):
             self._driver.check_places(waited_for, all)
-        rates = np.where(self._book.running(), 1.0 / self._roster.speeds.expected(), 0.0)
-        self._driver.pump(seconds_to_wait(counts, rates, is_complete))
+        self._driver.pump(seconds)

@@ -10,7 +10,6 @@ import numpy as np
 
 from sb3_nigt.messages import SamplingPoint
 from sb3_nigt.parameters import Layout
-from sb3_nigt.sampling.segments import UNLIMITED
 from sb3_nigt.sampling.steps import StepTable
 from sb3_nigt.vec_env.base import RolloutSpec
 from sb3_nigt.vec_env.pool.arrays import WorkerArrays, rows_of
@@ -29,7 +28,10 @@ class Transport(ABC, Generic[HandleT]):
     :param n_workers: number of workers
     :param now: seconds on a clock that does not jump
     :ivar handles: one a worker, of its last process or actor
+    :ivar counters_are_seen: steps are seen as soon as they are made; else workers report parts of their segments
     """
+
+    counters_are_seen: bool = False
 
     def __init__(self, n_workers: int, now: Callable[[], float]) -> None:
         self.n_workers, self.now = n_workers, now
@@ -128,14 +130,6 @@ class Transport(ABC, Generic[HandleT]):
     # Rounds of steps
 
     def progress(self) -> Progress:
-        """Return the counters of all workers; zeros where they cannot be seen and workers report instead."""
+        """Return the counters of all workers; zeros where they cannot be seen."""
         zeros = np.zeros(self.n_workers, dtype=np.int64)
         return Progress(zeros, zeros, zeros)
-
-    def chunk_steps(self, worker: int) -> int:
-        """
-        Return after how many steps a worker should report, if its round is not complete before.
-
-        :param worker: index of the worker
-        """
-        return UNLIMITED

@@ -29,6 +29,8 @@ class ProcessTransport(Transport[RemoteWorker]):
     :ivar blocks: shared memory that is in use
     """
 
+    counters_are_seen = True
+
     def __init__(self, context: BaseContext, env_fns: Sequence[bytes], now: Callable[[], float]) -> None:
         super().__init__(len(env_fns), now)
         self._context, self._env_fns = context, env_fns
