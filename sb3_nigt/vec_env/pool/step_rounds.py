@@ -1,4 +1,9 @@
-"""Rounds of steps: the workers step, the parent looks at their counters until the round is complete, and waits for nobody."""
+"""
+Rounds of steps: the workers step, the parent looks at their counters until the round is complete, and waits for no worker.
+
+A worker goes on by itself up to a quarter more than its predicted share. So a round stays about as large as it should be also
+where the parent has something to do meanwhile that takes longer than the round.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from sb3_nigt.messages import Job, SamplingPoint, TrajectoryKey
-from sb3_nigt.sampling.segments import UNLIMITED
 from sb3_nigt.vec_env.base import Segments
 from sb3_nigt.vec_env.pool.driver import Driver
 from sb3_nigt.vec_env.pool.segment_book import SegmentBook
 from sb3_nigt.vec_env.pool.slot import State
 
-PARTS = 4  # that a segment comes in at least, where the steps are seen only when the worker reports them
+MARGIN, SMALLEST_PART = 1.25, 8  # a worker stops at so many times its share, while the parent is busy with something else
+REPORTED_PART = 0.25  # of a worker's share, where steps are seen only when the worker reports them
 LONGEST_WAIT = 0.25  # for such reports
 MOST_DOUBLINGS, BISECTIONS = 40, 8
 INTERRUPT_SECONDS = 0.001  # how often somebody who wants to interrupt the wait is asked
@@ -41,9 +46,9 @@ def seconds_to_wait(counts: npt.NDArray[np.int64], rates: npt.NDArray[np.float64
     return WAITS[max(0, low - 1)]
 
 
-def parts_of_segments(rates: npt.NDArray[np.float64], is_complete: IsComplete) -> npt.NDArray[np.int64]:
+def predicted_shares(rates: npt.NDArray[np.float64], is_complete: IsComplete) -> npt.NDArray[np.float64]:
     """
-    Return after how many steps each worker should report, so that all report equally often and at the end of the round.
+    Return how many steps each worker is expected to make in a round.
 
     :param rates: steps per second of each worker; 0 for those that take no part
     :param is_complete: of the counts
@@ -57,7 +62,7 @@ def parts_of_segments(rates: npt.NDArray[np.float64], is_complete: IsComplete) -
     for _ in range(BISECTIONS):
         middle = 0.5 * (low + high)
         low, high = (low, middle) if is_complete((rates * middle).astype(np.int64)) else (middle, high)
-    return np.maximum(1, np.ceil(rates * high / PARTS)).astype(np.int64)
+    return rates * high
 
 
 class StepRounds:
@@ -91,7 +96,7 @@ class StepRounds:
         driver.pump(0.0)  # most workers have said meanwhile how the last round has ended for them
         book.begin_round(point)
         rates = 1.0 / roster.speeds.expected()
-        parts = None if transport.counters_are_seen else self._parts(rates, is_complete)
+        parts = self._parts(rates, is_complete)
         self._submit(range(len(roster.slots)), point, parts)
         meanwhile()
         while True:
@@ -101,7 +106,7 @@ class StepRounds:
                 break
             if interrupt is not None and interrupt():
                 return None
-            if parts is None:
+            if transport.counters_are_seen:
                 seconds = seconds_to_wait(counts, np.where(book.running(), rates, 0.0), is_complete)
             else:
                 seconds = LONGEST_WAIT if interrupt is None else INTERRUPT_SECONDS
@@ -116,13 +121,16 @@ class StepRounds:
     def _parts(self, rates: npt.NDArray[np.float64], is_complete: IsComplete) -> npt.NDArray[np.int64]:
         away = self._roster.within(State.WAITING, State.ABSENT, State.LOST)
         present = np.array([worker not in away for worker in range(len(rates))])
-        return parts_of_segments(np.where(present, rates, 0.0), is_complete)
+        shares = predicted_shares(np.where(present, rates, 0.0), is_complete)
+        are_seen = self._driver.transport.counters_are_seen
+        part, smallest = (MARGIN, SMALLEST_PART) if are_seen else (REPORTED_PART, 1)
+        return np.maximum(smallest, np.ceil(part * shares)).astype(np.int64)
 
-    def _submit(self, workers: Iterable[int], point: SamplingPoint, parts: npt.NDArray[np.int64] | None) -> None:
+    def _submit(self, workers: Iterable[int], point: SamplingPoint, parts: npt.NDArray[np.int64]) -> None:
         for worker in workers:
             if self._roster.slots[worker].state is not State.LOST:
-                n_steps = UNLIMITED if parts is None else int(parts[worker])
-                job = Job(worker, TrajectoryKey(point.round, worker, 0), point, segment_steps=n_steps)
+                key = TrajectoryKey(point.round, worker, 0)
+                job = Job(worker, key, point, segment_steps=int(parts[worker]))
                 steps = self._driver.transport.handles[worker].steps
                 self._driver.carry_out(self._roster.jobs.submit(job, steps, self._driver.now()))
 
