@@ -137,7 +137,10 @@ def test_an_episode_is_left_where_the_environment_is_reset_or_its_state_unknown(
     jobs.arrived(0, said(8, 8, 2), 0, 1)
     jobs.leave_episodes()
     assert jobs.submit(job(0), 0, 2)[-1].start == SegmentStart(8, 2, True)
-    assert roster.unheard(0, 0, 3)[-1].start == SegmentStart(8, 2, True)
+    lost, told = roster.unheard(0, 0, 3)
+    assert lost == LoseSegment(0)
+    assert told.start == SegmentStart(8, 2, True)
+    assert roster.unheard(1, 0, 3) == []  # it is idle
 
 
 def test_trajectories_run_as_before():

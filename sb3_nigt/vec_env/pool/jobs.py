@@ -152,6 +152,14 @@ class Jobs:
         slot = self._slots[worker]
         slot.progress = replace(slot.progress, new_episode=True)
 
+    def unheard(self, worker: int) -> list[Instruction]:
+        """What it has done in its last job is not known."""
+        self.leave_episode(worker)
+        return self._lose(self._slots[worker])
+
+    def _lose(self, slot: Slot) -> list[Instruction]:
+        return [do.LoseSegment(slot.job.worker)] if slot.job is not None and slot.job.segment_steps else []
+
     # Failures
 
     def failed(self, worker: int, is_lost: bool) -> list[Instruction]:
@@ -176,7 +184,7 @@ class Jobs:
         slot.point = None
         slot.progress = SegmentStart(slot.progress.n_steps, slot.progress.n_episodes + 1)
         self.gradients_owed.discard(worker)
-        return [do.LoseSegment(worker)] if slot.job is not None and slot.job.segment_steps else []
+        return self._lose(slot)
 
     def give_up(self, worker: int, reason: str) -> list[Instruction]:
         """Whoever has planned its job must plan another one."""

@@ -183,8 +183,9 @@ class Roster:
         state = self.slots[worker].state
         if state is State.PREPARING:
             return self.prepare(worker, steps, now)
-        self.jobs.leave_episode(worker)  # what it has done since is not known
-        return self.jobs.idle(worker, steps, now) if state in (State.BUSY, State.CANCELLING) else []
+        if state not in (State.BUSY, State.CANCELLING):
+            return []
+        return [*self.jobs.unheard(worker), *self.jobs.idle(worker, steps, now)]
 
     # It fails
 
