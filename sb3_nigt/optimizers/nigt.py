@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch as th
 from torch.optim import Optimizer
 
-from sb3_nigt.validation import check_interval
+from sb3_nigt.optimizers.geometry import Metric, Model, Step, check_geometry, global_norm
+from sb3_nigt.validation import check_integer, check_interval
 
 
 class NIGT(Optimizer):
@@ -20,29 +22,66 @@ class NIGT(Optimizer):
     .. math::
         \tilde\theta_t &= \theta_t + \tfrac{1-\eta}{\eta}(\theta_t - \theta_{t-1}) \\
         d_t &= (1-\eta)\, d_{t-1} + \eta\, g_t, \qquad d_0 = g_0 \\
-        \theta_{t+1} &= \theta_t - \alpha\, d_t / \lVert d_t \rVert
+        \theta_{t+1} &= \theta_t - \alpha\, u_t / \lVert u_t \rVert
 
-    with one l2 norm over all parameters; :math:`\lVert d_t \rVert = 0` leaves the parameters where they are. The parameters
-    always hold the iterate θ_t. Take gradients at ``extrapolated()``, put them into ``p.grad`` and call ``step()``.
-    η = 1 is normalised gradient descent without extrapolation. A parameter without gradient is skipped.
+    where the geometry gives u_t and the norm: in the euclidean one, the paper's, u_t = d_t with one l2 norm over all
+    parameters. :math:`\lVert d_t \rVert = 0` leaves the parameters where they are. The parameters always hold the iterate
+    θ_t. Take gradients at ``extrapolated()``, put them into ``p.grad`` and call ``step()``. η = 1 is normalised gradient
+    descent without extrapolation. A parameter without gradient is skipped.
+
+    The geometries ``"euclidean_kl"`` and ``"natural"`` need a metric F, symmetric and positive semidefinite. Set ``metric`` to
+    a function v -> F v before ``step()``. It gets and returns one tensor for every parameter, in the order of the groups;
+    those that are skipped have v = 0. It is not part of the state, and a copy of the optimizer has none.
 
     :param params: parameters or parameter groups, as for any torch optimizer
-    :param lr: α, the length of a step, at least 0
+    :param lr: α, the length of a step in the norm of the geometry, at least 0; groups with another one scale their part
     :param eta: η in (0, 1], the weight of the new gradient; 1 - η is what torch calls momentum
-    :raises ValueError: if ``lr`` or ``eta`` is not allowed
+    :param geometry: a key of ``geometry.GEOMETRIES``, the same for all groups
+    :param damping: λ of F + λI in the natural geometry
+    :param n_products: how many products with F a natural step may take
+    :raises ValueError: if an argument is not allowed
     """
 
-    def __init__(self, params: Any, lr: float = 0.01, eta: float = 0.1) -> None:
-        super().__init__(params, {"lr": check_interval("lr", lr, 0.0, float("inf")), "eta": _checked_eta(eta)})
+    metric: Metric | None = None
+    cg_residual: float = math.nan  # of the last step, relative to ‖d‖; nan where there were no conjugate gradients
+    predicted_kl: float = math.nan  # ½ ΔᵀFΔ of the last step Δ: α²/2, in the natural geometry less the share of λI
+    n_fallbacks: int = 0  # steps so far for which the geometry had no usable direction
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 0.01,
+        eta: float = 0.1,
+        geometry: str = "euclidean",
+        damping: float = 0.1,
+        n_products: int = 15,
+    ) -> None:
+        check_geometry(geometry)
+        defaults = {
+            "lr": check_interval("lr", lr, 0.0, math.inf),
+            "eta": _checked_eta(eta),
+            "geometry": geometry,
+            "damping": check_interval("damping", damping, 0.0, math.inf),
+            "n_products": check_integer("n_products", n_products, 1),
+        }
+        super().__init__(params, defaults)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Complete a state from before there were geometries; torch calls this for pickles and for ``load_state_dict``."""
+        super().__setstate__(state)
+        for group in self.param_groups:
+            for name, value in (("geometry", "euclidean"), ("damping", 0.1), ("n_products", 15)):
+                group.setdefault(name, value)
+                self.defaults.setdefault(name, value)
 
     @th.no_grad()
     def extrapolated(self) -> dict[th.Tensor, th.Tensor]:
         """
-        Return θ̃: for each parameter of all groups a new tensor. The parameters stay as they are.
+        Return θ̃: for each parameter, in the order of the groups, a new tensor. The parameters stay as they are.
 
         Before the first step θ̃ = θ.
         """
-        points = {}
+        points: dict[th.Tensor, th.Tensor] = {}
         for group in self.param_groups:
             factor = (1 - _checked_eta(group["eta"])) / group["eta"]
             for p in group["params"]:
@@ -53,7 +92,7 @@ class NIGT(Optimizer):
     def direction_norm(self) -> float:
         """Return ‖d‖, the l2 norm of the direction over all parameters; 0 before the first step."""
         directions = [state["direction"] for state in self.state.values() if "direction" in state]
-        return float(_global_norm(directions)) if directions else 0.0
+        return float(global_norm(directions)) if directions else 0.0
 
     @th.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -62,40 +101,73 @@ class NIGT(Optimizer):
 
         :param closure: reevaluates the model and returns the loss, as for any torch optimizer
         :return: the loss, if a closure was given
+        :raises ValueError: if η is not allowed, groups differ in their geometry, or a metric is needed and there is none
         """
         loss = None
         if closure is not None:
             with th.enable_grad():
                 loss = closure()
+        self._check()
         moving = [(p, group) for group in self.param_groups for p in group["params"] if p.grad is not None]
-        for group in self.param_groups:
-            _checked_eta(group["eta"])
-        for p, group in moving:
-            eta, state = group["eta"], self.state[p]
-            if "direction" not in state:  # d_0 = g_0 without η
-                state["direction"] = p.grad.clone()
-            else:
-                state["direction"].mul_(1 - eta).add_(p.grad, alpha=eta)
         if not moving:
             return loss
-        norm = _global_norm([self.state[p]["direction"] for p, _ in moving])
-        inverse = th.where(norm > 0, 1 / norm, th.zeros_like(norm))
         for p, group in moving:
-            # in double precision, since 1/‖d‖ may leave the range of the parameter's type where d/‖d‖ does not
-            update = (self.state[p]["direction"].double() * (-group["lr"] * inverse)).to(p)
+            self._average(p, group["eta"])
+        step = self._steepest([p for p, _ in moving])
+        for (p, group), u in zip(moving, step.vectors, strict=True):
+            # in double precision, since 1/‖u‖ may leave the range of the parameter's type where u/‖u‖ does not
+            update = (u.double() * (-group["lr"] * step.inverse_norm)).to(p)
             before = p.clone()
             p.add_(update)
             # what really changed, in the parameter's precision, so that θ - θ_prev is exact
             self.state[p]["last_update"] = p - before
         return loss
 
+    def _check(self) -> None:
+        """Before anything changes."""
+        for group in self.param_groups:
+            _checked_eta(group["eta"])
+        first = self.param_groups[0]
+        for name in ("geometry", "damping", "n_products"):
+            if any(group[name] != first[name] for group in self.param_groups):
+                raise ValueError(
+                    f"{name}={[group[name] for group in self.param_groups]} differs between parameter groups, but one norm is "
+                    f"taken over all of them: give {name} once, as an argument of NIGT."
+                )
+        if check_geometry(first["geometry"]).needs_metric and self.metric is None:
+            raise ValueError(
+                f"geometry={first['geometry']!r} needs a metric and there is none: before step(), set optimizer.metric to a "
+                'function from a list of tensors v, one for each parameter, to the list F v, or choose geometry="euclidean".'
+            )
+
+    def _average(self, p: th.Tensor, eta: float) -> None:
+        """d_t from d_{t-1} and the gradient."""
+        assert p.grad is not None
+        state = self.state[p]
+        if "direction" not in state:  # d_0 = g_0 without η
+            state["direction"] = p.grad.clone()
+        else:
+            state["direction"].mul_(1 - eta).add_(p.grad, alpha=eta)
+
+    def _steepest(self, moving: list[th.Tensor]) -> Step:
+        """The step of the geometry along the direction, and what is to be said about it."""
+        settings = self.param_groups[0]
+        model = Model(lambda vectors: self._product(moving, vectors), settings["damping"], settings["n_products"])
+        step = check_geometry(settings["geometry"]).step([self.state[p]["direction"] for p in moving], model)
+        self.cg_residual = step.cg_residual
+        self.predicted_kl = 0.5 * step.kl_share * float(settings["lr"]) ** 2
+        self.n_fallbacks += step.fell_back
+        return step
+
+    def _product(self, moving: list[th.Tensor], vectors: list[th.Tensor]) -> Sequence[th.Tensor]:
+        """F v restricted to the parameters that move."""
+        assert self.metric is not None
+        given = dict(zip(moving, vectors, strict=True))
+        parameters = [p for group in self.param_groups for p in group["params"]]
+        with th.enable_grad():  # the metric may be made of derivatives
+            products = self.metric([given[p] if p in given else th.zeros_like(p) for p in parameters])
+        return [product for p, product in zip(parameters, products, strict=True) if p in given]
+
 
 def _checked_eta(eta: float) -> float:
     return check_interval("eta", eta, 0.0, 1.0, open_low=True)
-
-
-def _global_norm(tensors: list[th.Tensor]) -> th.Tensor:
-    """l2 norm over all tensors; scaled, because squares of small or large float32 numbers leave the range."""
-    norms = th.stack([th.linalg.vector_norm(t.double()) for t in tensors])
-    total: th.Tensor = th.linalg.vector_norm(norms)
-    return total
