@@ -1,0 +1,284 @@
+"""
+Products with the Fisher matrix of a policy, the metric of the natural step.
+
+F is the mean over a sample of observations of the Hessian of KL(π_θ̃(·|s) ‖ π_θ(·|s)) by θ, at θ = θ̃. Near θ̃ the divergence is
+½ (θ - θ̃)ᵀ F (θ - θ̃). ``AutogradFisher`` differentiates the divergence of any policy twice and is the reference;
+``MlpFisher`` makes one forward-mode and one reverse sweep by hand for MLP policies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch as th
+from stable_baselines3.common.distributions import (
+    BernoulliDistribution,
+    DiagGaussianDistribution,
+    Distribution,
+    MultiCategoricalDistribution,
+)
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.utils import obs_as_tensor
+from torch import nn
+from torch.distributions import kl_divergence
+from torch.func import functional_call
+from torch.nn import functional
+
+from sb3_nigt.parameters import EXACT_IN_FLOAT32, Layout
+from sb3_nigt.policies import MIN_STD, TanhGaussianDistribution
+from sb3_nigt.replica.mlp import DERIVATIVES
+from sb3_nigt.replica.network import has_numpy_network, linear_layers
+
+Array = npt.NDArray[Any]
+Product = Callable[[th.Tensor], th.Tensor]  # v -> F v, flat vectors of the parameters
+Function = Callable[[ActorCriticPolicy, Any], Any]  # of a policy and a batch of observations
+Outputs = Any  # what a policy says about a batch: a torch distribution, or a list of them for multi-categorical actions
+
+
+def fisher_product(
+    policy: ActorCriticPolicy, layout: Layout, parameters: Array, observations: Any, weights: Array | None = None
+) -> Product:
+    """
+    Return v -> F v at given parameters, by hand where that is possible.
+
+    What does not depend on v is computed here, once for all products. The parameters of the module itself are not used.
+
+    :param policy: gives the architecture; its parameters without ``requires_grad`` take no part
+    :param layout: of its parameters
+    :param parameters: θ̃, as in ``SamplingPoint``; without the buffers at the end, those of the module are used
+    :param observations: the sample, leading dimension batch, or a dict of such arrays
+    :param weights: one for each observation, of any positive sum; None: equal ones
+    """
+    by_hand = has_numpy_network(policy) and policy.device.type == "cpu" and all(p.requires_grad for p in layout.parameters)
+    return (MlpFisher if by_hand else AutogradFisher)(policy, layout, parameters, observations, weights)
+
+
+def metric(product: Product, layout: Layout, parameters: Sequence[th.Tensor]) -> Callable[[list[th.Tensor]], list[th.Tensor]]:
+    """
+    Present a product as the ``metric`` of an optimizer.
+
+    :param product: v -> F v
+    :param layout: of the policy that the optimizer moves
+    :param parameters: of that policy, in the order of the optimizer's groups
+    """
+
+    def products(vectors: list[th.Tensor]) -> list[th.Tensor]:
+        image = product(layout.join(dict(zip(parameters, vectors, strict=True))))
+        return [layout.view(image, p) for p in parameters]
+
+    return products
+
+
+@th.no_grad()
+def outputs_at(policy: ActorCriticPolicy, layout: Layout, parameters: Array, observations: Any) -> Outputs:
+    """
+    Return the action distributions at given parameters, for ``kl``.
+
+    :param policy: see ``fisher_product``
+    :param layout: see ``fisher_product``
+    :param parameters: see ``fisher_product``
+    :param observations: see ``fisher_product``
+    """
+    return _call(policy, _values(policy, layout, parameters), _distributions, observations)
+
+
+def kl(old: Outputs, new: Outputs, weights: Array | None = None) -> th.Tensor:
+    """
+    Mean over the sample of KL(old ‖ new).
+
+    :param old: what ``outputs_at`` returned
+    :param new: the same for other parameters and the same observations
+    :param weights: as for ``fisher_product``
+    :return: a scalar
+    """
+    pairs = zip(old, new, strict=True) if isinstance(old, list) else [(old, new)]
+    parts = [kl_divergence(p, q) for p, q in pairs]
+    by_observation = th.cat([part.reshape(len(part), -1) for part in parts], dim=1).sum(1)
+    return by_observation @ _normalised(weights, by_observation)
+
+
+class AutogradFisher:
+    """
+    F v as the derivative of vᵀ∇KL, for any policy. It keeps the graph of the gradient, which is large for images.
+
+    :param policy: see ``fisher_product``
+    :param layout: see ``fisher_product``
+    :param parameters: see ``fisher_product``
+    :param observations: see ``fisher_product``
+    :param weights: see ``fisher_product``
+    """
+
+    def __init__(
+        self, policy: ActorCriticPolicy, layout: Layout, parameters: Array, observations: Any, weights: Array | None = None
+    ) -> None:
+        self._layout = layout
+        values = _values(policy, layout, parameters)
+        self._leaves = {p: values[name].requires_grad_() for name, p in policy.named_parameters() if p.requires_grad}
+        here = outputs_at(policy, layout, parameters, observations)
+        with th.enable_grad():
+            divergence = kl(here, _call(policy, values, _distributions, observations), weights)
+        leaves = list(self._leaves.values())
+        self._gradients = th.autograd.grad(divergence, leaves, create_graph=True, allow_unused=True)
+
+    def __call__(self, vector: th.Tensor) -> th.Tensor:
+        """
+        Return F v, zero for the parameters that take no part.
+
+        :param vector: v, shape (n_parameters,)
+        """
+        with th.enable_grad():
+            parts = [(self._layout.view(vector, p), g) for p, g in zip(self._leaves, self._gradients, strict=True)]
+            slope = th.stack([(v * g).sum() for v, g in parts if g is not None]).sum()
+        products = th.autograd.grad(slope, list(self._leaves.values()), retain_graph=True, allow_unused=True)
+        return self._layout.join(dict(zip(self._leaves, products, strict=True)))
+
+
+class MlpFisher:
+    """
+    F v = Jᵀ M J v of an MLP policy, J the Jacobian of the last layer's outputs and M the Fisher matrix of the head in them.
+
+    J v is a sweep in forward mode, Jᵀ one in reverse. Both use the activations of the sample, which are computed once, so a
+    sweep is two matrix products a layer, and one for the first layer.
+
+    :param policy: see ``fisher_product``; linear layers on features that have no parameters, all of them trained
+    :param layout: see ``fisher_product``
+    :param parameters: see ``fisher_product``
+    :param observations: see ``fisher_product``
+    :param weights: see ``fisher_product``
+    """
+
+    @th.no_grad()
+    def __init__(
+        self, policy: ActorCriticPolicy, layout: Layout, parameters: Array, observations: Any, weights: Array | None = None
+    ) -> None:
+        self._layout, self._layers = layout, linear_layers(policy)
+        vector = th.from_numpy(np.array(parameters))
+        self._weights = [layout.view(vector, layer.weight) for layer in self._layers]
+        biases = [layout.view(vector, layer.bias) for layer in self._layers]
+        features = _call(policy, _values(policy, layout, parameters), _features, observations)
+        self._inputs = [features.to(vector.dtype)]  # of each layer
+        for weight, bias in zip(self._weights[:-1], biases[:-1], strict=True):
+            self._inputs.append(policy.activation_fn()(functional.linear(self._inputs[-1], weight, bias)))
+        self._slopes = [DERIVATIVES[policy.activation_fn](y) for y in self._inputs[1:]]
+        outputs = functional.linear(self._inputs[-1], self._weights[-1], biases[-1])
+        self._log_std = getattr(policy, "log_std", None)  # a parameter apart from the network
+        log_std = layout.view(vector, self._log_std) if self._log_std is not None else None
+        self._head = head_fisher(policy.action_dist, outputs, _normalised(weights, outputs), log_std)
+
+    @th.no_grad()
+    def __call__(self, vector: th.Tensor) -> th.Tensor:
+        """
+        Return F v, zero for the parameters that take no part.
+
+        :param vector: v, shape (n_parameters,)
+        """
+        delta = self._head(self._forward(vector))
+        product = th.zeros_like(vector)
+        for i, layer in reversed(list(enumerate(self._layers))):
+            # the transposed product: BLAS takes up to four times longer for the other one where the layer is narrow
+            self._layout.view(product, layer.weight).copy_(th.mm(self._inputs[i].T, delta).T)
+            th.sum(delta, 0, out=self._layout.view(product, layer.bias))
+            if i > 0:
+                delta = delta.mm(self._weights[i]).mul_(self._slopes[i - 1])
+        if self._log_std is not None:  # a Gaussian has ∂²KL/∂(log σ)² = 2, whatever the state
+            self._layout.view(product, self._log_std).copy_(self._layout.view(vector, self._log_std)).mul_(2)
+        return product
+
+    def _forward(self, vector: th.Tensor) -> th.Tensor:
+        """J v: how the outputs of the last layer move along v, shape (batch, n_outputs)."""
+        moved = th.zeros(())
+        for i, layer in enumerate(self._layers):
+            by_weight, by_bias = self._layout.view(vector, layer.weight), self._layout.view(vector, layer.bias)
+            below, moved = moved, th.addmm(by_bias, self._inputs[i], by_weight.T)
+            if i > 0:
+                moved.addmm_(below.mul_(self._slopes[i - 1]), self._weights[i].T)
+        return moved
+
+
+def head_fisher(distribution: Distribution, outputs: th.Tensor, weights: th.Tensor, log_std: th.Tensor | None) -> Product:
+    """
+    Return y -> M y, M the Fisher matrix of the action distribution in the outputs of the last layer, times the weights.
+
+    - Gaussian N(μ, σ) with σ apart from the outputs: 1/σ²
+    - Gaussian with outputs (μ, s), σ = softplus(s) + MIN_STD: 1/σ² by μ, and 2/σ² (dσ/ds)² by s, dσ/ds the logistic function
+    - Bernoulli with logits: p (1 - p)
+    - categorical with logits: diag(p) - p pᵀ, for each variable
+
+    :param distribution: gives the kind
+    :param outputs: of the last layer, shape (batch, n_outputs)
+    :param weights: of the observations, shape (batch,)
+    :param log_std: log σ where it is a parameter of its own
+    """
+    column = weights[:, None]
+    if isinstance(distribution, TanhGaussianDistribution):
+        raw_std = outputs.chunk(2, dim=-1)[1]
+        precision = 1 / (functional.softplus(raw_std) + MIN_STD)
+        diagonal = th.cat([precision, 2**0.5 * precision * th.sigmoid(raw_std)], dim=-1).square_() * column
+    elif isinstance(distribution, DiagGaussianDistribution) and log_std is not None:
+        diagonal = th.exp(-2 * log_std) * column
+    elif isinstance(distribution, BernoulliDistribution):
+        p = th.sigmoid(outputs)
+        diagonal = p * (1 - p) * column
+    else:
+        return _categorical_fisher(distribution, outputs, column)
+    return lambda y: y * diagonal
+
+
+def _categorical_fisher(distribution: Distribution, outputs: th.Tensor, weights: th.Tensor) -> Product:
+    sizes = [outputs.shape[1]]
+    if isinstance(distribution, MultiCategoricalDistribution):
+        sizes = list(distribution.action_dims)
+    probabilities = [functional.softmax(logits, dim=-1) for logits in th.split(outputs, sizes, dim=-1)]
+    weighted = [p * weights for p in probabilities]
+
+    def product(y: th.Tensor) -> th.Tensor:
+        parts = zip(probabilities, weighted, th.split(y, sizes, dim=-1), strict=True)
+        return th.cat([wp * (part - (p * part).sum(1, keepdim=True)) for p, wp, part in parts], dim=-1)
+
+    return product
+
+
+def _normalised(weights: Array | None, like: th.Tensor) -> th.Tensor:
+    """One weight for each row, of sum 1."""
+    if weights is None:
+        return like.new_full((len(like),), 1 / len(like))
+    given = th.as_tensor(weights, dtype=like.dtype, device=like.device)
+    return given / given.sum()
+
+
+def _values(policy: ActorCriticPolicy, layout: Layout, parameters: Array) -> dict[str, th.Tensor]:
+    """Copy the parameters, and the float buffers where the vector has them, by name."""
+    vector = th.from_numpy(np.array(parameters)).to(policy.device)
+    named: list[tuple[str, th.Tensor]] = list(policy.named_parameters())
+    if len(vector) == layout.size:
+        named += [(name, buffer) for name, buffer in policy.named_buffers() if buffer.dtype in EXACT_IN_FLOAT32]
+    return {name: layout.view(vector, tensor).detach().to(tensor.dtype) for name, tensor in named}
+
+
+def _call(policy: ActorCriticPolicy, values: dict[str, th.Tensor], function: Function, observations: Any) -> Any:
+    """Evaluate a function of the policy and of observations with other values in the policy."""
+    replaced = {f"policy.{name}": value for name, value in values.items()}
+    return functional_call(_Function(policy, function), replaced, (obs_as_tensor(observations, policy.device),))
+
+
+class _Function(nn.Module):
+    def __init__(self, policy: ActorCriticPolicy, function: Function) -> None:
+        super().__init__()
+        self.policy, self._function = policy, function
+
+    def forward(self, observations: Any) -> Any:
+        return self._function(self.policy, observations)
+
+
+def _distributions(policy: ActorCriticPolicy, observations: Any) -> Outputs:
+    distribution: Any = policy.get_distribution(observations)
+    outputs, distribution.distribution = distribution.distribution, None  # or the policy would keep the graph
+    return outputs
+
+
+def _features(policy: ActorCriticPolicy, observations: Any) -> th.Tensor:
+    features = policy.extract_features(observations)
+    return features if isinstance(features, th.Tensor) else features[0]  # not shared with a critic
