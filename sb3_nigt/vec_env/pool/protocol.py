@@ -38,7 +38,8 @@ def encode_contributions(number: int, contributions: Sequence[Contribution]) -> 
     """
     parts = [GRADIENT, NUMBER_FORMAT.pack(number)]
     for contribution in contributions:
-        coefficients = contribution.coefficients.astype(np.float32)
+        with np.errstate(over="ignore"):  # an infinite one makes the gradient infinite, which is noticed where it is used
+            coefficients = contribution.coefficients.astype(np.float32)
         parts += [CONTRIBUTION_FORMAT.pack(*contribution.key, len(coefficients)), coefficients.tobytes()]
     return b"".join(parts)
 
