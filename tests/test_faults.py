@@ -135,9 +135,9 @@ def make():
 
 def train_until_restarts(model, wanted):
     """Train for a few rounds, and more if a worker has not failed as often as wanted by then."""
-    slots = model.env._slots
+    slots = model.env._roster.slots
     train_rounds(model, 3)
-    while any(slot.restarts < n for slot, n in zip(slots, wanted, strict=True)):
+    while any(slot.history.failures < n for slot, n in zip(slots, wanted, strict=True)):
         assert model._n_updates < 300
         train_rounds(model, model._n_updates + 1)
 
@@ -208,7 +208,7 @@ def test_who_fails_again_and_again_is_lost_and_the_others_go_on(make, limits, sa
         train_until_restarts(model, [0, 0, 3])
     train_rounds(model, model._n_updates + 3)
     assert env.lost() == {2}
-    assert env._slots[2].restarts == 3
+    assert env._roster.slots[2].history.failures == 3
     assert [str(warning.message).split(". ")[-1] for warning in caught][-1] == said_last
     assert model.last_round.counts.sum() == 12
     assert model.last_round.counts[2] == 0
@@ -318,7 +318,7 @@ def test_a_number_that_is_not_finite(make, algorithm, what, number):
         assert model.last_round.weights @ model.last_round.counts == pytest.approx(1.0)
         assert np.isfinite(parameters(model)).all()
     assert rejected == [(1, "observation" if what == "reset" else what)]
-    assert [slot.restarts for slot in env._slots] == [0, 0]
+    assert env.restarts == 0
 
 
 class HugeRewards(FixedLengthEnv):
@@ -358,7 +358,7 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_parameters(make, algori
         assert np.isfinite(parameters(model)).all()
         assert np.array_equal(parameters(model), before) == huge[-1]
     assert sum(huge) == 1
-    assert [slot.restarts for slot in env._slots] == [0, 0]
+    assert env.restarts == 0
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

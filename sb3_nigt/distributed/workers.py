@@ -16,7 +16,7 @@ from sb3_nigt.sampling.trajectory import Trajectory
 from sb3_nigt.timing.clock import WallClock
 from sb3_nigt.timing.time_models import TimePer
 from sb3_nigt.vec_env.base import RolloutSpec, TrajectoryWorkers, WorkerVecEnv
-from sb3_nigt.vec_env.pool.slot import SPEED_SMOOTHING
+from sb3_nigt.vec_env.pool.speeds import SPEED_SMOOTHING
 
 IDLE_SECONDS = 0.001  # how long a rank without work waits before it looks again
 
