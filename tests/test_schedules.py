@@ -218,7 +218,7 @@ def test_new_predictions_count_at_once():
 @pytest.mark.parametrize(("back", "durations"), [(1, [1.5, 5.0, 20.0]), (2, [20.0, 1.5, 5.0])])
 def test_ticket_is_free_before_the_end_of_what_is_in_flight(back, durations):
     """
-    M = 4, everybody has a ticket; then the durations turn out to be 1.5, 5, 20. At 1 the one of 5 s is back, one ticket is left.
+    M = 4, all have a ticket; then the durations turn out to be 1.5, 5, 20. At 1 the one of 5 s is back, one ticket is left.
 
     The one of 1.5 s could have it done by 1.5 + 1.5 = 3, the one of 5 s by 6 only. But the one of 20 s makes the round last
     until 20 anyway, whether it is the first in the list or the last.
