@@ -24,9 +24,10 @@ from envs import (
     train_rounds,
 )
 from numpy.testing import assert_array_equal
+from paper import RennalaNIGT
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from sb3_nigt import RennalaNIGT, SimulatedVecEnv
+from sb3_nigt import SimulatedVecEnv
 from sb3_nigt.messages import Job, SamplingPoint, TrajectoryKey
 from sb3_nigt.parameters import load_flat
 from sb3_nigt.policies import MultiInputPolicy
@@ -198,7 +199,7 @@ class WorkerVecEnvTests:
         env_fns, policy = [env_class] * 3, "MultiInputPolicy" if env_class is DictEnv else "MlpPolicy"
         rounds = []
         for env in (make(*env_fns), SimulatedVecEnv(env_fns)):
-            model = RennalaNIGT(policy, env, n_trajectories=7, n_steps=9, seed=4, device="cpu")
+            model = RennalaNIGT(policy, env, n_trajectories=7, horizon=9, seed=4, device="cpu")
             run_rounds(model, 1)
             rounds.append({trajectory.key: trajectory for trajectory in accepted(model)})
         here, simulator = rounds

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import torch as th
 from envs import LengthFromSeedEnv, coefficients, keep_outputs, parameters, run_rounds
+from paper import MaleniaNIGT, RennalaNIGT, SyncNIGT
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor
 from torch import nn
 
-from sb3_nigt import NIGT, AFedPG, MaleniaNIGT, RennalaNIGT, RennalaPG, SyncNIGT, SyncPG
+from sb3_nigt import NIGT, AFedPG, RennalaPG, SyncPG
 from sb3_nigt.parameters import flatten, load_flat
 from sb3_nigt.replica.gradients import policy_gradient
 from sb3_nigt.replica.network import TorchNetwork, has_numpy_network
@@ -302,7 +303,7 @@ class PolicyCopyTests:
         kwargs = {} if algorithm is AFedPG else {"n_trajectories": 4}
         policy_kwargs = {"net_arch": [4], **policy_kwargs}
         model = algorithm(
-            "MlpPolicy", env, ALPHA, n_steps=HORIZON, seed=1, device="cpu", policy_kwargs=policy_kwargs, gamma=GAMMA, **kwargs
+            "MlpPolicy", env, ALPHA, horizon=HORIZON, seed=1, device="cpu", policy_kwargs=policy_kwargs, gamma=GAMMA, **kwargs
         )
         generator = th.Generator().manual_seed(0)
         with th.no_grad():

@@ -9,7 +9,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
 
-from sb3_nigt import FixedTimes, SimulatedVecEnv
+from sb3_nigt import PAPER, FixedTimes, SimulatedVecEnv
 from sb3_nigt.estimators import ReturnToGo
 from sb3_nigt.messages import Contribution, Job, SamplingPoint, TrajectoryKey
 from sb3_nigt.parameters import flatten
@@ -220,7 +220,9 @@ def accepted(model):
 
 
 def make_policy(observation_space, action_space, policy_class=MlpPolicy, **policy_kwargs):
-    """Make a policy as an algorithm would, without touching torch's random numbers."""
+    """Make a policy, of this package's classes the paper's, as an algorithm would, without touching torch's random numbers."""
+    if issubclass(policy_class, MlpPolicy):
+        policy_kwargs = {**PAPER["policy_kwargs"], **policy_kwargs}
     with th.random.fork_rng(devices=[]):
         policy = policy_class(observation_space, action_space, lambda progress: 0.0, **policy_kwargs)
     policy.set_training_mode(False)
@@ -243,7 +245,9 @@ def contributions(arrived, gamma=0.99):
 
 def coefficients(trajectories, weights, gamma=0.99):
     """w_j C_jt of the paper's estimator, as ``policy_gradient`` takes them."""
-    return [weight * own for weight, own in zip(weights, ReturnToGo(gamma).coefficients(trajectories), strict=True)]
+    arrived = [(None, trajectory) for trajectory in trajectories]  # the paper's estimator looks at nothing else
+    own = ReturnToGo(gamma).coefficients(arrived, np.zeros(0))
+    return [weight * coefficients for weight, coefficients in zip(weights, own, strict=True)]
 
 
 def job(point, worker, number=0):

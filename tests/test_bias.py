@@ -10,10 +10,11 @@ import pytest
 import torch as th
 from envs import contributions
 from gymnasium import spaces
+from paper import MaleniaNIGT, RennalaNIGT
 from scipy import stats
 from stable_baselines3.common.callbacks import BaseCallback
 
-from sb3_nigt import FixedTimes, MaleniaNIGT, RennalaNIGT, SimulatedVecEnv
+from sb3_nigt import FixedTimes, SimulatedVecEnv
 from sb3_nigt.algorithms.reporting import bias_bound
 
 N_WORKERS, M, ROUNDS = 10, 20, 250

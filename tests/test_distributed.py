@@ -5,12 +5,13 @@ import time
 import numpy as np
 import pytest
 from envs import LengthFromSeedEnv, collect, contributions, job, keep_outputs, parameters, prepared, run, run_rounds, simulated
+from paper import MaleniaNIGT, RennalaNIGT, SyncNIGT
 from ranks import N_WORKERS, SIZE, SlowEnv, checksum, make, on_ranks
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_nigt import MaleniaNIGT, ProcessVecEnv, RennalaNIGT, SyncNIGT
+from sb3_nigt import ProcessVecEnv
 from sb3_nigt.distributed import AllReduceGroup
 from sb3_nigt.distributed.ledger import Ledger
 from sb3_nigt.distributed.ranks import Ranks

@@ -13,10 +13,11 @@ from functools import partial
 import numpy as np
 import pytest
 from envs import FixedLengthEnv, LengthFromSeedEnv, NanEnv, PointEnv, accepted, parameters, train_rounds
+from paper import MaleniaNIGT, RennalaNIGT
 from processes import FAILED, explode, hang, kill_myself, worker_processes
 from stable_baselines3.common.torch_layers import FlattenExtractor
 
-from sb3_nigt import MaleniaNIGT, ProcessVecEnv, RennalaNIGT, SimulatedVecEnv, WorkerError
+from sb3_nigt import ProcessVecEnv, SimulatedVecEnv, WorkerError
 from sb3_nigt.algorithms.book import MAX_REJECTED_IN_A_ROW
 from sb3_nigt.vec_env.pool import commands
 
@@ -349,7 +350,7 @@ def always(trajectory):
 def test_a_gradient_that_is_not_finite_never_reaches_the_parameters(make, algorithm):
     """The round that has it moves nothing, the others do."""
     env = with_equal_speeds(make(PointEnv, partial(HugeRewards, second)))
-    model, huge = algorithm("MlpPolicy", env, **ARGUMENTS, n_steps=3), []
+    model, huge = algorithm("MlpPolicy", env, **ARGUMENTS, horizon=3), []
     while not any(huge[:-1]):
         assert model._n_updates < 300
         before = parameters(model)
@@ -364,7 +365,7 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_parameters(make, algori
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_gradients_that_are_never_finite_stop_the_run(make, algorithm):
     env = with_equal_speeds(make(PointEnv, partial(HugeRewards, always)))
-    model = algorithm("MlpPolicy", env, **ARGUMENTS, n_steps=3)
+    model = algorithm("MlpPolicy", env, **ARGUMENTS, horizon=3)
     before = parameters(model)
     with pytest.raises(RuntimeError, match=f"{MAX_REJECTED_IN_A_ROW} rounds in a row were not finite"):
         model.learn(10**6)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch.distributed as dist
 from envs import FixedLengthEnv, LengthFromSeedEnv, PointEnv, job, prepared, run_rounds, same, simulated
+from paper import MaleniaNIGT, RennalaNIGT
 from stable_baselines3.common.callbacks import (
     BaseCallback,
     CallbackList,
@@ -21,7 +22,7 @@ from stable_baselines3.common.callbacks import (
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import KVWriter, Logger
 
-from sb3_nigt import AFedPG, MaleniaNIGT, ProcessVecEnv, RennalaNIGT, RunRecorder, SimulatedVecEnv
+from sb3_nigt import AFedPG, ProcessVecEnv, RunRecorder, SimulatedVecEnv
 from sb3_nigt.aggregators import Malenia, Rennala
 from sb3_nigt.algorithms.group import Alone
 from sb3_nigt.distributed import AllReduceGroup, is_first_rank

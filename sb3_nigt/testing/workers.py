@@ -20,12 +20,13 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from sb3_nigt.aggregators import Rennala
 from sb3_nigt.algorithms.book import BetweenRounds, LengthEstimate
+from sb3_nigt.algorithms.paper import PAPER, PAPER_POLICY
 from sb3_nigt.algorithms.rennala_nigt import RennalaNIGT
 from sb3_nigt.algorithms.round import run_round
 from sb3_nigt.estimators import ReturnToGo
 from sb3_nigt.messages import Arrival, Contribution, Job, RoundReport, SamplingPoint, TrajectoryKey
 from sb3_nigt.parameters import flatten, load_flat
-from sb3_nigt.policies import MlpPolicy, MultiInputPolicy
+from sb3_nigt.policies import ActorPolicy, MlpPolicy, MultiInputPolicy
 from sb3_nigt.replica.copying import copy_of
 from sb3_nigt.replica.gradients import policy_gradient
 from sb3_nigt.sampling.trajectory import Trajectory
@@ -58,10 +59,18 @@ def make_policy(
     :param policy_class: of the policy
     :param policy_kwargs: further arguments of the policy
     """
+    if issubclass(policy_class, ActorPolicy):
+        policy_kwargs = {**PAPER_POLICY, **policy_kwargs}
     with th.random.fork_rng(devices=[]):
         policy = policy_class(observation_space, action_space, lambda progress: 0.0, **policy_kwargs)
     policy.set_training_mode(False)
     return policy
+
+
+def _paper(policy: str, env: VecEnv, **kwargs: Any) -> RennalaNIGT:
+    """The paper's algorithm, whose rounds are made of trajectories."""
+    policy_kwargs = {**PAPER_POLICY, **kwargs.pop("policy_kwargs", {})}
+    return RennalaNIGT(policy, env, **{**PAPER, **kwargs, "policy_kwargs": policy_kwargs})
 
 
 def prepared(
@@ -145,7 +154,9 @@ def coefficients(trajectories: Sequence[Trajectory], weights: Any, gamma: float 
     :param weights: w_j, one a trajectory
     :param gamma: γ
     """
-    return [weight * own for weight, own in zip(weights, ReturnToGo(gamma).coefficients(trajectories), strict=True)]
+    arrived: list[Any] = [(None, trajectory) for trajectory in trajectories]  # the paper's estimator looks at nothing else
+    own = ReturnToGo(gamma).coefficients(arrived, np.zeros(0))
+    return [weight * one for weight, one in zip(weights, own, strict=True)]
 
 
 def contributions(arrived: Sequence[Arrived], gamma: float = 0.99) -> list[Contribution]:
@@ -601,7 +612,7 @@ class WorkerVecEnvTests(TrajectoryWorkersTests):
         env_fns, policy = [env_class] * 3, "MultiInputPolicy" if env_class is DictEnv else "MlpPolicy"
         rounds = []
         for env in (make(*env_fns), SimulatedVecEnv(env_fns)):
-            model = RennalaNIGT(policy, env, n_trajectories=7, n_steps=9, seed=4, device="cpu")
+            model = _paper(policy, env, n_trajectories=7, horizon=9, seed=4, device="cpu")
             kept = _KeepRounds()
             model.learn(1, callback=kept)
             rounds.append(kept.rounds[0])
@@ -617,7 +628,7 @@ class WorkerVecEnvTests(TrajectoryWorkersTests):
         results = []
         for env in (make(*[LengthFromSeedEnv] * 3), SimulatedVecEnv([LengthFromSeedEnv] * 3)):
             policy_kwargs = {"net_arch": [8]}
-            model = RennalaNIGT("MlpPolicy", env, 0.1, n_trajectories=6, seed=1, policy_kwargs=policy_kwargs)
+            model = _paper("MlpPolicy", env, learning_rate=0.1, n_trajectories=6, seed=1, policy_kwargs=policy_kwargs)
             while model.n_updates < 4:
                 model.learn(1, reset_num_timesteps=False)
             results.append(flatten(model.policy))
@@ -626,7 +637,7 @@ class WorkerVecEnvTests(TrajectoryWorkersTests):
     @pytest.mark.parametrize("schedule", ["planned", "pipelined"])
     def test_nothing_is_discarded_where_all_is_planned(self, make: Make, schedule: str) -> None:
         """Also steps that come in while a gradient is waited for belong to some round."""
-        model = RennalaNIGT("MlpPolicy", make(*[LengthFromSeedEnv] * 3), n_trajectories=7, schedule=schedule, seed=0)
+        model = _paper("MlpPolicy", make(*[LengthFromSeedEnv] * 3), n_trajectories=7, schedule=schedule, seed=0)
         kept = _KeepRounds(20)
         model.learn(10**9, callback=kept)
         assert [report.discarded_steps for report in kept.reports] == [0] * 20
