@@ -17,7 +17,7 @@ from sb3_nigt.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, TanhGaussi
 from sb3_nigt.replica.network import has_numpy_network
 from sb3_nigt.replica.replica import PolicyReplica
 from sb3_nigt.sampling.heads import make_head
-from sb3_nigt.sampling.sampler import FIRST_ROWS, Sampler
+from sb3_nigt.sampling.sampler import FIRST_ROWS, FreshNoise, Sampler
 from sb3_nigt.sampling.seeding import trajectory_seeds
 
 VECTOR = spaces.Box(-1.0, 1.0, (3,), np.float32)
@@ -32,6 +32,11 @@ ACTIONS = {
     "multi_discrete": spaces.MultiDiscrete([2, 3]),
     "multi_binary": spaces.MultiBinary(3),
 }
+
+
+def begin(sampler, key, point, network):
+    seeds = trajectory_seeds(5, key)
+    sampler.begin(key, point, network, seeds.env, FreshNoise(sampler.head, seeds.actions))
 
 
 def overriding(method):
@@ -118,7 +123,7 @@ def assert_networks_agree(replica, point, observations):
 def run(replica, point, env, horizon, portions=(10**6,), number=0):
     """One trajectory, in portions that repeat until it has ended."""
     sampler, key = Sampler(env, replica.head, horizon), TrajectoryKey(0, 0, number)
-    sampler.begin(key, point, replica.network(point), trajectory_seeds(5, key))
+    begin(sampler, key, point, replica.network(point))
     for k in range(10**6):
         if sampler.finished:
             return sampler
@@ -323,7 +328,7 @@ def test_portions_do_not_matter(name, length):
     assert_same(kept.trajectory(80), run(replica, point, env, 80).trajectory())
     # another trajectory from the same sampler does not touch the ones handed out
     earlier, key = kept.trajectory(), TrajectoryKey(0, 0, 1)
-    kept.begin(key, point, replica.network(point), trajectory_seeds(5, key))
+    begin(kept, key, point, replica.network(point))
     kept.advance(horizon)
     assert_same(earlier, whole)
     assert kept.trajectory().rewards.tolist() != whole.rewards.tolist()

@@ -23,7 +23,7 @@ ALL = [RennalaNIGT, MaleniaNIGT, SyncNIGT, SyncPG, RennalaPG, AFedPG]
 NAN, INF = float("nan"), float("inf")
 
 BAD_ARGUMENTS = {
-    "learning_rate": [-1.0, -1e-9, NAN, INF, "0.1", None, True, [0.1]],
+    "learning_rate": [-1.0, -1e-9, NAN, INF, "0.1", True, [0.1]],
     "n_trajectories": [0, -3, 2.5, 20.0, NAN, "20", None, True],
     "n_initial_trajectories": [0, -1, 1.5, NAN, "1", True],
     "horizon": [0, -1, 2.0, NAN, "9", None, True],

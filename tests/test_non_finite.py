@@ -27,7 +27,7 @@ from sb3_nigt.replica.copying import copy_of
 from sb3_nigt.replica.gradients import policy_gradient
 from sb3_nigt.replica.replica import PolicyReplica
 from sb3_nigt.sampling.heads import make_head
-from sb3_nigt.sampling.sampler import Sampler
+from sb3_nigt.sampling.sampler import FreshNoise, Sampler
 from sb3_nigt.sampling.seeding import trajectory_seeds
 
 NAN, INF = float("nan"), float("inf")
@@ -121,7 +121,9 @@ def oracle(model, report, parameters, env):
     trajectories = []
     for arrival in report.arrivals:
         sampler = Sampler(env, make_head(replica.policy), model.n_steps)
-        sampler.begin(arrival.key, point, replica.network(point), trajectory_seeds(SEED, arrival.key))
+        seeds = trajectory_seeds(SEED, arrival.key)
+        noise = FreshNoise(sampler.head, seeds.actions)
+        sampler.begin(arrival.key, point, replica.network(point), seeds.env, noise)
         sampler.advance(model.n_steps)
         assert sampler.n_done == arrival.n_steps
         trajectories.append(sampler.trajectory())

@@ -106,16 +106,7 @@ def check_shareable(model: TrainedModel) -> None:
         raise ValueError(
             f'schedule={model.schedule!r} is not allowed in a process group: give "planned" or "first_finished", {alone}.'
         )
-    needs = [
-        name
-        for name, is_needed in (
-            (f"rollout={model.rollout!r}", model.rollout != "trajectories"),
-            (f"gae_lambda={model.gae_lambda!r}", model.gae_lambda is not None),
-            (f"geometry={model.geometry!r}", GEOMETRIES[model.geometry].needs_metric),
-            ("normalize_observations=True", isinstance(model.policy, ActorPolicy) and model.policy.normalizer is not None),
-        )
-        if is_needed
-    ]
+    needs = _not_exchanged(model)
     if needs:
         raise ValueError(
             f"{', '.join(needs)} is not allowed in a process group, whose ranks do not exchange what that needs: give the "
@@ -129,3 +120,15 @@ def check_shareable(model: TrainedModel) -> None:
             f"env={type(env).__name__} is not allowed in a process group: give a SimulatedVecEnv or a "
             f"ProcessVecEnv, for example make_worker_vec_env(env_id, n_workers=1), {alone}."
         )
+
+
+def _not_exchanged(model: TrainedModel) -> list[str]:
+    """Arguments that need more than ranks exchange."""
+    has_normalizer = isinstance(model.policy, ActorPolicy) and model.policy.normalizer is not None
+    needs = {
+        f"rollout={model.rollout!r}": model.rollout != "trajectories",
+        f"gae_lambda={model.gae_lambda!r}": model.gae_lambda is not None,
+        f"geometry={model.geometry!r}": GEOMETRIES[model.geometry].needs_metric,
+        "normalize_observations=True": has_normalizer,
+    }
+    return [argument for argument, is_needed in needs.items() if is_needed]
