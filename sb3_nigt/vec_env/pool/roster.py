@@ -87,6 +87,8 @@ class Roster:
         :param workers: that are needed
         :param enough: ``any`` or ``all``: how many of them must have been absent for too long
         """
+        if math.isinf(self.placement_timeout):
+            return None
         waited = {worker: now - self.slots[worker].absent_since for worker in workers}  # -inf for those that are there
         if waited and enough(seconds > self.placement_timeout for seconds in waited.values()):
             return max(waited, key=lambda worker: waited[worker])
