@@ -21,13 +21,15 @@ from sb3_nigt import RennalaNIGT
 from sb3_nigt.__main__ import main
 from sb3_nigt.experiments import campaign, compare, training
 from sb3_nigt.experiments.campaign import FailedRunsError, execute_all
-from sb3_nigt.experiments.methods import BASELINES, OURS, check_method, make_model
+from sb3_nigt.experiments.methods import BASELINES, check_method, make_model
 from sb3_nigt.experiments.plots import method_style, save_picture, style_numbers
 from sb3_nigt.experiments.results import ALL_CURVES, Curve, default_threshold, grid_of, on_grid, table
 from sb3_nigt.experiments.setting import Budget, Run, Setting
 from sb3_nigt.experiments.summary import summary
+from sb3_nigt.methods import METHODS
 
 CARTPOLE = Setting("CartPole-v1", (1.0, 2.0), (0.0, 5.0))
+ALGORITHMS = {**{name: method.algorithm for name, method in METHODS.items()}, **BASELINES}
 FEW = Budget(timesteps=400, points=4, episodes=2)
 COMPARE = ["compare", "--env", "CartPole-v1", "--step-times", "1,2", "--points", "4", "--episodes", "2", "--processes", "1"]
 
@@ -42,7 +44,7 @@ def executed(run, directory):
 # Names
 
 
-@pytest.mark.parametrize("name", [*OURS, *BASELINES, "rennala:pipelined", "malenia:first_finished"])
+@pytest.mark.parametrize("name", [*ALGORITHMS, "rennala:pipelined", "malenia:first_finished"])
 def test_every_method_trains_and_is_measured(name, tmp_path):
     curve, record = executed(Run(name, 0, CARTPOLE, FEW), tmp_path)
     assert curve["seconds"][0] == curve["timesteps"][0] == curve["messages"][0] == 0
@@ -50,7 +52,7 @@ def test_every_method_trains_and_is_measured(name, tmp_path):
     for axis in ("seconds", "timesteps", "messages", "updates"):
         assert (np.diff(curve[axis]) >= 0).all()
     assert 1 <= curve["return"].min() <= curve["return"].max() <= 500
-    assert record["algorithm"] == {**OURS, **BASELINES}[name.partition(":")[0]].__name__
+    assert record["algorithm"] == ALGORITHMS[name.partition(":")[0]].__name__
     assert record["arguments"]["seed"] == 0
 
 
@@ -475,7 +477,7 @@ def test_saved_pictures(suffix, tmp_path):
 def test_a_method_looks_the_same_in_all_pictures():
     assert style_numbers(["rennala", "afedpg"]) == {"rennala": 0, "afedpg": 3}
     assert style_numbers(["ars", "rennala", "malenia", "sync"]) == {"ars": 1, "rennala": 0, "malenia": 3, "sync": 2}
-    everybody = style_numbers([*OURS, *BASELINES, "rennala:first_finished", "malenia:pipelined"])
+    everybody = style_numbers([*ALGORITHMS, "rennala:first_finished", "malenia:pipelined"])
     assert sorted(everybody.values()) == list(range(12))
 
 

@@ -33,7 +33,7 @@ from ray.cluster_utils import Cluster  # noqa: E402
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: E402
 
 from sb3_nigt import RayVecEnv  # noqa: E402
-from sb3_nigt.vec_env import ray_vec_env  # noqa: E402
+from sb3_nigt.vec_env.ray import vec_env as ray_vec_env  # noqa: E402
 from sb3_nigt.vec_env.ray.handle import RayWorker  # noqa: E402
 
 STORE = 80 * 2**20

@@ -10,21 +10,11 @@ from sb3_contrib import ARS, TRPO
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from sb3_nigt.algorithms import AFedPG, MaleniaNIGT, RennalaNIGT, RennalaPG, SyncNIGT, SyncPG
 from sb3_nigt.algorithms.base import AsyncPolicyGradient
 from sb3_nigt.experiments.setting import CountedVecEnv
-from sb3_nigt.schedules import SCHEDULES
+from sb3_nigt.methods import METHODS
 
-OURS: dict[str, type[AsyncPolicyGradient]] = {
-    "rennala": RennalaNIGT,
-    "malenia": MaleniaNIGT,
-    "sync": SyncNIGT,
-    "syncpg": SyncPG,
-    "rennalapg": RennalaPG,
-    "afedpg": AFedPG,
-}
 BASELINES: dict[str, type[BaseAlgorithm]] = {"ppo": PPO, "a2c": A2C, "trpo": TRPO, "ars": ARS}
-WITH_SCHEDULE = ("rennala", "malenia", "rennalapg")
 UNRECORDED = ("self", "policy", "env", "stats_window_size", "tensorboard_log", "verbose", "device", "_init_setup_model")
 
 
@@ -36,13 +26,16 @@ def check_method(name: str) -> str:
     :raises ValueError: if there is no such method
     """
     base, colon, schedule = name.strip().partition(":")
-    if base not in OURS and base not in BASELINES:
-        raise ValueError(f"{name!r} is not a method: give some of {', '.join([*OURS, *BASELINES])}")
-    if colon and base not in WITH_SCHEDULE:
+    if base not in METHODS and base not in BASELINES:
+        raise ValueError(f"{name!r} is not a method: give some of {', '.join([*METHODS, *BASELINES])}")
+    if not colon:
+        return base
+    if base not in METHODS or not METHODS[base].has_choice_of_schedule:
         raise ValueError(f"{name!r} is not allowed: {base} has no choice of schedule, write {base}")
-    if colon and schedule not in SCHEDULES:
-        raise ValueError(f"{name!r} is not allowed: write {', '.join(f'{base}:{known}' for known in SCHEDULES)}")
-    return base if schedule == "planned" else name.strip()
+    if schedule not in METHODS[base].schedules:
+        allowed = ", ".join(f"{base}:{known}" for known in METHODS[base].schedules)
+        raise ValueError(f"{name!r} is not allowed: write {allowed}")
+    return base if schedule == METHODS[base].default_schedule else name.strip()
 
 
 def make_model(method: str, workers: CountedVecEnv, seed: int, arguments: dict[str, Any]) -> BaseAlgorithm:
@@ -56,10 +49,10 @@ def make_model(method: str, workers: CountedVecEnv, seed: int, arguments: dict[s
     """
     base, _, schedule = method.partition(":")
     common: dict[str, Any] = {"seed": seed, "device": "cpu"}
-    if base in OURS:
+    if base in METHODS:
         if schedule:
             common["schedule"] = schedule
-        return OURS[base]("MlpPolicy", workers, **common, **arguments)
+        return METHODS[base].algorithm("MlpPolicy", workers, **common, **arguments)
     policy = "LinearPolicy" if base == "ars" else "MlpPolicy"
     return BASELINES[base](policy, workers, **common, **{**_adapted(base, workers.num_envs), **arguments})
 
@@ -105,7 +98,8 @@ def deliver_messages(model: BaseAlgorithm, workers: CountedVecEnv) -> int:
     Count the messages to the learner at the end of a rollout; those of baselines take their time now.
 
     A baseline sends one message a worker after each rollout and waits for the slowest, max κ_i. Our algorithms have spent
-    the time already: one message of each worker with an accepted trajectory, or one a trajectory for AFedPG.
+    the time already: one message of each worker with an accepted trajectory, or one a trajectory where each is sent on its
+    own.
 
     :param model: in training
     :param workers: what it trains on
@@ -115,6 +109,6 @@ def deliver_messages(model: BaseAlgorithm, workers: CountedVecEnv) -> int:
         return workers.num_envs
     report = model.last_round
     assert report is not None
-    if isinstance(model, AFedPG):
+    if model.make_schedule().uploads:
         return len(report.arrivals) + len(report.rejected)
     return int(np.count_nonzero(report.counts))

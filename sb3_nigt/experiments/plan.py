@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from itertools import takewhile
+from itertools import groupby, takewhile, zip_longest
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -182,8 +182,13 @@ def draw(planned: Plan, workers: Sequence[int], path: Path) -> None:
     load, until = planned.workload, SHOWN_UPDATES * planned["Rennala", "planned"].update_seconds
     arrived = until + float(load.step_times.max()) * max(load.lengths) + float(load.message_times.max())
     figure = Figure(figsize=(12, min(16.0, 4 + 0.7 * len(workers))), layout="constrained")
-    axes = figure.subplots(4, 2, sharex=True, sharey=True)
-    for ax, row in zip(axes.T.flat, _columns(planned), strict=True):
+    columns = _columns(planned)
+    axes = figure.subplots(max(map(len, columns)), 2, sharex=True, sharey=True, squeeze=False)
+    placed = [(ax, row) for column, rows in zip(axes.T, columns, strict=True) for ax, row in zip_longest(column, rows)]
+    for ax, row in placed:
+        if row is None:
+            ax.set_axis_off()
+            continue
         shown = takewhile(lambda round_: round_.started_at < arrived, planned.rounds(row.method, row.schedule))
         draw_timeline(ax, list(shown))
         ax.set_title(f"{row.method}, {row.schedule}: update every {_number(row.update_seconds)} s", fontsize="medium")
@@ -195,7 +200,9 @@ def draw(planned: Plan, workers: Sequence[int], path: Path) -> None:
     save_picture(figure, path, dpi=80)
 
 
-def _columns(planned: Plan) -> list[MethodPlan]:
-    """Rennala and the barrier in the left column, Malenia and AFedPG in the right one."""
-    *rounds, barrier, immediate = planned.methods
-    return [*rounds[:3], barrier, *rounds[3:], immediate]
+def _columns(planned: Plan) -> list[list[MethodPlan]]:
+    """Methods in turn left and right, so that Rennala and the barrier are left, Malenia and AFedPG right."""
+    columns: list[list[MethodPlan]] = [[], []]
+    for number, (_, rows) in enumerate(groupby(planned.methods, key=lambda row: row.method)):
+        columns[number % 2] += rows
+    return columns

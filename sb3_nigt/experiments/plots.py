@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from sb3_nigt.messages import RoundReport
+from sb3_nigt.methods import METHODS
 
 # Okabe and Ito's colours, each with dashes or a marker of its own, so that no line depends on its colour alone.
 LINE_STYLES: tuple[dict[str, Any], ...] = (
@@ -24,17 +25,12 @@ LINE_STYLES: tuple[dict[str, Any], ...] = (
     {"color": "#E69F00", "linestyle": "-", "marker": "s", "markevery": 20, "markersize": 4},
     {"color": "#56B4E9", "linestyle": (0, (8, 2))},
 )
-# The methods of the paper look the same in all pictures; what has no place here takes the styles that are left.
+# These look the same in all pictures; what has no place here takes the styles that are left.
 OWN_STYLE = {
-    "rennala": 0,
-    "malenia": 0,
+    **{name: method.line_style for name, method in METHODS.items() if method.line_style is not None},
     "rennala:first_finished": 1,
     "malenia:first_finished": 1,
-    "sync": 2,
-    "afedpg": 3,
     "ppo": 4,
-    "rennalapg": 5,
-    "syncpg": 6,
 }
 ROUND_COLORS = ("#0072B2", "#56B4E9")  # neighbouring rounds, dark and light
 DISCARDED_COLOR = "#BBBBBB"

@@ -10,10 +10,10 @@ from sb3_nigt.experiments.arguments import positive_integer, positive_number
 from sb3_nigt.experiments.campaign import OUT_OF_DATE
 from sb3_nigt.experiments.compare import add_execution, compare, seeded_runs
 from sb3_nigt.experiments.figures import FIGURES
-from sb3_nigt.experiments.methods import OURS
 from sb3_nigt.experiments.setting import Budget
 from sb3_nigt.experiments.tune import learning_rates, tune
 from sb3_nigt.experiments.tuned import load, save, tuned_file
+from sb3_nigt.methods import METHODS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> None:
     output: Path = args.output / f"{args.figure}-per-{args.time_per}"
     tuned = args.tuned
     if args.tune is not None:
-        candidates = {m: learning_rates(m, args.tune) for m in methods if m.partition(":")[0] in OURS}
+        candidates = {m: learning_rates(m, args.tune) for m in methods if m.partition(":")[0] in METHODS}
         for best in tune(candidates, setting, budget, output / "tune", args.processes):
             save(best, output / "tuned.json")
         tuned = load(output / "tuned.json")

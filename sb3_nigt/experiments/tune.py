@@ -13,10 +13,10 @@ import numpy as np
 from sb3_nigt.experiments.arguments import positive_integer
 from sb3_nigt.experiments.campaign import FailedRunsError, execute_all, is_finished
 from sb3_nigt.experiments.compare import add_execution, add_setting, methods, setting_of
-from sb3_nigt.experiments.methods import OURS
 from sb3_nigt.experiments.results import load_curves
 from sb3_nigt.experiments.setting import Budget, Run, Setting
 from sb3_nigt.experiments.tuned import Tuned, load, save
+from sb3_nigt.methods import METHODS
 
 EXPONENTS = range(-10, 0)  # of two: α
 PLAIN_EXPONENTS = range(-24, -4, 2)  # of plain ascent, whose steps grow with the gradient: the paper does not say
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAMES",
         type=tunable_methods,
         default=methods("rennala,afedpg,sync"),
-        help=f"methods with commas between them, of {', '.join(OURS)}, with a schedule or without",
+        help=f"methods with commas between them, of {', '.join(METHODS)}, with a schedule or without",
     )
     parser.add_argument(
         "--candidates",
@@ -58,8 +58,8 @@ def tunable_methods(text: str) -> list[str]:
     """
     names = methods(text)
     for name in names:
-        if name.partition(":")[0] not in OURS:
-            raise argparse.ArgumentTypeError(f"{name!r} has no grid: give some of {', '.join(OURS)}")
+        if name.partition(":")[0] not in METHODS:
+            raise argparse.ArgumentTypeError(f"{name!r} has no grid: give some of {', '.join(METHODS)}")
     return names
 
 
@@ -98,12 +98,11 @@ def grid(method: str) -> Candidates:
 
     :param method: its name
     """
-    plain_ascent = method.partition(":")[0] in ("syncpg", "rennalapg")  # which has no η
+    of_method = METHODS[method.partition(":")[0]]
     found: Candidates = {}
-    exponents, etas = (PLAIN_EXPONENTS, (None,)) if plain_ascent else (EXPONENTS, ETAS)
+    exponents, etas = (EXPONENTS, ETAS) if of_method.takes("eta") else (PLAIN_EXPONENTS, (None,))
     for exponent, eta, m in itertools.product(exponents, etas, N_TRAJECTORIES):
-        arguments: dict[str, Any] = {"learning_rate": 2.0**exponent}
-        arguments["n_initial_trajectories" if method == "afedpg" else "n_trajectories"] = m
+        arguments: dict[str, Any] = {"learning_rate": 2.0**exponent, of_method.size_argument: m}
         if eta is not None:
             arguments["eta"] = eta
         found[f"{method}-alpha=2^{exponent}" + ("" if eta is None else f"-eta={eta}") + f"-M={m}"] = arguments

@@ -9,11 +9,11 @@ from itertools import islice
 import numpy as np
 import numpy.typing as npt
 
-from sb3_nigt.aggregators import Aggregator, Malenia, Rennala, Synchronous, predicted_counts
+from sb3_nigt.aggregators import predicted_counts
 from sb3_nigt.messages import RoundReport
+from sb3_nigt.methods import Method, kinds_of_rounds
 from sb3_nigt.planning.closed_forms import afedpg_interval
 from sb3_nigt.planning.simulation import Workload, simulate
-from sb3_nigt.schedules import SCHEDULES, Immediate, Planned, Schedule
 from sb3_nigt.validation import check_integer, per_worker, time_values
 from sb3_nigt.vec_env.base import checked_task_ids
 
@@ -21,12 +21,6 @@ FloatArray = npt.NDArray[np.float64]
 
 MAX_ROUNDS = 50  # of which all but the first enter the means
 MAX_TRAJECTORIES = 10_000  # about so many are simulated, but not fewer than three rounds
-METHODS = (
-    *(("Rennala", schedule) for schedule in SCHEDULES),
-    *(("Malenia", schedule) for schedule in SCHEDULES),
-    ("Synchronous", "barrier"),
-    ("AFedPG", "immediate"),
-)
 
 
 @dataclass(frozen=True)
@@ -34,7 +28,7 @@ class MethodPlan:
     """
     What one method is predicted to do; means over many rounds.
 
-    :param method: "Rennala", "Malenia", "Synchronous" or "AFedPG"
+    :param method: "Rennala", "Malenia", "Synchronous" or "AFedPG", see ``Method.rounds``
     :param schedule: of the rounds; "barrier" for Synchronous, "immediate" for AFedPG, which have no choice
     :param round_seconds: from the start of a round until it is complete
     :param update_seconds: from one update to the next, the message of the aggregation included
@@ -92,7 +86,7 @@ class Plan:
         :param method: as in ``MethodPlan``
         :param schedule: as in ``MethodPlan``
         """
-        return _rounds(self.workload, _rule(self.workload, self.n_trajectories, method), schedule)
+        return _rounds(self.workload, self.n_trajectories, kinds_of_rounds()[method], schedule)
 
 
 def plan(
@@ -120,26 +114,26 @@ def plan(
     lengths = tuple(check_integer("trajectory_steps", length, 1) for length in lengths)
     kappa = per_worker("message_times", message_times, len(h), positive=False)
     workload = Workload(h, kappa, lengths, checked_task_ids(task_ids, len(h)))
-    round_based = [_round_based(workload, n_trajectories, *name) for name in METHODS if name[0] != "AFedPG"]
-    return Plan(workload, n_trajectories, (*round_based, _afedpg(workload)))
+    rows = ((method, schedule) for method in kinds_of_rounds().values() for schedule in method.schedules)
+    return Plan(workload, n_trajectories, tuple(_row(workload, n_trajectories, *row) for row in rows))
 
 
-def _rule(workload: Workload, n_trajectories: int, method: str) -> Aggregator:
-    if method == "Malenia":
-        return Malenia.of(n_trajectories, workload.task_ids)
-    return Synchronous(n_trajectories) if method == "Synchronous" else Rennala(n_trajectories if method == "Rennala" else 1)
+def _rounds(workload: Workload, n_trajectories: int, method: Method, schedule: str) -> Iterator[RoundReport]:
+    return simulate(workload, method.aggregator(n_trajectories, workload.task_ids), method.schedules[schedule]())
 
 
-def _rounds(workload: Workload, rule: Aggregator, schedule: str) -> Iterator[RoundReport]:
-    schedules: dict[str, type[Schedule]] = {**SCHEDULES, "barrier": Planned, "immediate": Immediate}
-    return simulate(workload, rule, schedules[schedule]())
+def _row(workload: Workload, n_trajectories: int, method: Method, schedule: str) -> MethodPlan:
+    if method.schedules[schedule].uploads:
+        return _every_arrival(workload, method.rounds, schedule)
+    return _round_based(workload, n_trajectories, method, schedule)
 
 
-def _round_based(workload: Workload, n_trajectories: int, method: str, schedule: str) -> MethodPlan:
-    rule = _rule(workload, n_trajectories, method)
+def _round_based(workload: Workload, n_trajectories: int, method: Method, schedule: str) -> MethodPlan:
+    rule = method.aggregator(n_trajectories, workload.task_ids)
     of_a_round = int(predicted_counts(rule, workload.durations).sum())
     n_rounds = min(MAX_ROUNDS, max(3, MAX_TRAJECTORIES // of_a_round))
-    first, *rounds = islice(_rounds(workload, rule, schedule), n_rounds)  # nobody could begin the first one early
+    # in the first round no trajectory can have begun before the round
+    first, *rounds = islice(_rounds(workload, n_trajectories, method, schedule), n_rounds)
     elapsed = rounds[-1].finished_at - first.finished_at
     counts = np.array([report.counts for report in rounds])
     messages = np.where(counts > 0, workload.message_times, 0.0).max(axis=1)
@@ -147,7 +141,7 @@ def _round_based(workload: Workload, n_trajectories: int, method: str, schedule:
     discarded = sum(d.stopped_at - d.started_at for report in rounds for d in report.discarded)
     available = workload.n_workers * elapsed
     return MethodPlan(
-        method,
+        method.rounds,
         schedule,
         round_seconds=elapsed / len(rounds) - float(messages.mean()),
         update_seconds=elapsed / len(rounds),
@@ -160,13 +154,13 @@ def _round_based(workload: Workload, n_trajectories: int, method: str, schedule:
     )
 
 
-def _afedpg(workload: Workload) -> MethodPlan:
+def _every_arrival(workload: Workload, method: str, schedule: str) -> MethodPlan:
     """Worker i delivers every τ_i + κ_i seconds, and every arrival is an update."""
     tau, kappa = workload.durations, workload.message_times
     interval = afedpg_interval(tau, kappa)
     return MethodPlan(
-        method="AFedPG",
-        schedule="immediate",
+        method,
+        schedule,
         round_seconds=interval,
         update_seconds=interval,
         counts=interval / (tau + kappa),

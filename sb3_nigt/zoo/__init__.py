@@ -5,17 +5,10 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from sb3_nigt.algorithms import AFedPG, MaleniaNIGT, RennalaNIGT, RennalaPG, SyncNIGT, SyncPG
 from sb3_nigt.algorithms.base import AsyncPolicyGradient
+from sb3_nigt.methods import METHODS
 
-ALGORITHMS: dict[str, type[AsyncPolicyGradient]] = {
-    "rennala_nigt": RennalaNIGT,
-    "malenia_nigt": MaleniaNIGT,
-    "sync_nigt": SyncNIGT,
-    "sync_pg": SyncPG,
-    "rennala_pg": RennalaPG,
-    "afedpg": AFedPG,
-}
+ALGORITHMS: dict[str, type[AsyncPolicyGradient]] = {method.zoo_name: method.algorithm for method in METHODS.values()}
 HYPERPARAMS = Path(__file__).parents[1] / "hyperparams"  # one file an algorithm
 
 

@@ -21,7 +21,7 @@ def processes_and_actors() -> dict[str, Callable[..., WorkerVecEnv]]:
     """Classes of workers that run side by side, by name; Ray's only where it is installed."""
     classes: dict[str, Callable[..., WorkerVecEnv]] = {"ProcessVecEnv": ProcessVecEnv}
     if importlib.util.find_spec("ray") is not None:  # an extra
-        from sb3_nigt import RayVecEnv
+        from sb3_nigt.vec_env.ray.vec_env import RayVecEnv
 
         classes["RayVecEnv"] = RayVecEnv
     return classes
