@@ -179,11 +179,11 @@ class RoundRecorder(BaseCallback):
         return True
 
 
-def run_rounds(model, n_rounds):
+def run_rounds(model, n_rounds, *callbacks):
     """Train for exactly so many rounds and updates; return the report of each round."""
     recorder = RoundRecorder(n_rounds)
     with suppress(_Enough):
-        model.learn(10**9, callback=recorder)
+        model.learn(10**9, callback=[*callbacks, recorder])
     assert len(recorder.reports) == n_rounds
     return recorder.reports
 
@@ -198,6 +198,22 @@ def train_rounds(model, n_rounds, callback=None):
 def parameters(model):
     """All parameters of the policy as one vector."""
     return np.concatenate([p.detach().cpu().numpy().ravel() for p in model.policy.parameters()])
+
+
+def keep_outputs(owner, name, outputs):
+    """Add what a method returns to a list, from now on."""
+    method = getattr(owner, name)
+
+    def recording(*args):
+        outputs.append(method(*args))
+        return outputs[-1]
+
+    setattr(owner, name, recording)
+
+
+def accepted(model):
+    """The trajectories of the last round that count, in worker order."""
+    return [trajectory for _, trajectory in model._accepted]
 
 
 # Jobs without an algorithm
@@ -221,8 +237,13 @@ def prepared(env, policy_class=MlpPolicy, n_steps=20, seed=0):
 
 def contributions(arrived, gamma=0.99):
     """What the paper's estimator makes of (arrival, trajectory) pairs."""
-    estimator = ReturnToGo(gamma)
-    return [Contribution(a.worker, a.key, *estimator.coefficients([t])) for a, t in arrived]
+    scored = coefficients([t for _, t in arrived], np.ones(len(arrived)), gamma)
+    return [Contribution(a.worker, a.key, own) for (a, _), own in zip(arrived, scored, strict=True)]
+
+
+def coefficients(trajectories, weights, gamma=0.99):
+    """w_j C_jt of the paper's estimator, as ``policy_gradient`` takes them."""
+    return [weight * own for weight, own in zip(weights, ReturnToGo(gamma).coefficients(trajectories), strict=True)]
 
 
 def job(point, worker, number=0):

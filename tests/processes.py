@@ -130,7 +130,7 @@ def worker_processes():
 
     yield make
     pids = [pid for env in made for pid in env.worker_pids]
-    blocks = {block.layout.name for env in made for block in (env._control, env._block) if block is not None}
+    blocks = {block.layout.name for env in made for block in env._transport.blocks}
     for env in made:
         env.close()
         env.close()  # twice is fine

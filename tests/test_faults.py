@@ -12,12 +12,13 @@ from functools import partial
 
 import numpy as np
 import pytest
-from envs import FixedLengthEnv, LengthFromSeedEnv, NanEnv, PointEnv, parameters, train_rounds
+from envs import FixedLengthEnv, LengthFromSeedEnv, NanEnv, PointEnv, accepted, parameters, train_rounds
 from processes import FAILED, explode, hang, kill_myself, worker_processes
 from stable_baselines3.common.torch_layers import FlattenExtractor
 
 from sb3_nigt import MaleniaNIGT, ProcessVecEnv, RennalaNIGT, SimulatedVecEnv, WorkerError
-from sb3_nigt.algorithms.round import MAX_REJECTED_IN_A_ROW
+from sb3_nigt.algorithms.book import MAX_REJECTED_IN_A_ROW
+from sb3_nigt.vec_env.pool import commands
 
 ALGORITHMS = [RennalaNIGT, MaleniaNIGT]
 ARGUMENTS = {"n_trajectories": 12, "learning_rate": 0.1, "seed": 1, "policy_kwargs": {"net_arch": [8]}}
@@ -134,9 +135,9 @@ def make():
 
 def train_until_restarts(model, wanted):
     """Train for a few rounds, and more if a worker has not failed as often as wanted by then."""
-    slots = model.env._slots
+    slots = model.env._roster.slots
     train_rounds(model, 3)
-    while any(slot.restarts < n for slot, n in zip(slots, wanted, strict=True)):
+    while any(slot.history.failures < n for slot, n in zip(slots, wanted, strict=True)):
         assert model._n_updates < 300
         train_rounds(model, model._n_updates + 1)
 
@@ -207,7 +208,7 @@ def test_who_fails_again_and_again_is_lost_and_the_others_go_on(make, limits, sa
         train_until_restarts(model, [0, 0, 3])
     train_rounds(model, model._n_updates + 3)
     assert env.lost() == {2}
-    assert env._slots[2].restarts == 3
+    assert env._roster.slots[2].history.failures == 3
     assert [str(warning.message).split(". ")[-1] for warning in caught][-1] == said_last
     assert model.last_round.counts.sum() == 12
     assert model.last_round.counts[2] == 0
@@ -257,16 +258,20 @@ def test_a_reset_that_fails_at_start_up_is_an_error_at_once(make, algorithm, doe
 
 
 class PolicyPart(FlattenExtractor):
-    """Can be made in the process of the test only."""
+    """Can be unpacked in the process of the test only."""
 
     def __init__(self, observation_space, pid):
-        if os.getpid() != pid:
-            explode()
         super().__init__(observation_space)
+        self.pid = pid
+
+    def __setstate__(self, state):
+        super().__setstate__(state)
+        if os.getpid() != self.pid:
+            explode()
 
 
 @pytest.mark.filterwarnings(FAILED)
-def test_a_policy_that_no_worker_can_make_is_an_error_at_once(make):
+def test_a_policy_that_no_worker_can_unpack_is_an_error_at_once(make):
     kwargs = {"features_extractor_class": PolicyPart, "features_extractor_kwargs": {"pid": os.getpid()}}
     model = RennalaNIGT("MlpPolicy", make(PointEnv, PointEnv), policy_kwargs=kwargs)
     with pytest.raises(WorkerError, match=r"every worker has failed before the first(?s:.*)the physics exploded"):
@@ -313,7 +318,7 @@ def test_a_number_that_is_not_finite(make, algorithm, what, number):
         assert model.last_round.weights @ model.last_round.counts == pytest.approx(1.0)
         assert np.isfinite(parameters(model)).all()
     assert rejected == [(1, "observation" if what == "reset" else what)]
-    assert [slot.restarts for slot in env._slots] == [0, 0]
+    assert env.restarts == 0
 
 
 class HugeRewards(FixedLengthEnv):
@@ -349,11 +354,11 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_parameters(make, algori
         assert model._n_updates < 300
         before = parameters(model)
         train_rounds(model, model._n_updates + 1)
-        huge.append(any((trajectory.rewards > 1e38).any() for trajectory in model._accepted))
+        huge.append(any((trajectory.rewards > 1e38).any() for trajectory in accepted(model)))
         assert np.isfinite(parameters(model)).all()
         assert np.array_equal(parameters(model), before) == huge[-1]
     assert sum(huge) == 1
-    assert [slot.restarts for slot in env._slots] == [0, 0]
+    assert env.restarts == 0
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

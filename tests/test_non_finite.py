@@ -12,15 +12,17 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
+from envs import coefficients
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_nigt import AFedPG, MaleniaNIGT, RennalaNIGT, RennalaPG, SimulatedVecEnv
-from sb3_nigt.algorithms.round import MAX_REJECTED_IN_A_ROW
+from sb3_nigt.algorithms.book import MAX_REJECTED_IN_A_ROW
 from sb3_nigt.errors import WorkerError
 from sb3_nigt.messages import SamplingPoint
-from sb3_nigt.parameters import PolicySpec, flatten
+from sb3_nigt.parameters import flatten
+from sb3_nigt.replica.copying import copy_of
 from sb3_nigt.replica.gradients import policy_gradient
 from sb3_nigt.replica.replica import PolicyReplica
 from sb3_nigt.sampling.heads import make_head
@@ -113,8 +115,7 @@ class Rounds(BaseCallback):
 
 def oracle(model, report, parameters, env):
     """Σ_i w_i S_i over the arrivals of a report, sampled again from their keys."""
-    spec = PolicySpec(type(model.policy), model.observation_space, model.action_space, model.policy_kwargs, model.device)
-    replica = PolicyReplica(spec, model.gamma)
+    replica = PolicyReplica(copy_of(model.policy, model.device))
     point = SamplingPoint(0, parameters)
     trajectories = []
     for arrival in report.arrivals:
@@ -126,7 +127,7 @@ def oracle(model, report, parameters, env):
     with th.no_grad():
         th.nn.utils.vector_to_parameters(th.from_numpy(parameters), replica.policy.parameters())
     weights = [report.weights[arrival.worker] for arrival in report.arrivals]
-    return policy_gradient(replica.policy, trajectories, weights, model.gamma).numpy()
+    return policy_gradient(replica.policy, trajectories, coefficients(trajectories, weights, model.gamma)).numpy()
 
 
 ALGORITHMS = [

@@ -5,7 +5,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from envs import DictEnv, PointEnv
+from envs import DictEnv, PointEnv, accepted
 from gymnasium import spaces
 from numpy.testing import assert_array_equal
 
@@ -123,7 +123,7 @@ def test_found_wherever_it_is(what, gives, says, at):
 def test_rewards_that_are_numbers(reward):
     env = SimulatedVecEnv([partial(BadEnv, "reward", 2, reward)])
     model = RennalaNIGT("MlpPolicy", env, n_steps=5, n_trajectories=1, seed=0).learn(1)
-    assert model._accepted[0].rewards[1] == 1.0
+    assert accepted(model)[0].rewards[1] == 1.0
 
 
 class RoundedEnv(PointEnv):

@@ -53,7 +53,7 @@ def test_a_failure_loses_nothing(make, tmp_path, algorithm, does, says):
         train_rounds(model, 6)
     (warning,) = caught
     assert re.search(rf"Worker 1 \(task 1\) failed: (?s:.*){says}(?s:.*)It is restarted", str(warning.message))
-    assert env._slots[1].restarts == 1
+    assert env._roster.slots[1].history.failures == 1
     reference = algorithm("MlpPolicy", SimulatedVecEnv([LengthFromSeedEnv] * 2), **kwargs)
     train_rounds(reference, 6)
     if algorithm is RennalaNIGT:  # Malenia's tickets per task follow the measured speeds
@@ -69,7 +69,7 @@ def test_killed_from_outside_while_it_trains(make, tmp_path):
         def _on_rollout_end(self):
             if self.killed < 5:
                 self.killed += 1
-                os.kill(self.training_env.unwrapped._slots[self.killed % 3].remote.process.pid, signal.SIGKILL)
+                os.kill(self.training_env.unwrapped.worker_pids[self.killed % 3], signal.SIGKILL)
 
         def _on_step(self):
             return True
@@ -197,10 +197,10 @@ def test_another_model_on_the_same_workers(make):
 def test_killed_between_two_calls(make):
     env = make(*[LengthFromSeedEnv] * 2)
     model = RennalaNIGT("MlpPolicy", env, n_trajectories=4, seed=0).learn(50)
-    os.kill(env._slots[1].remote.process.pid, signal.SIGKILL)
-    env._slots[1].remote.process.join(10)
+    os.kill(env.worker_pids[1], signal.SIGKILL)
+    env._transport.handles[1].process.join(10)
     model.learn(50)
-    assert env._slots[1].restarts == 1
+    assert env._roster.slots[1].history.failures == 1
 
 
 def test_shared_memory_that_does_not_fit(make):

@@ -66,7 +66,7 @@ def test_evaluation_in_a_callback_changes_nothing(make, tmp_path, algorithm, kin
     model.learn(120, callback=[evaluation, rounds])
     assert evaluation.evaluations_timesteps == list(range(12, model.num_timesteps + 1, 12))
     assert rounds.counts == [6] * model._n_updates
-    assert [slot.restarts for slot in processes._slots] == [0] * 3
+    assert processes.restarts == 0
     reference = algorithm("MlpPolicy", wrap(SimulatedVecEnv([monitored] * 3)), **ARGUMENTS).learn(120)
     np.testing.assert_allclose(parameters(model), parameters(reference), rtol=2e-4, atol=2e-5)
 
@@ -231,7 +231,7 @@ def test_close_with_a_worker_stuck_in_a_command(bell):
     """As after Ctrl-C in ``env.step``."""
     env = ProcessVecEnv([LengthFromSeedEnv, partial(StuckEnv, "step", bell.path)])
     env.reset()
-    env._slots[1].remote.send_command("step", np.zeros(1, dtype=np.float32))
+    env._transport.handles[1].send_command("step", np.zeros(1, dtype=np.float32))
     bell.wait()
     close(env)
 
@@ -243,14 +243,14 @@ def test_close_with_workers_stuck_in_the_close_of_their_environments(bell):
 
 def test_close_with_a_stopped_worker():
     env = ProcessVecEnv([LengthFromSeedEnv, LengthFromSeedEnv])
-    os.kill(env._slots[1].remote.pid, signal.SIGSTOP)
+    os.kill(env.worker_pids[1], signal.SIGSTOP)
     close(env)
 
 
 @pytest.mark.filterwarnings(FAILED)
 def test_close_while_a_worker_waits_for_its_restart():
     env, point = prepared(ProcessVecEnv([LengthFromSeedEnv, LengthFromSeedEnv]))
-    os.kill(env._slots[1].remote.pid, signal.SIGKILL)
+    os.kill(env.worker_pids[1], signal.SIGKILL)
     for worker in range(2):
         env.submit(job(point, worker))
     env.next_arrival()

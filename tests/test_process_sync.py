@@ -122,10 +122,6 @@ def make():
         env.close()
 
 
-def pids(env):
-    return [slot.remote.process.pid for slot in env._slots]
-
-
 COMMANDS = {
     "reset": lambda env: env.reset(),
     "step": lambda env: env.step(ACTIONS),
@@ -139,7 +135,7 @@ COMMANDS = {
 @pytest.mark.parametrize("error", list(ERRORS))
 @pytest.mark.parametrize("place", list(COMMANDS))
 def test_an_error_keeps_its_type_and_the_worker(env, place, error):
-    before = pids(env)
+    before = env.worker_pids
     env.set_attr("error", error)
     env.set_attr("trouble", place, indices=1)
     for _ in range(2):
@@ -152,11 +148,11 @@ def test_an_error_keeps_its_type_and_the_worker(env, place, error):
     env.set_attr("trouble", None)
     env.reset()
     assert env.step(ACTIONS)[0].shape == (2, 2)
-    assert pids(env) == before
+    assert env.worker_pids == before
 
 
 def test_errors_of_the_commands_themselves(env):
-    before = pids(env)
+    before = env.worker_pids
     with pytest.raises(AttributeError, match="no_such_thing"):
         env.get_attr("no_such_thing")
     with pytest.raises(AttributeError, match="no_such_thing"):
@@ -171,7 +167,7 @@ def test_errors_of_the_commands_themselves(env):
     with pytest.raises(IndexError):
         env.get_attr("value", indices=2)
     assert env.get_attr("value") == [0, 0]
-    assert pids(env) == before
+    assert env.worker_pids == before
 
 
 def test_error_of_env_is_wrapped(make):
@@ -266,8 +262,8 @@ def test_interrupted_command(make):
         lambda: env.reset().shape == (2, 2),
         lambda: model.learn(1, reset_num_timesteps=False).last_round.counts.sum() == 4,
     ):
-        for slot in env._slots:  # what a KeyboardInterrupt between sending and receiving leaves
-            slot.remote.send_command("step", np.zeros(1, dtype=np.float32))
+        for handle in env._transport.handles:  # what a KeyboardInterrupt between sending and receiving leaves
+            handle.send_command("step", np.zeros(1, dtype=np.float32))
         assert ask()
 
 
@@ -275,20 +271,20 @@ def test_interrupted_command(make):
 @pytest.mark.parametrize(("method", "says"), [("hang", "no answer within 1 s"), ("die", "exit code 17")])
 def test_a_worker_that_does_not_answer(make, method, says):
     env = make(TroubledEnv, TroubledEnv, timeout=1.0)
-    before = pids(env)
+    before = env.worker_pids
     with pytest.raises(WorkerError, match=rf"Worker 1 \(task 1\): .*{says}"):
         env.env_method(method, indices=[1])
     assert env.reset().shape == (2, 2)
-    assert pids(env)[0] == before[0]
-    assert pids(env)[1] != before[1]
+    assert env.worker_pids[0] == before[0]
+    assert env.worker_pids[1] != before[1]
 
 
 @pytest.mark.filterwarnings(FAILED)
 def test_a_worker_that_is_killed_between_steps(make):
     env = make(TroubledEnv, TroubledEnv)
     env.reset()
-    env._slots[0].remote.process.kill()
-    env._slots[0].remote.process.join(10)
+    env._transport.handles[0].process.kill()
+    env._transport.handles[0].process.join(10)
     with pytest.raises(WorkerError, match=r"Worker 0 .*exit code -9"):
         env.step(ACTIONS)
     env.reset()

@@ -162,7 +162,7 @@ class Rounds(BaseCallback):
         return True
 
     def _on_rollout_end(self):
-        self.ends.append((self.model.last_round, self.model.num_timesteps, self.model._workers.steps_executed))
+        self.ends.append((self.model.last_round, self.model.num_timesteps, self.model.workers.steps_executed))
 
 
 def falling_rate(progress):

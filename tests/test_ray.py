@@ -33,7 +33,7 @@ from ray.cluster_utils import Cluster  # noqa: E402
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: E402
 
 from sb3_nigt import RayVecEnv  # noqa: E402
-from sb3_nigt.vec_env import ray_vec_env  # noqa: E402
+from sb3_nigt.vec_env.ray import vec_env as ray_vec_env  # noqa: E402
 from sb3_nigt.vec_env.ray.handle import RayWorker  # noqa: E402
 
 STORE = 80 * 2**20
@@ -97,11 +97,10 @@ class SpareWorker(RayWorker):
 
 
 class SpareRayVecEnv(RayVecEnv):
+    _worker_class = SpareWorker
+
     def __init__(self, env_fns, **kwargs):
         super().__init__(env_fns, **{"num_cpus": 0.01, **kwargs})
-
-    def _start(self, index):
-        return SpareWorker(index, self._env_fns[index], self._actor_options[index], min(1.0, self.timeout / 20))
 
 
 @pytest.mark.usefixtures("cluster")
@@ -254,8 +253,7 @@ def test_straggler_does_not_gate_a_round(make, tmp_path, schedule):
     with Bell(tmp_path / "stuck") as bell:
         env = make(FixedLengthEnv, FixedLengthEnv, partial(StuckEnv, bell.path))
         if schedule == "planned":  # which knows by its speed that it is slow
-            for slot, seconds in zip(env._slots, (0.001, 0.001, 3600.0), strict=True):
-                slot.seconds_per_step = seconds
+            env._roster.speeds.seconds_per_step[:] = [0.001, 0.001, 3600.0]
         model = RennalaNIGT("MlpPolicy", env, n_trajectories=6, schedule=schedule, seed=0)
         train_rounds(model, 5)
         assert model.last_round.counts[2] == 0
@@ -302,15 +300,15 @@ def test_what_an_interrupt_leaves(make):
     env, point = prepared(make(LengthFromSeedEnv, LengthFromSeedEnv))
     expected = run(env, job(point, 0))
     env.submit(job(point, 0))
-    env._slots[0].remote._job = None
+    env._transport.handles[0]._job = None
     assert same(env.next_arrival()[1], expected)
     env.submit(job(point, 0))
-    env._slots[0].remote._job = None
+    env._transport.handles[0]._job = None
     env.cancel()
     env.submit(job(point, 0))
     assert same(env.next_arrival()[1], expected)
-    env._prepare_worker(0)
-    env._slots[0].remote._command = None
+    env._driver.carry_out(env._roster.prepare(0, 0, env._now()))
+    env._transport.handles[0]._command = None
     env, point = prepared(env)
     assert same(run(env, job(point, 0)), expected)
     assert env.restarts == 0
@@ -377,7 +375,7 @@ def test_placement(cluster, make):
     head, nowhere = cluster.head_node.node_id, "0" * 56
     strategies = [NodeAffinitySchedulingStrategy(head, soft=False), "SPREAD"]
     env = make(LengthFromSeedEnv, LengthFromSeedEnv, scheduling_strategy=strategies, num_cpus=[0.01, 0.02])
-    assert env._slots[0].remote.node_id == head
+    assert env._transport.handles[0].node_id == head
     with pytest.raises(WorkerError, match=r"Worker 0 \(task 0\): ActorUnschedulableError"):
         make(LengthFromSeedEnv, scheduling_strategy=NodeAffinitySchedulingStrategy(nowhere, soft=False))
 

@@ -9,7 +9,7 @@ import json
 import numpy as np
 import pytest
 import torch as th
-from envs import FixedLengthEnv, LengthFromSeedEnv, NeverEndingEnv
+from envs import FixedLengthEnv, LengthFromSeedEnv, NeverEndingEnv, accepted
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.callbacks import (
     BaseCallback,
@@ -204,15 +204,15 @@ def test_normalized_observations_are_frozen_within_a_round_and_merged_after_it()
     env = VecNormalize(workers(), norm_reward=False)
     model = make(env=env)
     model.learn(1)
-    first = [t.point.transform_obs.statistics[None] for t in model._accepted]
+    first = [t.point.transform_obs.statistics[None] for t in accepted(model)]
     assert all(np.array_equal(mean, first[0][0]) for mean, _ in first)
     # by hand: the mean of all observations that the statistics have seen, three from the reset and those of the round
-    raw = np.concatenate([t.observations for t in model._accepted])
+    raw = np.concatenate([t.observations for t in accepted(model)])
     prior = 1e-4  # VecNormalize's initial count, at mean 0
     expected = (first[0][0] * (3 + prior) + raw.sum(axis=0)) / (3 + prior + len(raw))
     assert env.obs_rms.mean == pytest.approx(expected, abs=1e-7)
     assert env.obs_rms.count == pytest.approx(3 + prior + len(raw))
-    trajectory = model._accepted[0]
+    trajectory = accepted(model)[0]
     by_library = np.clip((trajectory.observations - first[0][0]) / first[0][1], -10, 10)
     assert trajectory.policy_observations == pytest.approx(by_library, abs=1e-6)
 
@@ -222,12 +222,12 @@ def test_normalized_rewards():
     model = make(env=env)
     model.learn(1)
     # FixedLengthEnv has two steps; the running returns of an episode are r_0 and 0.5 r_0 + r_1
-    returns = [r for t in model._accepted for r in (t.rewards[0], 0.5 * t.rewards[0] + t.rewards[1])]
+    returns = [r for t in accepted(model) for r in (t.rewards[0], 0.5 * t.rewards[0] + t.rewards[1])]
     assert env.ret_rms.mean == pytest.approx(np.mean(returns), rel=1e-3)
     assert env.ret_rms.count == pytest.approx(len(returns), abs=1e-3)
     model.learn(1, reset_num_timesteps=False)
-    std = np.sqrt(model._accepted[0].point.transform_rewards.parts[0].std ** 2)
-    assert model._accepted[0].learning_rewards == pytest.approx(model._accepted[0].rewards / std)
+    std = np.sqrt(accepted(model)[0].point.transform_rewards.parts[0].std ** 2)
+    assert accepted(model)[0].learning_rewards == pytest.approx(accepted(model)[0].rewards / std)
 
 
 def test_evaluation_with_normalization(tmp_path):

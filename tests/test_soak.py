@@ -53,7 +53,7 @@ class Killer(BaseCallback):
 
     def _on_step(self):
         if time.monotonic() >= self.next_kill:
-            processes = [slot.remote.process for slot in self.training_env.unwrapped._slots]
+            processes = [handle.process for handle in self.training_env.unwrapped._transport.handles]
             worker = self.rng.choice([i for i, process in enumerate(processes) if process.is_alive()])
             os.kill(processes[worker].pid, signal.SIGKILL)
             self.kills.append(worker)
@@ -98,7 +98,7 @@ def test_a_worker_is_killed_every_second():
     before, killer, until = returns(model), Killer(), time.monotonic() + SECONDS
     while time.monotonic() < until:
         model.learn(20_000, callback=killer, reset_num_timesteps=False)
-    after, restarts = returns(model), [slot.restarts for slot in env._slots]
+    after, restarts = returns(model), [slot.history.failures for slot in env._roster.slots]
     processes, blocks = env.started, [block.layout.name for block in env._blocks]
     env.close()
 

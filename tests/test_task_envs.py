@@ -8,7 +8,7 @@ import gymnasium as gym
 import mujoco
 import numpy as np
 import pytest
-from envs import FixedLengthEnv, PointEnv, parameters, run_rounds
+from envs import FixedLengthEnv, PointEnv, accepted, parameters, run_rounds
 from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
@@ -270,7 +270,7 @@ def test_processes_run_the_trajectories_of_the_simulator(tasks):
         env = make_worker_vec_env(**make_tasks(*tasks, n_workers=2), vec_env_cls=vec_env_cls)
         model = MaleniaNIGT("MlpPolicy", env, n_trajectories=2, n_steps=60, seed=1, device="cpu")
         model.learn(1)
-        results.append({t.key: t for t in model._accepted})
+        results.append({t.key: t for t in accepted(model)})
         env.close()
     simulator, processes = results
     assert processes.keys() == simulator.keys()

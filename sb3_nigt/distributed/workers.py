@@ -16,7 +16,7 @@ from sb3_nigt.sampling.trajectory import Trajectory
 from sb3_nigt.timing.clock import WallClock
 from sb3_nigt.timing.time_models import TimePer
 from sb3_nigt.vec_env.base import RolloutSpec, TrajectoryWorkers, WorkerVecEnv
-from sb3_nigt.vec_env.pool.slot import SPEED_SMOOTHING
+from sb3_nigt.vec_env.pool.speeds import SPEED_SMOOTHING
 
 IDLE_SECONDS = 0.001  # how long a rank without work waits before it looks again
 
@@ -37,6 +37,7 @@ class RankWorkers(TrajectoryWorkers):
         self.inner, self.ranks, self.offset, self.task_ids = inner, ranks, offset, task_ids
         self.own = range(offset, offset + inner.num_envs)
         self.tasks_differ = len(set(task_ids)) > 1
+        self.sums_by_worker = inner.sums_by_worker
         self.clock = WallClock()
         self.prefix = ""  # of the store's keys for the current round
         self.total_restarts = 0  # of processes, on all ranks

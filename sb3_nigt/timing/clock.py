@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Protocol
 
 
@@ -15,14 +16,18 @@ class Clock(Protocol):
 
 
 class WallClock:
-    """Real seconds."""
+    """
+    Real seconds.
 
-    def __init__(self) -> None:
-        self._origin = time.monotonic()
+    :param now: seconds since any moment, on a clock that does not jump
+    """
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._monotonic, self._origin = now, now()
 
     def now(self) -> float:
         """Seconds since the clock was made."""
-        return time.monotonic() - self._origin
+        return self._monotonic() - self._origin
 
     def at(self, monotonic: float) -> float:
         """

@@ -17,9 +17,17 @@ class WorkerHandle(ABC):
     One worker: talk, listen, kill. Nothing here waits, unless it says so.
 
     :ivar index: which worker it is
+    :ivar pid: of its process, on its machine
+    :ivar is_placed: there is a process
+    :ivar answers_to_nobody: it lives, and nothing that it does would be answered: Ctrl-C has come between a call and its note
+    :ivar node_has_left: the machine on which it ran is known to be gone
     """
 
     index: int
+    pid: int | None
+    is_placed: bool = True
+    answers_to_nobody: bool = False
+    node_has_left: bool = False
 
     @abstractmethod
     def is_alive(self) -> bool:
@@ -75,13 +83,8 @@ class WorkerHandle(ABC):
 
     @property
     @abstractmethod
-    def owes_gradient(self) -> bool:
-        """Whether the gradient that was asked for has not come yet."""
-
-    @property
-    @abstractmethod
     def has_begun_gradient(self) -> bool:
-        """Whether the worker has begun with the gradient that it owes."""
+        """Whether the worker has begun with the gradient that was asked for last."""
 
     @abstractmethod
     def drop_gradient(self) -> None:

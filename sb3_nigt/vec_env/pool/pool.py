@@ -4,83 +4,77 @@ from __future__ import annotations
 
 import copy
 import time
-from abc import abstractmethod
-from collections import deque
-from collections.abc import Callable, Hashable, Mapping, Sequence
+import warnings
+import weakref
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
-import cloudpickle
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 import torch as th
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
-from sb3_nigt.messages import Arrival, Contribution, Job, SamplingPoint, TrajectoryKey
-from sb3_nigt.parameters import Layout
+from sb3_nigt.messages import Arrival, Contribution, Job
 from sb3_nigt.replica.copying import pickled
 from sb3_nigt.replica.gradients import weighted_sum
 from sb3_nigt.replica.replica import PolicyReplica, by_worker
-from sb3_nigt.sampling.steps import StepTable, read_steps
+from sb3_nigt.sampling.steps import StepTable
 from sb3_nigt.sampling.trajectory import Trajectory
 from sb3_nigt.timing.clock import WallClock
 from sb3_nigt.timing.time_models import FixedTimes, TimeModel, TimePer
 from sb3_nigt.validation import check_interval
 from sb3_nigt.vec_env.base import RolloutSpec, WorkerVecEnv, check_same_spaces, checked_task_ids
-from sb3_nigt.vec_env.pool import protocol
-from sb3_nigt.vec_env.pool.arrays import WorkerArrays
-from sb3_nigt.vec_env.pool.commands import SynchronousProcesses
-from sb3_nigt.vec_env.pool.failures import WorkerFailures
-from sb3_nigt.vec_env.pool.restarts import RestartLimits
-from sb3_nigt.vec_env.pool.slot import Slot, State
+from sb3_nigt.vec_env.pool.commands import Commands
+from sb3_nigt.vec_env.pool.driver import Driver
+from sb3_nigt.vec_env.pool.inbox import Inbox
+from sb3_nigt.vec_env.pool.packing import unpack_rows
+from sb3_nigt.vec_env.pool.roster import POLL_SECONDS, Roster
+from sb3_nigt.vec_env.pool.slot import State
+from sb3_nigt.vec_env.pool.speeds import Speeds
+from sb3_nigt.vec_env.pool.transport import Transport
 
-GRADIENT_SECONDS = 0.05  # how long a gradient waits for a busy worker to notice; then it is computed here
 CANCEL_SECONDS = 0.005  # how long a round's end waits for cancelled workers to say what they did
 INTERRUPT_SECONDS = 0.001  # how often somebody who wants to interrupt the wait is asked
-POLL_SECONDS = 0.25  # how often hung workers and due restarts are looked for
 
 
-class WorkerPool(WorkerFailures, SynchronousProcesses, WorkerVecEnv):
+class WorkerPool(WorkerVecEnv):
     """
     Workers that run whole trajectories elsewhere with their own copy of the policy; the parent of ``ProcessVecEnv``.
 
-    What the jobs, their arrivals, cancellations and gradients have to do with each other is decided here. A subclass says
-    how a worker is started, how parameters reach it, where trajectories come back, and how to wait for messages.
+    It is made of parts: the roster decides, the transport reaches the workers, the driver links the two, the inbox holds
+    trajectories, commands are the synchronous API. A subclass brings the transport.
     """
 
     clock: WallClock
 
-    def _prepare_pool(
-        self,
-        env_fns: Sequence[Callable[[], gym.Env[Any, Any]]],
-        task_ids: Sequence[Hashable] | None,
-        timeout: float,
-        restart_limits: RestartLimits,
-        time_model: TimeModel | None,
-    ) -> None:
+    def _take_arguments(
+        self, n_workers: int, task_ids: Sequence[Hashable] | None, timeout: float, time_model: TimeModel | None
+    ) -> Speeds:
         """Check and keep what all subclasses are given; nothing is started here."""
         self.timeout = check_interval("timeout", timeout, 0.0, float("inf"), open_low=True)
-        self._restart_limits = restart_limits
-        self.task_ids = checked_task_ids(task_ids, len(env_fns))
+        self.task_ids = checked_task_ids(task_ids, n_workers)
         self.task_ids_given = task_ids is not None
         self.tasks_differ = task_ids is not None and len(set(task_ids)) > 1
         if time_model is not None and not isinstance(time_model, TimeModel):
             raise ValueError(f"time_model={time_model!r} is not allowed: give a TimeModel, for example FixedTimes().")
         guess = FixedTimes() if time_model is None else copy.copy(time_model)
-        guess.bind(len(env_fns))
-        self._guessed_times = guess.step_times(0.0)
-        self.clock = WallClock()
-        self._env_fns = [cloudpickle.dumps(env_fn) for env_fn in env_fns]
-        self._block: WorkerArrays | None = None
-        self._blocks: list[WorkerArrays] = []
-        self._next_check = 0.0  # when hung workers are looked for again
-        self._undelivered: set[int] = set()  # workers whose arrival nobody has taken yet
-        self._arrived: deque[tuple[Arrival, Trajectory]] = deque()
-        self._discarded: list[tuple[Job, float, Trajectory]] = []
-        self._kept: dict[tuple[int, TrajectoryKey], Trajectory] = {}
-        self._gradients: set[int] = set()  # workers whose gradient is ready
-        self._prepare_failures()
-        self.closed = False
-        self._slots: list[Slot[Any]] = []
+        guess.bind(n_workers)
+        self._now: Callable[[], float] = time.monotonic
+        self.clock = WallClock(self._now)
+        return Speeds(guess.step_times(0.0))
+
+    def _assemble(self, roster: Roster, transport: Transport[Any]) -> None:
+        """Put the parts together; the transport ends with this object, also when ``__init__`` raises."""
+        self._roster, self._transport, self._inbox = roster, transport, Inbox(self.task_ids, self.clock)
+        self._driver = Driver(roster, transport, self._inbox, self.task_ids)
+        self._commands = Commands(self._driver, self.timeout)
+        self._finalizer = weakref.finalize(self, transport.end)
+
+    def _start_all(self) -> None:
+        self._transport.start_all()
+        for worker, handle in enumerate(self._transport.handles):
+            self._roster.launched(worker, handle.steps, self._now())
 
     def _open(self, described: Sequence[tuple[Any, ...]]) -> None:
         """
@@ -89,41 +83,40 @@ class WorkerPool(WorkerFailures, SynchronousProcesses, WorkerVecEnv):
         :param described: what the workers say of their environments
         """
         check_same_spaces([(observation_space, action_space) for observation_space, action_space, *_ in described])
-        self._ever_ready = True
         observation_space, action_space, _, metadata = described[0]
+        self._driver.open(observation_space, action_space)
         self.metadata = metadata
-        WorkerVecEnv.__init__(self, len(self._slots), observation_space, action_space)
+        WorkerVecEnv.__init__(self, self._transport.n_workers, observation_space, action_space)
+
+    # Workers
+
+    @property
+    def worker_pids(self) -> list[int | None]:
+        """Process ids of the workers, of the last process where one has died; None: never had one."""
+        return [handle.pid for handle in self._transport.handles]
 
     @property
     def restarts(self) -> int:
         """See ``TrajectoryWorkers``."""
-        return sum(slot.restarts for slot in self._slots)
+        return sum(slot.history.failures for slot in self._roster.slots)
 
-    # Where the workers are
+    def lost(self) -> frozenset[int]:
+        """See ``TrajectoryWorkers``."""
+        return frozenset(self._roster.within(State.LOST))
 
-    @abstractmethod
-    def _new_block(self, table: StepTable, horizon: int, layout: Layout) -> WorkerArrays:
-        """Return arrays for what the workers and their parent exchange in a round."""
-
-    @abstractmethod
-    def _send_point(self, slot: Slot[Any], point: SamplingPoint) -> None:
-        """Let a worker have the parameters of its next job."""
-
-    @abstractmethod
-    def _ready(self, slots: Sequence[Slot[Any]], seconds: float) -> list[Slot[Any]]:
-        """Wait until one of some workers has said something; return those that have."""
-
-    # Speeds
+    def last_failure(self, worker: int) -> str:
+        """See ``TrajectoryWorkers``."""
+        return self._roster.last_failure(worker)
 
     @property
     def step_times(self) -> npt.NDArray[np.float64]:
         """Measured seconds per step, a running mean; NaN before the first trajectory."""
-        return np.array([slot.seconds_per_step for slot in self._slots])
+        return np.array(self._roster.speeds.seconds_per_step)
 
     @property
     def message_times(self) -> npt.NDArray[np.float64]:
         """Zero: messages are part of the measured time."""
-        return np.zeros(len(self._slots))
+        return np.zeros(self._transport.n_workers)
 
     @property
     def time_per(self) -> TimePer:
@@ -131,14 +124,8 @@ class WorkerPool(WorkerFailures, SynchronousProcesses, WorkerVecEnv):
         return "step"
 
     def predicted_durations(self, n_steps: float) -> npt.NDArray[np.float64]:
-        """See ``TrajectoryWorkers``; who was not measured yet is guessed, who is down begins later, who is lost never."""
-        times = self.step_times
-        known = np.isfinite(times)
-        if not known.all():
-            scale = np.median(times[known] / self._guessed_times[known]) if known.any() else 1.0
-            times = np.where(known, times, scale * self._guessed_times)
-        durations = times * n_steps
-        return durations + self._time_until_restart() if self._down else durations
+        """See ``TrajectoryWorkers``; guessed until measured, later for workers that are down, infinite for lost ones."""
+        return self._roster.predicted_durations(n_steps, self._now())
 
     def aggregate_messages(self, workers: Sequence[int]) -> None:
         """Real messages take their time by themselves."""
@@ -149,75 +136,37 @@ class WorkerPool(WorkerFailures, SynchronousProcesses, WorkerVecEnv):
         """See ``TrajectoryWorkers``."""
         self._settle()
         replica = PolicyReplica(spec.policy.to("cpu"))
-        policy = pickled(spec.policy)
         table = StepTable.of(self.observation_space, replica.head)
-        block = self._new_block(table, spec.n_steps, replica.layout)  # may not fit; then nothing has changed
-        old, self._block = self._block, block
-        self.rollout_spec, self._replica, self._table = spec, replica, table
-        self._settings = (policy, spec.n_steps, spec.seed)  # of the workers
-        self._blocks.append(self._block)
-        self._kept.clear()
-        self._job_failures.clear()
-        for index, slot in enumerate(self._slots):
-            if slot.state == State.IDLE:
-                self._prepare_worker(index)
+        let_go = self._transport.take_settings(pickled(spec.policy), spec.n_steps, spec.seed, table, replica.layout)
+        self.rollout_spec, self._replica = spec, replica
+        self._inbox.open(self._transport.arrays, table)
+        self._driver.prepare_idle()
         self._settle()
-        if old is not None:
-            self._blocks.remove(old)
-            old.close()
-
-    def _prepare_worker(self, index: int) -> None:
-        slot = self._slots[index]
-        assert self._block is not None
-        slot.state, slot.point, slot.context = State.PREPARING, None, (None, None)
-        slot.held.clear()
-        self._note_progress(slot)
-        slot.remote.send_command("prepare", index, *self._settings, self._block.layout)
+        let_go()
 
     def busy(self, worker: int) -> bool:
         """See ``TrajectoryWorkers``."""
-        return self._slots[worker].job is not None or worker in self._undelivered
+        return self._roster.jobs.is_busy(worker)
 
     def submit(self, job: Job) -> None:
         """See ``TrajectoryWorkers``; a worker that is still stopping or restarting begins as soon as it can."""
-        slot = self._slots[job.worker]
-        assert not self.busy(job.worker), f"worker {job.worker} is busy"
-        slot.job = job
-        self._needs_reset = True
-        self._send_job(slot)
-
-    def _send_job(self, slot: Slot[Any]) -> None:
-        if slot.job is None or slot.state != State.IDLE:
-            return
-        job = slot.job
-        if slot.point is not job.point:
-            self._send_point(slot, job.point)
-            context = (job.point.transform_obs, job.point.buffers or None)
-            if any(new is not old for new, old in zip(context, slot.context, strict=True)):
-                slot.context = context
-                slot.remote.send_context(context)
-            slot.point = job.point
-            slot.point_number += 1
-            slot.held = {key for key in slot.held if key.round >= job.point.round}
-        slot.job_number += 1
-        slot.state = State.BUSY
-        self._note_progress(slot)
-        slot.remote.run(slot.job_number, slot.point_number, job.point.round, job.key)
+        self._commands.needs_reset = True
+        steps = self._transport.handles[job.worker].steps
+        self._driver.carry_out(self._roster.jobs.submit(job, steps, self._now()))
 
     def next_arrival(self) -> tuple[Arrival, Trajectory] | None:
         """See ``TrajectoryWorkers``."""
-        while not self._arrived:
-            waited_for = [slot.remote.index for slot in self._slots if slot.job is not None]
+        while not self._inbox:
+            waited_for = self._roster.jobs.under_way()
             if not waited_for:
                 raise RuntimeError("There is nothing to wait for: no worker has a job.")
             if self.interrupt is not None and self.interrupt():
                 return None
-            self._check_places(waited_for, all)
-            self._pump(POLL_SECONDS if self.interrupt is None else INTERRUPT_SECONDS)
-        arrival, trajectory = self._arrived.popleft()
-        self._undelivered.discard(arrival.worker)
+            self._driver.check_places(waited_for, all)
+            self._driver.pump(POLL_SECONDS if self.interrupt is None else INTERRUPT_SECONDS)
+        arrival, trajectory = self._inbox.take()
+        self._roster.jobs.delivered(arrival.worker)
         self.steps_executed += trajectory.n_steps
-        self._kept[arrival.worker, arrival.key] = trajectory
         return arrival, trajectory
 
     def cancel(self) -> list[tuple[Job, float, Trajectory]]:
@@ -226,20 +175,12 @@ class WorkerPool(WorkerFailures, SynchronousProcesses, WorkerVecEnv):
 
         Nobody is waited for longer than an instant: what a slow worker had done is returned by a later call.
         """
-        for slot in self._slots:
-            slot.job = None
-            slot.remote.drop_gradient()
-            if slot.state == State.BUSY:
-                slot.state = State.CANCELLING
-                slot.remote.cancel(slot.job_number)
-        for arrival, trajectory in self._arrived:
-            self._discarded.append((Job(arrival.worker, arrival.key, trajectory.point), arrival.started_at, trajectory))
-        self._arrived.clear()
-        self._undelivered.clear()
-        until = time.monotonic() + CANCEL_SECONDS
-        while any(slot.state == State.CANCELLING for slot in self._slots) and (left := until - time.monotonic()) > 0:
-            self._pump(left)
-        discarded, self._discarded = self._discarded, []
+        self._driver.carry_out(self._roster.jobs.cancel())
+        self._inbox.void()
+        until = self._now() + CANCEL_SECONDS
+        while self._roster.within(State.CANCELLING) and (left := until - self._now()) > 0:
+            self._driver.pump(left)
+        discarded = self._inbox.take_discarded()
         self.steps_executed += sum(trajectory.n_steps for _, _, trajectory in discarded)
         return discarded
 
@@ -247,136 +188,112 @@ class WorkerPool(WorkerFailures, SynchronousProcesses, WorkerVecEnv):
         """
         See ``TrajectoryWorkers``.
 
-        A worker that has died, or is in the middle of a long step, is stood in for here, by the same computation.
+        For a worker that has died, or is in the middle of a long step, the same sum is computed here.
         """
-        assert self._block is not None
         wanted = by_worker(contributions)
-        self._gradients.clear()
-        self._ask_for_gradients(wanted)
-        patient_until = time.monotonic() + GRADIENT_SECONDS
-        while pending := [slot for slot in self._slots if slot.remote.owes_gradient]:
-            left = patient_until - time.monotonic()
-            if left > 0:
-                self._pump(left)
-            elif hesitating := [s for s in pending if s.state != State.IDLE and not s.remote.has_begun_gradient]:
-                for slot in hesitating:
-                    slot.remote.drop_gradient()
-            else:
-                self._pump(POLL_SECONDS)
+        self._driver.collect_gradients(wanted)
         local_sums = {}
         for worker, mine in wanted.items():
-            if worker in self._gradients:
-                local_sums[worker] = th.from_numpy(self._block.of(worker)["gradient"])
+            if worker in self._roster.jobs.gradients_here:
+                local_sums[worker] = th.from_numpy(self._transport.arrays.of(worker)["gradient"])
             else:
-                local_sums[worker] = self._replica.local_sum(self._kept, mine)
-        self._gradients.clear()
+                local_sums[worker] = self._replica.local_sum(self._inbox.kept, mine)
         return weighted_sum(local_sums, weights)
-
-    def _ask_for_gradients(self, wanted: Mapping[int, Sequence[Contribution]]) -> None:
-        for worker, contributions in wanted.items():
-            slot, keys = self._slots[worker], {c.key for c in contributions}
-            if slot.state in (State.IDLE, State.BUSY, State.CANCELLING) and slot.held.issuperset(keys):
-                slot.held.difference_update(keys)
-                self._note_progress(slot)
-                slot.remote.request_gradient(contributions)
 
     def forget(self, before_round: int) -> None:
         """See ``TrajectoryWorkers``."""
-        self._kept = {name: kept for name, kept in self._kept.items() if name[1].round >= before_round}
+        self._inbox.forget(before_round)
 
-    # Messages
+    # Life
 
-    def _pump(self, seconds: float) -> None:
-        """Take in what the workers say within some seconds, look for hung ones, restart those that are due."""
-        active = [slot for slot in self._slots if slot.owes_an_answer]
-        for slot in self._ready(active, seconds):
-            self._receive(slot)
-        now = time.monotonic()
-        if now >= self._next_check:
-            self._next_check = now + POLL_SECONDS
-            for slot in active:
-                self._check_progress(slot, now)
-        self._restart_due(now)
+    @property
+    def closed(self) -> bool:
+        """Whether ``close`` was called."""
+        return self._commands.is_closed
 
-    def _receive(self, slot: Slot[Any]) -> None:
-        try:
-            message = slot.remote.receive()
-        except (EOFError, OSError):
-            self._fail(slot, slot.remote.how_it_ended())
-            return
-        if message is None:
-            return
-        kind, content = message
-        self._note_progress(slot)
-        if kind == protocol.ERROR:
-            self._fail(slot, f"{content[1]}\n{content[2]}")
-        elif kind == protocol.ARRIVAL:
-            self._take_arrival(slot, content)
-        elif kind == protocol.GRADIENT:
-            self._gradients.add(slot.remote.index)
-        elif slot.state == State.STARTING:
-            self._take_start(slot, content)
-        else:
-            self._become_idle(slot)
+    def _settle(self) -> None:
+        """Cancel all jobs and wait until every worker is free for commands, also those that have died meanwhile."""
+        self._commands.check_open()
+        self.cancel()
+        self._commands.free_all()
+        self._inbox.take_discarded()
+        self._commands.check_lost()
 
-    def _take_start(self, slot: Slot[Any], described: tuple[Any, ...]) -> None:
-        if self.rollout_spec is not None:
-            self._prepare_worker(slot.remote.index)
-        else:
-            self._become_idle(slot)
+    def close(self) -> None:
+        """End all workers within seconds, also hung ones; may be called again."""
+        if not self.closed:
+            self._commands.is_closed = True
+            self._transport.close(self._roster.within(State.IDLE))
+            self._finalizer()
 
-    def _become_idle(self, slot: Slot[Any]) -> None:
-        slot.state = State.IDLE
-        self._send_job(slot)
+    # Stable-Baselines3's synchronous API
 
-    def _take_arrival(self, slot: Slot[Any], said: protocol.RemoteArrival) -> None:
-        index, job, point = slot.remote.index, slot.job, slot.point
-        assert point is not None
-        wanted = slot.state == State.BUSY and job is not None and not said.cancelled
-        key = job.key if wanted and job is not None else TrajectoryKey(point.round, index, 0)
-        trajectory = self._read(index, key, point, said)
-        slot.history.succeeded()
-        if said.n_steps:
-            slot.note_speed((said.finished_at - said.started_at) / said.n_steps)
-        if not wanted or job is None:
-            self._discarded.append((Job(index, key, point), self.clock.at(said.started_at), trajectory))
-            self._become_idle(slot)
-            return
-        arrival = Arrival(
-            worker=index,
-            task_id=self.task_ids[index],
-            key=job.key,
-            n_steps=said.n_steps,
-            episode_return=trajectory.episode_return,
-            started_at=self.clock.at(said.started_at),
-            finished_at=self.clock.at(said.finished_at),
-            arrived_at=self.clock.now(),
-            rejected=trajectory.rejected,
-        )
-        self._ever_arrived = True
-        slot.held.add(job.key)
-        slot.job = None
-        self._job_failures.pop(job.key, None)
-        self._undelivered.add(index)
-        self._arrived.append((arrival, trajectory))
-        self._become_idle(slot)
+    def reset(self) -> VecEnvObs:
+        """Reset all environments; trajectories in flight are void."""
+        self.n_resets += 1
+        self._settle()
+        results = self._commands.reset(self._seeds, self._options)
+        self.reset_infos = [info for _, info in results]
+        self._reset_seeds()
+        self._reset_options()
+        return unpack_rows(self.observation_space, [observation for observation, _ in results])  # type: ignore[no-any-return]
 
-    def _read(self, index: int, key: TrajectoryKey, point: SamplingPoint, said: protocol.RemoteArrival) -> Trajectory:
-        """Copy a trajectory out of shared memory."""
-        assert self._block is not None
-        arrays, n = self._block.of(index), said.n_steps
-        infos: list[dict[str, Any]] = [{} for _ in range(n)]
-        if n and np.isfinite(said.episode_length):
-            episode = {"r": said.episode_return, "l": int(said.episode_length), "t": said.episode_time}
-            infos[-1]["episode"] = episode
-        if n and np.isfinite(said.is_success):
-            infos[-1]["is_success"] = bool(said.is_success)
-        return Trajectory(
-            key=key,
-            point=point,
-            **read_steps({name: arrays[name] for name in self._table.fields}, n),
-            terminated=bool(said.terminated),
-            truncated=bool(said.truncated),
-            infos=infos,
-            rejected=protocol.REJECTIONS[said.rejection],
-        )
+    def step_async(self, actions: npt.NDArray[Any]) -> None:
+        """
+        Start a step of all environments; workers that are absent are waited for.
+
+        :param actions: one a worker
+        """
+        every = range(self.num_envs)
+        if self.closed or not self._roster.are_within(every, State.IDLE):
+            self._settle()
+            self._commands.await_idle(every)
+        if self._commands.needs_reset:
+            self.reset()
+        self._commands.send_step(self.action_space, actions)
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """Return what the step has brought, waiting for the slowest."""
+        results = self._commands.take_step()
+        observations, rewards, dones, infos, reset_infos = zip(*results, strict=True)
+        for worker, reset_info in enumerate(reset_infos):
+            if reset_info is not None:
+                self.reset_infos[worker] = reset_info
+        stacked = unpack_rows(self.observation_space, observations)
+        return stacked, np.array(rewards, dtype=np.float32), np.array(dones), list(infos)
+
+    def _call(self, name: str, args: tuple[Any, ...], indices: VecEnvIndices = None) -> list[Any]:
+        every = range(self.num_envs)
+        workers = [every[index] for index in self._get_indices(indices)]  # also counted from the end
+        return self._commands.call(name, [args] * len(workers), workers)
+
+    def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
+        """See ``VecEnv.get_attr``."""
+        return self._call("get_attr", (attr_name,), indices)
+
+    def has_attr(self, attr_name: str) -> bool:
+        """See ``VecEnv.has_attr``."""
+        return all(self._call("has_attr", (attr_name,)))
+
+    def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
+        """See ``VecEnv.set_attr``."""
+        self._call("set_attr", (attr_name, value), indices)
+
+    def env_method(
+        self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any
+    ) -> list[Any]:
+        """See ``VecEnv.env_method``."""
+        return self._call("env_method", (method_name, method_args, method_kwargs), indices)
+
+    def env_is_wrapped(
+        self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: VecEnvIndices = None
+    ) -> list[bool]:
+        """See ``VecEnv.env_is_wrapped``."""
+        return self._call("is_wrapped", (wrapper_class,), indices)
+
+    def get_images(self) -> Sequence[npt.NDArray[Any] | None]:
+        """See ``VecEnv.get_images``."""
+        if self.render_mode != "rgb_array":
+            warnings.warn(f'There are pictures with render_mode="rgb_array" only, it is {self.render_mode!r}.', stacklevel=2)
+            return [None] * self.num_envs
+        return self._call("render", ())

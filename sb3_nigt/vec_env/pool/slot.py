@@ -1,21 +1,15 @@
-"""What the parent knows of one worker, across restarts of its process."""
+"""What is known of one worker, across restarts of its process. No I/O and no clock."""
 
 from __future__ import annotations
 
 import enum
 import math
-from dataclasses import InitVar, dataclass, field
-from typing import Any, Generic, TypeVar
+from dataclasses import dataclass, field
+from typing import Any
 
 from sb3_nigt.messages import Job, SamplingPoint, TrajectoryKey
-from sb3_nigt.vec_env.pool.handle import WorkerHandle
 from sb3_nigt.vec_env.pool.heartbeat import Heartbeat
-from sb3_nigt.vec_env.pool.restarts import RestartHistory, RestartLimits
-
-SPEED_SMOOTHING = 0.1  # weight of a new trajectory in a worker's seconds per step
-
-
-HandleT = TypeVar("HandleT", bound=WorkerHandle)
+from sb3_nigt.vec_env.pool.restarts import RestartHistory
 
 
 class State(enum.Enum):
@@ -30,50 +24,57 @@ class State(enum.Enum):
     ABSENT = "the cluster has no place for it"
     LOST = "there is none and never will be"
 
-    @property
-    def owes_an_answer(self) -> bool:
-        """Whether the parent waits for a message."""
-        return self not in (State.IDLE, State.WAITING, State.LOST)
-
 
 @dataclass(eq=False)
-class Slot(Generic[HandleT]):
-    """What the parent knows of one worker, across restarts of its process."""
+class Slot:
+    """
+    What is known of one worker.
 
-    remote: HandleT
-    limits: InitVar[RestartLimits]
+    :param history: its failures
+    :ivar job: wanted, and running or to be run as soon as possible
+    :ivar job_number: of the last job of this process
+    :ivar point: that the process holds
+    :ivar point_number: counts the points that the worker has been sent
+    :ivar context: that the process holds, see ``instructions.SendContext``
+    :ivar held: finished trajectories whose steps the process still has
+    :ivar restart_at: seconds, infinite unless it waits for its restart
+    :ivar absent_since: seconds, infinite unless it is absent
+    """
+
+    history: RestartHistory
     state: State = State.STARTING
-    job: Job | None = None  # wanted, and running or to be run as soon as possible
-    job_number: int = 0  # of the job that the process runs
-    point: SamplingPoint | None = None  # that the process holds
+    job: Job | None = None
+    job_number: int = 0
+    point: SamplingPoint | None = None
     point_number: int = 0
-    held: set[TrajectoryKey] = field(default_factory=set)  # finished trajectories whose steps the process still has
-    restart_at: float = 0.0
+    context: tuple[Any, Any] = (None, None)
+    held: set[TrajectoryKey] = field(default_factory=set)
+    heartbeat: Heartbeat = field(default_factory=Heartbeat)
+    restart_at: float = math.inf
     absent_since: float = math.inf
     last_failure: str = ""
-    heartbeat: Heartbeat = field(default_factory=Heartbeat)
-    seconds_per_step: float = math.nan  # a running mean
-    context: tuple[Any, Any] = (None, None)  # that the process has, see ``WorkerHandle.send_context``
 
     @property
     def owes_an_answer(self) -> bool:
-        """Whether the parent waits for a message."""
-        return self.state.owes_an_answer or self.remote.owes_gradient
+        """Whether a message is waited for, apart from gradients."""
+        return self.state not in (State.IDLE, State.WAITING, State.LOST)
 
-    def note_speed(self, seconds_per_step: float) -> None:
+    def describe_failure(self, reason: str) -> str:
         """
-        Take in one trajectory.
+        Say what has happened to it and what follows; a reason that repeats takes one line.
 
-        :param seconds_per_step: its mean
+        :param reason: of the failure that its history has taken in last
         """
-        if math.isnan(self.seconds_per_step):
-            self.seconds_per_step = seconds_per_step
-        self.seconds_per_step += SPEED_SMOOTHING * (seconds_per_step - self.seconds_per_step)
+        said, self.last_failure = f"{_last_line(reason)} (as before)" if reason == self.last_failure else reason, reason
+        history = self.history
+        what_next = f"lost ({history.broken})" if history.broken else f"restarted, for the {_ordinal(history.failures)} time"
+        return f"{said}. It is {what_next}"
 
-    def __post_init__(self, limits: RestartLimits) -> None:
-        self.history = RestartHistory(limits)
 
-    @property
-    def restarts(self) -> int:
-        """Failures so far, each of which was followed by a restart unless the worker is lost."""
-        return self.history.failures
+def _last_line(text: str) -> str:
+    return text.rstrip().splitlines()[-1]
+
+
+def _ordinal(n: int) -> str:
+    ending = "th" if n // 10 % 10 == 1 else {1: "st", 2: "nd", 3: "rd"}.get(n % 10, "th")
+    return f"{n}{ending}"

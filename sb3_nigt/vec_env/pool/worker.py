@@ -21,6 +21,8 @@ from sb3_nigt.sampling.trajectory import Trajectory
 from sb3_nigt.vec_env.pool import protocol
 from sb3_nigt.vec_env.pool.packing import pack, unpack
 
+now = time.monotonic  # the same in all processes of a machine
+
 
 class Line(Protocol):
     """Messages to and from the parent, in order."""
@@ -113,7 +115,7 @@ class Worker(ABC):
 
     def _run(self, body: bytes) -> None:
         self._job_number, point_number, round_, *key_parts = protocol.JOB_FORMAT.unpack(body)
-        key, started_at = TrajectoryKey(*key_parts), time.monotonic()
+        key, started_at = TrajectoryKey(*key_parts), now()
         if self._point is None or self._point_number != point_number:
             self._kept = {kept: trajectory for kept, trajectory in self._kept.items() if kept.round >= round_}
             self._point_number = point_number
@@ -155,7 +157,7 @@ class Worker(ABC):
             protocol.REJECTIONS.index(trajectory.rejected),
             not finished,
             started_at,
-            time.monotonic(),
+            now(),
             float(episode.get("r", nan)),
             float(episode.get("l", nan)),
             float(episode.get("t", nan)),

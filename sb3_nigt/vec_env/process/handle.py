@@ -7,8 +7,7 @@ import os
 import select
 import signal
 import sys
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing.context import BaseContext
 from typing import Any
 
@@ -34,10 +33,13 @@ class RemoteWorker(WorkerHandle):
     :param index: which worker it is
     :param env_fn: cloudpickled function that makes its environment
     :param control: shared counters of all workers
+    :param now: seconds on a clock that does not jump
     """
 
-    def __init__(self, context: BaseContext, index: int, env_fn: bytes, control: SharedArrays) -> None:
-        self.index = index
+    def __init__(
+        self, context: BaseContext, index: int, env_fn: bytes, control: SharedArrays, now: Callable[[], float]
+    ) -> None:
+        self.index, self._now = index, now
         self._command_number = protocol.FIRST_COMMAND
         self._gradient_number: int | None = None  # of the one that is waited for
         self._counters = control.of(index)
@@ -56,7 +58,7 @@ class RemoteWorker(WorkerHandle):
         )
         self.process.start()
         assert self.process.pid is not None
-        self.pid: int = self.process.pid
+        self.pid = self.process.pid
         for connection in (child, child_lifeline, child_stack):
             connection.close()
 
@@ -118,13 +120,8 @@ class RemoteWorker(WorkerHandle):
         self._gradient_number = number
 
     @property
-    def owes_gradient(self) -> bool:
-        """Whether the gradient that was asked for has not come yet."""
-        return self._gradient_number is not None
-
-    @property
     def has_begun_gradient(self) -> bool:
-        """Whether the worker has begun with the gradient that it owes."""
+        """See ``WorkerHandle``."""
         return bool(self._counters["answering"][0] == self._gradient_number)
 
     def drop_gradient(self) -> None:
@@ -160,12 +157,13 @@ class RemoteWorker(WorkerHandle):
 
     def stack(self) -> str:
         """Ask the process, which may hang, where it is: the stacks of its threads."""
-        text, until = b"", time.monotonic() + STACK_SECONDS
+        text, until = b"", self._now() + STACK_SECONDS
+        assert self.pid is not None
         with contextlib.suppress(OSError, EOFError):
             os.kill(self.pid, signal.SIGUSR1)
-            while self._stack.poll(max(0.0, until - time.monotonic())) and (piece := os.read(self._stack.fileno(), 2**16)):
+            while self._stack.poll(max(0.0, until - self._now())) and (piece := os.read(self._stack.fileno(), 2**16)):
                 text += piece
-                until = min(until, time.monotonic() + STACK_PAUSE_SECONDS)  # it comes in pieces
+                until = min(until, self._now() + STACK_PAUSE_SECONDS)  # it comes in pieces
         return text.decode(errors="replace") or f"(It has not said within {STACK_SECONDS:g} s where it is.)"
 
     def kill(self, dump_stack: bool = False) -> None:

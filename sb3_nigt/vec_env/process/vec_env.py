@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import multiprocessing as mp
-import select
-import weakref
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
+import cloudpickle
 import gymnasium as gym
 
-from sb3_nigt.messages import SamplingPoint
-from sb3_nigt.parameters import Layout
-from sb3_nigt.sampling.steps import StepTable
 from sb3_nigt.timing.time_models import TimeModel
-from sb3_nigt.vec_env.pool.arrays import CONTROL, WorkerArrays, round_fields
 from sb3_nigt.vec_env.pool.pool import WorkerPool
 from sb3_nigt.vec_env.pool.restarts import RestartLimits
-from sb3_nigt.vec_env.pool.slot import Slot
-from sb3_nigt.vec_env.process.handle import RemoteWorker
-from sb3_nigt.vec_env.process.shared_memory import SharedArrays
+from sb3_nigt.vec_env.pool.roster import Roster
+from sb3_nigt.vec_env.process.transport import ProcessTransport
 
 
 class ProcessVecEnv(WorkerPool):
@@ -44,7 +38,6 @@ class ProcessVecEnv(WorkerPool):
     """
 
     can_be_interrupted = True
-    _slots: list[Slot[RemoteWorker]]
 
     def __init__(
         self,
@@ -67,52 +60,15 @@ class ProcessVecEnv(WorkerPool):
         if start_method not in (None, "forkserver", "spawn"):
             raise ValueError(f'start_method: cannot find context for {start_method!r}, give "forkserver", "spawn" or None.')
         limits = RestartLimits(max_restarts, max_restarts_per_minute)
-        self._prepare_pool(env_fns, task_ids, timeout, limits, time_model)
-        self._context = mp.get_context(
-            start_method or ("forkserver" if "forkserver" in mp.get_all_start_methods() else "spawn")
-        )
-        if self._context.get_start_method() == "forkserver":
-            self._context.set_forkserver_preload(["sb3_nigt.vec_env.process.preload"])
-        self._control = SharedArrays(CONTROL, len(env_fns))
-        self._blocks.append(self._control)
-        # also when __init__ raises, and at the interpreter's exit
-        self._finalizer = weakref.finalize(self, _end, self._slots, self._blocks)
+        speeds = self._take_arguments(len(env_fns), task_ids, timeout, time_model)
+        context = mp.get_context(start_method or ("forkserver" if "forkserver" in mp.get_all_start_methods() else "spawn"))
+        if context.get_start_method() == "forkserver":
+            context.set_forkserver_preload(["sb3_nigt.vec_env.process.preload"])
+        transport = ProcessTransport(context, [cloudpickle.dumps(env_fn) for env_fn in env_fns], self._now)
+        self._assemble(Roster(self.task_ids, limits, speeds, self.timeout), transport)
         try:
-            self._slots.extend(Slot(self._start(index), limits) for index in range(len(env_fns)))
-            self._open(self._wait_for_start())
+            self._start_all()
+            self._open(self._commands.wait_for_start())
         except BaseException:
             self.close()
             raise
-
-    def _start(self, index: int) -> RemoteWorker:
-        return RemoteWorker(self._context, index, self._env_fns[index], self._control)
-
-    @property
-    def worker_pids(self) -> list[int | None]:
-        """Process ids of the workers, of the last process where one has died."""
-        return [slot.remote.process.pid for slot in self._slots]
-
-    def _new_block(self, table: StepTable, horizon: int, layout: Layout) -> WorkerArrays:
-        return SharedArrays(round_fields(table, horizon, layout), len(self._slots))
-
-    def _send_point(self, slot: Slot[RemoteWorker], point: SamplingPoint) -> None:
-        assert self._block is not None
-        self._block.of(slot.remote.index)["parameters"][:] = point.parameters
-
-    def _ready(self, slots: Sequence[Slot[RemoteWorker]], seconds: float) -> list[Slot[RemoteWorker]]:
-        by_descriptor = {slot.remote.connection.fileno(): slot for slot in slots}
-        poll = select.poll()
-        for descriptor in by_descriptor:
-            poll.register(descriptor, select.POLLIN)
-        return [by_descriptor[descriptor] for descriptor, _ in poll.poll(1000 * seconds)]
-
-
-def _end(slots: list[Slot[RemoteWorker]], blocks: list[WorkerArrays]) -> None:
-    """Kill what is left of the processes; for ``close``, the garbage collector and the interpreter's exit."""
-    for slot in slots:
-        slot.remote.process.kill()
-    for slot in slots:
-        slot.remote.release()
-    for block in blocks:
-        block.close()
-    blocks.clear()

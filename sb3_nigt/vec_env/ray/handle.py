@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import cloudpickle
@@ -32,12 +31,15 @@ class RayWorker(WorkerHandle):
     :param env_fn: cloudpickled function that makes its environment
     :param options: of the actor: resources and where it may run
     :param beat_seconds: how often its signs of life are asked for while they are looked at
+    :param now: seconds on a clock that does not jump
     """
 
-    def __init__(self, index: int, env_fn: bytes, options: dict[str, Any], beat_seconds: float) -> None:
-        self.index = index
+    def __init__(
+        self, index: int, env_fn: bytes, options: dict[str, Any], beat_seconds: float, now: Callable[[], float]
+    ) -> None:
+        self.index, self._now = index, now
         self.node_id = ""
-        self.pid: int | None = None
+        self.pid = None
         self.arrays: ReceivedArrays | None = None
         self._end: str | None = None
         self._parameters: Any = None
@@ -60,12 +62,12 @@ class RayWorker(WorkerHandle):
     # Life
 
     @property
-    def placed(self) -> bool:
+    def is_placed(self) -> bool:  # type: ignore[override]
         """Whether the cluster had a place for it."""
         return self.pid is not None
 
     @property
-    def node_has_left(self) -> bool:
+    def node_has_left(self) -> bool:  # type: ignore[override]
         """Whether the node on which it ran is known to be gone."""
         return any(node["NodeID"] == self.node_id and not node["Alive"] for node in ray.nodes())
 
@@ -115,8 +117,8 @@ class RayWorker(WorkerHandle):
     def steps(self) -> int:
         """See ``WorkerHandle``; as it was told last, and asked again from time to time."""
         self._listen(0.0)
-        now = time.monotonic()
-        if self._beat is None and now >= self._next_beat and self.placed and self._end is None:
+        now = self._now()
+        if self._beat is None and now >= self._next_beat and self.is_placed and self._end is None:
             self._beat, self._next_beat = self._actor.counters.remote(), now + self._beat_seconds
         return self._steps
 
@@ -158,11 +160,6 @@ class RayWorker(WorkerHandle):
         self._gradient = self._actor.ask.remote(protocol.encode_contributions(self._gradient_number, contributions))
 
     @property
-    def owes_gradient(self) -> bool:
-        """See ``WorkerHandle``."""
-        return self._gradient is not None
-
-    @property
     def has_begun_gradient(self) -> bool:
         """See ``WorkerHandle``; a worker that does not say so at once has not."""
         if self._answering != self._gradient_number and self._end is None:
@@ -183,14 +180,14 @@ class RayWorker(WorkerHandle):
     @property
     def awaited(self) -> list[Any]:
         """References to the answers that are waited for."""
-        if not self.placed:
+        if not self.is_placed:
             return [] if self._where is None else [self._where]
         return [ref for ref in (self._command, self._job, self._gradient) if ref is not None]
 
     @property
-    def answers_to_nobody(self) -> bool:
+    def answers_to_nobody(self) -> bool:  # type: ignore[override]
         """Whether it lives, and no answer of it is waited for."""
-        return self.placed and not self.has_ended and not self.awaited
+        return self.is_placed and not self.has_ended and not self.awaited
 
     def receive(self, seconds: float = 0.0) -> tuple[bytes, Any] | None:
         """See ``WorkerHandle``; that there is a place for it is not a message."""
@@ -242,7 +239,7 @@ class RayWorker(WorkerHandle):
         said = protocol.RemoteArrival(*format_.unpack(head))
         self.arrays.take_trajectory(self.index, said.n_steps, rest)
         # clocks of other machines have another zero
-        now = time.monotonic()
+        now = self._now()
         return kind, said._replace(started_at=now - (said.finished_at - said.started_at), finished_at=now)
 
 

@@ -1,0 +1,118 @@
+"""What the workers have brought: trajectories, read out of the arrays of a round, until somebody takes them."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import numpy as np
+
+from sb3_nigt.messages import Arrival, Job, SamplingPoint, TrajectoryKey
+from sb3_nigt.sampling.steps import StepTable, read_steps
+from sb3_nigt.sampling.trajectory import Trajectory
+from sb3_nigt.timing.clock import WallClock
+from sb3_nigt.vec_env.pool import protocol
+from sb3_nigt.vec_env.pool.arrays import WorkerArrays
+
+
+class Inbox:
+    """
+    Trajectories that have come.
+
+    :param task_ids: the task of each worker
+    :param clock: of the workers
+    :ivar kept: what has been taken and not forgotten, by worker and key
+    """
+
+    def __init__(self, task_ids: Sequence[Hashable], clock: WallClock) -> None:
+        self.kept: dict[tuple[int, TrajectoryKey], Trajectory] = {}
+        self._task_ids, self._clock = task_ids, clock
+        self._arrived: deque[tuple[Arrival, Trajectory]] = deque()
+        self._discarded: list[tuple[Job, float, Trajectory]] = []
+
+    def open(self, arrays: WorkerArrays, table: StepTable) -> None:
+        """
+        Take what comes from now on from here.
+
+        :param arrays: in which the workers leave their steps
+        :param table: of the steps of a trajectory
+        """
+        self._arrays, self._table = arrays, table
+        self.kept.clear()
+
+    # What comes in
+
+    def deliver(self, job: Job, said: protocol.RemoteArrival) -> None:
+        """Read a complete trajectory."""
+        trajectory = self._read(job.worker, job.key, job.point, said)
+        arrival = Arrival(
+            worker=job.worker,
+            task_id=self._task_ids[job.worker],
+            key=job.key,
+            n_steps=said.n_steps,
+            episode_return=trajectory.episode_return,
+            started_at=self._clock.at(said.started_at),
+            finished_at=self._clock.at(said.finished_at),
+            arrived_at=self._clock.now(),
+            rejected=trajectory.rejected,
+        )
+        self._arrived.append((arrival, trajectory))
+
+    def discard(self, worker: int, key: TrajectoryKey, point: SamplingPoint, said: protocol.RemoteArrival) -> None:
+        """Read a trajectory that nobody wants."""
+        trajectory = self._read(worker, key, point, said)
+        self._discarded.append((Job(worker, key, point), self._clock.at(said.started_at), trajectory))
+
+    def reject(self, job: Job, reason: str) -> None:
+        """Put in an arrival without steps, which says that there will be none."""
+        now = self._clock.now()
+        nothing = protocol.RemoteArrival(0, 0, 0, 0, 0, 0, now, now, *[math.nan] * 4)
+        arrival = Arrival(job.worker, self._task_ids[job.worker], job.key, 0, 0.0, now, now, now, rejected=reason)
+        self._arrived.append((arrival, self._read(job.worker, job.key, job.point, nothing)))
+
+    def _read(self, worker: int, key: TrajectoryKey, point: SamplingPoint, said: protocol.RemoteArrival) -> Trajectory:
+        """Copy a trajectory out of the arrays, which the worker's next one overwrites."""
+        arrays, n = self._arrays.of(worker), said.n_steps
+        infos: list[dict[str, Any]] = [{} for _ in range(n)]
+        if n and np.isfinite(said.episode_length):
+            episode = {"r": said.episode_return, "l": int(said.episode_length), "t": said.episode_time}
+            infos[-1]["episode"] = episode
+        if n and np.isfinite(said.is_success):
+            infos[-1]["is_success"] = bool(said.is_success)
+        return Trajectory(
+            key=key,
+            point=point,
+            **read_steps({name: arrays[name] for name in self._table.fields}, n),
+            terminated=bool(said.terminated),
+            truncated=bool(said.truncated),
+            infos=infos,
+            rejected=protocol.REJECTIONS[said.rejection],
+        )
+
+    # What is taken out
+
+    def __bool__(self) -> bool:
+        return bool(self._arrived)
+
+    def take(self) -> tuple[Arrival, Trajectory]:
+        """Return the next arrival, and keep its trajectory for its gradient."""
+        arrival, trajectory = self._arrived.popleft()
+        self.kept[arrival.worker, arrival.key] = trajectory
+        return arrival, trajectory
+
+    def void(self) -> None:
+        """Nobody wants what has arrived and was not taken."""
+        for arrival, trajectory in self._arrived:
+            self._discarded.append((Job(arrival.worker, arrival.key, trajectory.point), arrival.started_at, trajectory))
+        self._arrived.clear()
+
+    def take_discarded(self) -> list[tuple[Job, float, Trajectory]]:
+        """Return the jobs that nobody wants, when each began, and the steps that it made."""
+        discarded, self._discarded = self._discarded, []
+        return discarded
+
+    def forget(self, before_round: int) -> None:
+        """Drop kept trajectories that earlier rounds count."""
+        self.kept = {name: kept for name, kept in self.kept.items() if name[1].round >= before_round}

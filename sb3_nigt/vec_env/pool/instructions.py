@@ -1,0 +1,168 @@
+"""What the roster wants done: small records that compare by value, so that a test is a table of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sb3_nigt.messages import Contribution, Job, SamplingPoint, TrajectoryKey
+from sb3_nigt.vec_env.pool.protocol import RemoteArrival
+
+# The life of a worker
+
+
+@dataclass(frozen=True, slots=True)
+class StartWorker:
+    """Start a worker again; then tell the roster that it is launched."""
+
+    worker: int
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """End a worker, whatever it does."""
+
+    worker: int
+
+
+@dataclass(frozen=True, slots=True)
+class CheckAlive:
+    """Find out whether a worker that has been silent for a moment has ended; then tell the roster."""
+
+    worker: int
+
+
+@dataclass(frozen=True, slots=True)
+class Examine:
+    """Find out whether a worker that has been silent for too long has ended, or where it hangs; then tell the roster."""
+
+    worker: int
+    silent: float  # seconds
+
+
+# What a worker is told
+
+
+@dataclass(frozen=True, slots=True)
+class SendPrepare:
+    """Let a worker take the settings of the rounds that follow."""
+
+    worker: int
+
+
+@dataclass(frozen=True, slots=True)
+class SendPoint:
+    """Let a worker have the parameters of the jobs that follow."""
+
+    worker: int
+    point: SamplingPoint
+
+
+@dataclass(frozen=True, slots=True)
+class SendContext:
+    """Send what seldom changes from one point to the next: its ``transform_obs`` and ``buffers``."""
+
+    worker: int
+    context: tuple[Any, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Start a trajectory at the point that was sent last; numbers count the jobs and the points of this process."""
+
+    worker: int
+    job_number: int
+    point_number: int
+    round: int  # that begins at the point
+    key: TrajectoryKey
+
+
+@dataclass(frozen=True, slots=True)
+class CancelJob:
+    """Say that a job is not wanted any more."""
+
+    worker: int
+    job_number: int
+
+
+@dataclass(frozen=True, slots=True)
+class RequestGradient:
+    """Ask for S_i over trajectories that the worker holds."""
+
+    worker: int
+    contributions: Sequence[Contribution]
+
+
+@dataclass(frozen=True, slots=True)
+class DropGradient:
+    """Do not wait for a gradient any more."""
+
+    worker: int
+
+
+# What becomes of trajectories
+
+
+@dataclass(frozen=True, slots=True)
+class Deliver:
+    """Read a complete trajectory, before the worker overwrites its steps with the next one, and hand it out."""
+
+    job: Job
+    said: RemoteArrival
+
+
+@dataclass(frozen=True, slots=True)
+class Discard:
+    """Read a trajectory that nobody wants any more, to count and show its steps."""
+
+    worker: int
+    key: TrajectoryKey
+    point: SamplingPoint
+    said: RemoteArrival
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """Give a job up: an arrival without steps says so, and why."""
+
+    job: Job
+    reason: str
+
+
+# What the user is told
+
+
+@dataclass(frozen=True, slots=True)
+class Warn:
+    """Warn."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Raise:
+    """Raise a ``WorkerError``."""
+
+    worker: int
+    message: str
+
+
+Instruction = (
+    StartWorker
+    | Kill
+    | CheckAlive
+    | Examine
+    | SendPrepare
+    | SendPoint
+    | SendContext
+    | Run
+    | CancelJob
+    | RequestGradient
+    | DropGradient
+    | Deliver
+    | Discard
+    | Reject
+    | Warn
+    | Raise
+)

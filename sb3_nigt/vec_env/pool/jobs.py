@@ -1,0 +1,192 @@
+"""What each worker runs, holds and owes: events in, instructions out. No I/O and no clock; see ``roster`` for the style."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sb3_nigt.messages import Contribution, Job, TrajectoryKey
+from sb3_nigt.vec_env.pool import instructions as do
+from sb3_nigt.vec_env.pool.instructions import Instruction
+from sb3_nigt.vec_env.pool.protocol import RemoteArrival
+from sb3_nigt.vec_env.pool.slot import Slot, State
+from sb3_nigt.vec_env.pool.speeds import Speeds
+
+GRADIENT_SECONDS = 0.05  # how long a gradient waits for a busy worker to notice; then it is computed here
+RETRIES = 2  # of a trajectory whose worker dies; then it counts as rejected, since its content may be what kills
+
+
+class Jobs:
+    """
+    Trajectories and gradients of workers that are there: idle, busy or cancelling.
+
+    :param slots: one a worker
+    :param speeds: of the workers, measured here
+    :ivar ever_arrived: one trajectory has arrived
+    :ivar gradients_owed: workers whose gradient has not come yet
+    :ivar gradients_here: workers whose gradient has come since gradients were last asked for
+    """
+
+    def __init__(self, slots: Sequence[Slot], speeds: Speeds) -> None:
+        self._slots, self._speeds = slots, speeds
+        self.ever_arrived = False
+        self.gradients_owed: set[int] = set()
+        self.gradients_here: set[int] = set()
+        self._failures: dict[TrajectoryKey, int] = {}  # of trajectories in flight
+        self._undelivered: set[int] = set()  # workers whose arrival nobody has taken yet
+        self._patient_until = 0.0
+
+    def is_busy(self, worker: int) -> bool:
+        """Whether a job of the worker has not been taken yet."""
+        return self._slots[worker].job is not None or worker in self._undelivered
+
+    def under_way(self) -> list[int]:
+        """Workers whose job has not arrived."""
+        return [worker for worker, slot in enumerate(self._slots) if slot.job is not None]
+
+    # Trajectories
+
+    def submit(self, job: Job, steps: int, now: float) -> list[Instruction]:
+        """Have a trajectory run; a worker that is still stopping or restarting begins as soon as it can."""
+        assert not self.is_busy(job.worker), f"worker {job.worker} is busy"
+        slot = self._slots[job.worker]
+        slot.job = job
+        return self._run(job.worker, slot, steps, now) if slot.state is State.IDLE else []
+
+    def idle(self, worker: int, steps: int, now: float) -> list[Instruction]:
+        """It waits for messages; if there is a job for it, it gets that."""
+        slot = self._slots[worker]
+        slot.state = State.IDLE
+        return self._run(worker, slot, steps, now)
+
+    def _run(self, worker: int, slot: Slot, steps: int, now: float) -> list[Instruction]:
+        job = slot.job
+        if job is None:
+            return []
+        told: list[Instruction] = []
+        if slot.point is not job.point:
+            told.append(do.SendPoint(worker, job.point))
+            context = (job.point.transform_obs, job.point.buffers or None)
+            if any(new is not old for new, old in zip(context, slot.context, strict=True)):
+                slot.context = context
+                told.append(do.SendContext(worker, context))
+            slot.point = job.point
+            slot.point_number += 1
+            slot.held = {key for key in slot.held if key.round >= job.point.round}
+        slot.job_number += 1
+        slot.state = State.BUSY
+        slot.heartbeat.begin(steps, now)
+        told.append(do.Run(worker, slot.job_number, slot.point_number, job.point.round, job.key))
+        return told
+
+    def arrived(self, worker: int, said: RemoteArrival, steps: int, now: float) -> list[Instruction]:
+        """A trajectory has ended, or was cancelled."""
+        slot = self._slots[worker]
+        job, point = slot.job, slot.point
+        assert point is not None
+        slot.history.succeeded()
+        if said.n_steps:
+            self._speeds.note(worker, (said.finished_at - said.started_at) / said.n_steps)
+        taken: Instruction
+        if slot.state is not State.BUSY or job is None or said.cancelled:
+            taken = do.Discard(worker, TrajectoryKey(point.round, worker, 0), point, said)
+        else:
+            self.ever_arrived = True
+            slot.held.add(job.key)
+            self._end(slot, job)
+            taken = do.Deliver(job, said)
+        return [taken, *self.idle(worker, steps, now)]
+
+    def _end(self, slot: Slot, job: Job) -> None:
+        slot.job = None
+        self._failures.pop(job.key, None)
+        self._undelivered.add(job.worker)
+
+    def delivered(self, worker: int) -> None:
+        """Its arrival has been taken, and it may get another job."""
+        self._undelivered.discard(worker)
+
+    def cancel(self) -> list[Instruction]:
+        """Nobody wants anything any more, neither what is under way nor what has arrived and was not taken."""
+        told: list[Instruction] = [do.DropGradient(worker) for worker in sorted(self.gradients_owed)]
+        self.gradients_owed.clear()
+        self._undelivered.clear()
+        for worker, slot in enumerate(self._slots):
+            slot.job = None
+            if slot.state is State.BUSY:
+                slot.state = State.CANCELLING
+                told.append(do.CancelJob(worker, slot.job_number))
+        return told
+
+    # Failures
+
+    def failed(self, worker: int, is_lost: bool) -> list[Instruction]:
+        """Its process has gone; the job stays its own, with the same random numbers, unless that has been tried enough."""
+        slot = self._slots[worker]
+        self.gone(worker)
+        if slot.job is None:
+            return []
+        key = slot.job.key
+        self._failures[key] = self._failures.get(key, 0) + 1
+        if is_lost or self._failures[key] > RETRIES:
+            return self.give_up(worker, "lost" if is_lost else "crash")
+        return []
+
+    def gone(self, worker: int) -> None:
+        """Its process has gone with everything that it held and owed."""
+        slot = self._slots[worker]
+        slot.held.clear()
+        slot.point = None
+        self.gradients_owed.discard(worker)
+
+    def give_up(self, worker: int, reason: str) -> list[Instruction]:
+        """Whoever has planned its job must plan another one."""
+        slot = self._slots[worker]
+        job = slot.job
+        if job is None:
+            return []
+        self._end(slot, job)
+        return [do.Reject(job, reason)]
+
+    def forget_failures(self) -> None:
+        """Trajectories of the same name are other ones from now on."""
+        self._failures.clear()
+
+    # Gradients
+
+    def begin_gradients(self, now: float) -> None:
+        """Gradients are about to be asked for."""
+        self.gradients_here.clear()
+        self._patient_until = now + GRADIENT_SECONDS
+
+    def ask_for_gradient(
+        self, worker: int, contributions: Sequence[Contribution], steps: int, now: float
+    ) -> list[Instruction]:
+        """Ask for a local sum, if the worker is there and still holds what that needs."""
+        slot, keys = self._slots[worker], {contribution.key for contribution in contributions}
+        if slot.state not in (State.IDLE, State.BUSY, State.CANCELLING) or not slot.held.issuperset(keys):
+            return []
+        slot.held.difference_update(keys)
+        slot.heartbeat.begin(steps, now)
+        self.gradients_owed.add(worker)
+        return [do.RequestGradient(worker, contributions)]
+
+    def gradient_came(self, worker: int, steps: int, now: float) -> None:
+        """Its gradient can be read."""
+        self._slots[worker].heartbeat.begin(steps, now)
+        self.gradients_owed.discard(worker)
+        self.gradients_here.add(worker)
+
+    def patience(self, now: float) -> float:
+        """Seconds for which busy workers may still leave a request for a gradient unread."""
+        return max(0.0, self._patient_until - now)
+
+    def hesitating(self, now: float) -> list[int]:
+        """Workers that owe a gradient and are in the middle of something else for too long, unless they have begun with it."""
+        if self.patience(now) > 0:
+            return []
+        return [worker for worker in sorted(self.gradients_owed) if self._slots[worker].state is not State.IDLE]
+
+    def drop_gradient(self, worker: int) -> list[Instruction]:
+        """Do without the gradient that it owes."""
+        self.gradients_owed.discard(worker)
+        return [do.DropGradient(worker)]

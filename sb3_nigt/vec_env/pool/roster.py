@@ -1,0 +1,228 @@
+"""
+What each worker is doing and what follows from that: events in, instructions out. No I/O and no clock.
+
+An event is a method call with the time as an argument, and with the worker's counter of steps where it is a sign of life. It
+returns what is to be done now, in that order. An instruction counts as carried out: one that was not, because of Ctrl-C, shows
+as the silence of a worker.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Iterable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from sb3_nigt.messages import RETURNED
+from sb3_nigt.vec_env.pool import instructions as do
+from sb3_nigt.vec_env.pool.instructions import Instruction
+from sb3_nigt.vec_env.pool.jobs import Jobs
+from sb3_nigt.vec_env.pool.restarts import RestartHistory, RestartLimits
+from sb3_nigt.vec_env.pool.slot import Slot, State
+from sb3_nigt.vec_env.pool.speeds import Speeds
+
+START_SECONDS = 120.0  # granted to imports, making the environment and gradients, which give no sign of life
+ALIVE_SECONDS = 1.0  # of silence; then look whether the process is gone: a child of its own may keep its connection open
+POLL_SECONDS = 0.25  # how often hung workers are looked for
+START_HINT = (
+    "What it has printed says more. A worker process imports your script first: the code that makes the workers must stand "
+    'behind the line if __name__ == "__main__":, and the script must be a file, not the standard input.'
+)
+
+
+class Roster:
+    """
+    Whether each worker is there: it comes up, falls silent, fails, is restarted, has no place, is lost.
+
+    :param task_ids: the task of each worker
+    :param limits: of the restarts of each worker
+    :param speeds: of the workers
+    :param timeout: seconds without any sign of life after which a worker counts as hung
+    :param place_seconds: without a place, after which a worker counts as absent
+    :param placement_timeout: seconds for which workers that are needed may be absent
+    :param longest_look: seconds between two looks up to which silence counts; in a longer one no sign of life could be heard
+    :ivar jobs: what the workers that are there run, hold and owe
+    :ivar is_open: the workers that are needed at the start have come up; from now on a worker that fails is restarted
+    """
+
+    def __init__(
+        self,
+        task_ids: Sequence[Hashable],
+        limits: RestartLimits,
+        speeds: Speeds,
+        timeout: float,
+        place_seconds: float = math.inf,
+        placement_timeout: float = math.inf,
+        longest_look: float = math.inf,
+    ) -> None:
+        self.slots = [Slot(RestartHistory(limits)) for _ in task_ids]
+        self.jobs = Jobs(self.slots, speeds)
+        self.speeds, self.timeout, self.placement_timeout = speeds, timeout, placement_timeout
+        self.is_open = False
+        self._task_ids, self._place_seconds, self._longest_look = task_ids, place_seconds, longest_look
+        self._has_settings = False
+        self._next_look = 0.0
+        self._next_restart = math.inf
+
+    # Who is where
+
+    def within(self, *states: State) -> list[int]:
+        """Workers in one of these states."""
+        return [worker for worker, slot in enumerate(self.slots) if slot.state in states]
+
+    def are_within(self, workers: Iterable[int], *states: State) -> bool:
+        """Whether all of some workers are in one of these states."""
+        return all(self.slots[worker].state in states for worker in workers)
+
+    def listened_to(self) -> list[int]:
+        """Workers that owe an answer."""
+        owed = self.jobs.gradients_owed
+        return [worker for worker, slot in enumerate(self.slots) if slot.owes_an_answer or worker in owed]
+
+    def without_place(self, workers: Sequence[int], enough: Callable[[Iterable[bool]], bool], now: float) -> int | None:
+        """
+        Return the worker that has been absent for longest, if workers that are needed have been absent for too long.
+
+        :param workers: that are needed
+        :param enough: ``any`` or ``all``: how many of them must have been absent for too long
+        """
+        waited = {worker: now - self.slots[worker].absent_since for worker in workers}  # -inf for those that are there
+        if waited and enough(seconds > self.placement_timeout for seconds in waited.values()):
+            return max(waited, key=lambda worker: waited[worker])
+        return None
+
+    def predicted_durations(self, n_steps: float, now: float) -> npt.NDArray[np.float64]:
+        """Seconds until a trajectory that is submitted now will end; infinite for workers that are absent or lost."""
+        durations = self.speeds.expected() * n_steps
+        for worker in self.within(State.WAITING, State.ABSENT, State.LOST):
+            durations[worker] += max(0.0, self.slots[worker].restart_at - now)
+        return durations
+
+    def last_failure(self, worker: int) -> str:
+        """Say why a worker has failed last, as the end of a message; empty if it has not."""
+        reason = self.slots[worker].last_failure
+        return f". Its last failure: {reason}" if reason else ""
+
+    # A worker comes up
+
+    def launched(self, worker: int, steps: int, now: float) -> None:
+        """There is a process or an actor, which imports and makes its environment."""
+        slot = self.slots[worker]
+        slot.state, slot.job_number, slot.restart_at, slot.absent_since = State.STARTING, 0, math.inf, math.inf
+        slot.heartbeat.begin(steps, now)
+
+    def unplaced(self, worker: int, now: float) -> list[Instruction]:
+        """The cluster has no place for it yet; after a while others may run what it was to run."""
+        slot = self.slots[worker]
+        if slot.state is not State.STARTING or slot.heartbeat.look(0, now) <= self._place_seconds:
+            return []
+        slot.state, slot.absent_since = State.ABSENT, now - self._place_seconds
+        return self.jobs.give_up(worker, RETURNED) if slot.job is not None and slot.job.committed else []
+
+    def placed(self, worker: int, steps: int, now: float) -> None:
+        """The cluster has a place for it, in which it starts."""
+        if self.slots[worker].state is State.ABSENT:
+            self.launched(worker, steps, now)
+
+    def open(self) -> None:
+        """All that have started wait for messages, and there are enough of them."""
+        self.is_open = True
+
+    def replied(self, worker: int, steps: int, now: float) -> list[Instruction]:
+        """It has made its environment, or has taken the settings of the rounds that follow."""
+        slot = self.slots[worker]
+        slot.heartbeat.begin(steps, now)
+        if slot.state is State.STARTING and self._has_settings:
+            return self.prepare(worker, steps, now)
+        return self.jobs.idle(worker, steps, now)
+
+    def new_settings(self) -> None:
+        """The rounds that follow have other settings: idle workers are told with ``prepare``, others when they start."""
+        self._has_settings = True
+        self.jobs.forget_failures()
+
+    def prepare(self, worker: int, steps: int, now: float) -> list[Instruction]:
+        """Tell a worker of the settings of the rounds that follow."""
+        slot = self.slots[worker]
+        slot.state, slot.point, slot.context = State.PREPARING, None, (None, None)
+        slot.held.clear()
+        slot.heartbeat.begin(steps, now)
+        return [do.SendPrepare(worker)]
+
+    # It falls silent
+
+    def wake(self, now: float) -> None:
+        """Somebody is about to listen; what could not be heard meanwhile is no worker's silence."""
+        away = now - self._next_look
+        if away > self._longest_look:
+            for slot in self.slots:
+                slot.heartbeat.forgive(away, now)
+
+    def is_time_to_look(self, now: float) -> bool:
+        """Whether the counters of the workers that are listened to should be looked at."""
+        if now < self._next_look:
+            return False
+        self._next_look = now + POLL_SECONDS
+        return True
+
+    def look(self, worker: int, steps: int, now: float) -> list[Instruction]:
+        """Its counter was looked at."""
+        slot, owes_gradient = self.slots[worker], worker in self.jobs.gradients_owed
+        if not slot.owes_an_answer and not owes_gradient:
+            return []
+        silent, allowed = slot.heartbeat.look(steps, now), slot.heartbeat.allowed(self.timeout)
+        if slot.state in (State.STARTING, State.PREPARING) or owes_gradient:
+            allowed = max(allowed, START_SECONDS)
+        if silent > allowed:
+            return [do.Examine(worker, silent)]
+        return [do.CheckAlive(worker)] if silent > ALIVE_SECONDS else []
+
+    def unheard(self, worker: int, steps: int, now: float) -> list[Instruction]:
+        """Nothing that it does would be answered: Ctrl-C has come between a call and the note of it. Ask again."""
+        state = self.slots[worker].state
+        if state is State.PREPARING:
+            return self.prepare(worker, steps, now)
+        return self.jobs.idle(worker, steps, now) if state in (State.BUSY, State.CANCELLING) else []
+
+    # It fails
+
+    def hung(self, worker: int, silent: float, stack: str, now: float) -> list[Instruction]:
+        """It is alive and has been silent for too long, at this place in its code."""
+        said = f"no sign of life for {silent:.1f} s (timeout={self.timeout:g}), it was here:\n{stack}"
+        return self.failed(worker, said, now)
+
+    def failed(self, worker: int, reason: str, now: float) -> list[Instruction]:
+        """It has ended, hangs or has raised: it is restarted after a while, or lost."""
+        slot, end = self.slots[worker], do.Kill(worker)
+        if not self.is_open:
+            return [end, do.Raise(worker, f"making its environment failed: {reason}. {START_HINT}")]
+        was_needed = slot.job is not None or slot.state is State.PREPARING
+        restart_at = slot.history.failed(now)
+        slot.state = State.LOST if restart_at is None else State.WAITING
+        slot.restart_at = math.inf if restart_at is None else restart_at
+        self._next_restart = min(self._next_restart, slot.restart_at)
+        if was_needed and not self.jobs.ever_arrived and all(other.history.failures for other in self.slots):
+            self.jobs.gone(worker)
+            return [end, do.Raise(worker, f"every worker has failed before the first trajectory, this one: {reason}")]
+        told = slot.describe_failure(reason)
+        warning = do.Warn(f"Worker {worker} (task {self._task_ids[worker]!r}) failed: {told}.")
+        return [end, *self.jobs.failed(worker, slot.state is State.LOST), warning]
+
+    def node_left(self, worker: int) -> list[Instruction]:
+        """Its machine has gone, which is not its failure: it starts again at once, where there is a place."""
+        self.jobs.gone(worker)
+        self.slots[worker].state = State.STARTING
+        said = f"Worker {worker} (task {self._task_ids[worker]!r}) has lost its node. It starts again where there is a place."
+        return [do.Kill(worker), do.StartWorker(worker), do.Warn(said)]
+
+    def tick(self, now: float) -> list[Instruction]:
+        """Time has passed: start workers that are due."""
+        if now < self._next_restart:
+            return []
+        waiting = self.within(State.WAITING)
+        due = [worker for worker in waiting if now >= self.slots[worker].restart_at]
+        for worker in due:
+            self.slots[worker].state = State.STARTING
+        self._next_restart = min((self.slots[worker].restart_at for worker in waiting if worker not in due), default=math.inf)
+        return [do.StartWorker(worker) for worker in due]

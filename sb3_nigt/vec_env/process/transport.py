@@ -1,0 +1,69 @@
+"""How the parent reaches workers that are processes of its machine: pipes, and shared memory for the data of a round."""
+
+from __future__ import annotations
+
+import select
+from collections.abc import Callable, Sequence
+from multiprocessing.context import BaseContext
+
+from sb3_nigt.messages import SamplingPoint
+from sb3_nigt.parameters import Layout
+from sb3_nigt.sampling.steps import StepTable
+from sb3_nigt.vec_env.pool.arrays import CONTROL, WorkerArrays, round_fields
+from sb3_nigt.vec_env.pool.transport import Transport
+from sb3_nigt.vec_env.process.handle import RemoteWorker
+from sb3_nigt.vec_env.process.shared_memory import SharedArrays
+
+
+class ProcessTransport(Transport[RemoteWorker]):
+    """
+    Worker processes.
+
+    :param context: start method
+    :param env_fns: cloudpickled functions that make the environments
+    :param now: seconds on a clock that does not jump, the same in all processes
+    :ivar blocks: shared memory that is in use
+    """
+
+    def __init__(self, context: BaseContext, env_fns: Sequence[bytes], now: Callable[[], float]) -> None:
+        super().__init__(len(env_fns), now)
+        self._context, self._env_fns = context, env_fns
+        self._control = SharedArrays(CONTROL, len(env_fns))
+        self.blocks: list[WorkerArrays] = [self._control]
+
+    def _new_handle(self, worker: int) -> RemoteWorker:
+        return RemoteWorker(self._context, worker, self._env_fns[worker], self._control, self.now)
+
+    def ready(self, workers: Sequence[int], seconds: float) -> list[int]:
+        """See ``Transport``."""
+        try:
+            by_descriptor = {self.handles[worker].connection.fileno(): worker for worker in workers}
+        except OSError:  # Ctrl-C has come between the end of a process and the start of the next one
+            return [worker for worker in workers if self.handles[worker].connection.closed]
+        poll = select.poll()
+        for descriptor in by_descriptor:
+            poll.register(descriptor, select.POLLIN)
+        return [by_descriptor[descriptor] for descriptor, _ in poll.poll(1000 * seconds)]
+
+    def _new_arrays(self, table: StepTable, horizon: int, layout: Layout) -> WorkerArrays:
+        arrays = SharedArrays(round_fields(table, horizon, layout), self.n_workers)
+        self.blocks.append(arrays)
+        return arrays
+
+    def _let_go(self, arrays: WorkerArrays) -> None:
+        self.blocks.remove(arrays)
+        arrays.close()
+
+    def send_point(self, worker: int, point: SamplingPoint) -> None:
+        """See ``Transport``."""
+        self.arrays.of(worker)["parameters"][:] = point.parameters
+
+    def end(self) -> None:
+        """See ``Transport``."""
+        for handle in self.handles:
+            handle.process.kill()
+        for handle in self.handles:
+            handle.release()
+        for block in self.blocks:
+            block.close()
+        self.blocks.clear()
