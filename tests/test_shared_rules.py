@@ -294,6 +294,7 @@ def test_the_list_is_read_when_it_is_due_and_something_is_new(ledger_on):
     line.now = ledger._next_look
     assert not ledger.is_over()
     assert (line.requests[3:], len(told)) == (["read", "look"], 1)
+    assert line.now - ledger._next_read == pytest.approx(1e-4 - 1e-3)  # read until 0.1 before now, not again for 1
     line.now = ledger._next_look
     assert not ledger.is_over()
     assert line.requests[5:] == ["look"]
@@ -313,9 +314,11 @@ def test_an_arrival_is_read_with_the_append_when_reading_is_due(ledger_on):
     line.append("7/arrivals", arrival(1).pack())
     assert not ledger.is_over()  # nothing of its own is unread: the rank that has entered it reads it
     assert line.requests[2:] == ["look"]
+    ledger._next_read = 2.0
     ledger.enter(arrival(1))
-    line.now = ledger._next_look = ledger._next_read
+    line.now = ledger._next_look = 2.0
     assert ledger.is_over()
+    assert line.requests[3:] == ["append", "read", "end"]
 
 
 def test_a_slow_store_is_asked_after_every_step_of_two_milliseconds(ledger_on):
