@@ -88,7 +88,7 @@ BORROWED = {
 LONG_FILES = {
     "algorithms.base": "the argument list of the constructor and its documentation, and Stable-Baselines3's interface",
     "distributed.session": "all that ranks exchange in one learn()",
-    "vec_env.pool.pool": "roster, transport and commands in one object",
+    "testing.workers": "the conformance suite, test after test",
 }
 LONG_FUNCTIONS = {
     "distributed.session.Session.run_round": "the round with its exchanges, in order",

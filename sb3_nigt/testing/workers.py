@@ -602,7 +602,7 @@ class _KeepRounds(BaseCallback):
     def _on_rollout_end(self) -> None:
         model: Any = self.model
         self.reports.append(model.last_round)
-        self.rounds.append({trajectory.key: trajectory for _, trajectory in model._accepted})
+        self.rounds.append({trajectory.key: trajectory for _, trajectory in model.accepted})
 
     def _on_step(self) -> bool:
         return len(self.reports) < self.n_rounds
