@@ -8,7 +8,6 @@ from functools import partial
 
 import numpy as np
 import pytest
-from conformance import WorkerVecEnvTests
 from envs import (
     DictEnv,
     FixedLengthEnv,
@@ -25,6 +24,7 @@ from stable_baselines3.common.env_checker import check_env
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_nigt import AFedPG, RandomTimes, RennalaPG, SimulatedVecEnv, SyncPG
+from sb3_nigt.testing import WorkerVecEnvTests
 
 POLICY = {"net_arch": [4]}
 ALGORITHMS = {
@@ -42,7 +42,7 @@ ALGORITHMS = {
 
 
 class TestSimulatedVecEnv(WorkerVecEnvTests):
-    vec_env_cls = SimulatedVecEnv
+    make_workers = SimulatedVecEnv
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,11 @@ def test_the_vector_shares_no_memory():
     assert one.weight.item() != 7
 
 
+@pytest.mark.parametrize("dtype", [th.float64, th.float16])
+def test_a_vector_is_float32_whatever_the_module_is(dtype):
+    assert flatten(nn.Linear(2, 1).to(dtype)).dtype == np.float32
+
+
 def test_a_module_without_parameters_is_an_empty_vector():
     assert flatten(nn.Tanh()).tolist() == []
 

@@ -223,15 +223,18 @@ def test_a_reset_in_the_middle_of_a_round_is_an_error():
 
 
 def test_abandon_forgets_everything():
+    """Worker 1 has delivered its trajectory of round 1 early: the schedule must not count it either, since it is dropped."""
     workers, schedule, between = ScriptedWorkers([1.0, 1.0]), Pipelined(), memory()
-    run_round(workers, schedule, Rennala(1), Rennala(1), point(), always, between)
-    between.early, between.announced = [(arrival(0), trajectory())], Rennala(1)
-    assert workers.busy(1)
+    for start in schedule.begin(Rennala(1), 0, 0.0, np.ones(2), []):
+        workers.submit(Job(start.worker, start.key, point()))
+    schedule.accepted(1, 0.5, np.ones(2))
+    between.early, between.announced = [(arrival(1, TrajectoryKey(1, 0, 0)), trajectory())], Rennala(1)
     abandon(workers, schedule, between)
-    assert not workers.busy(1)
+    assert not any(workers.busy(worker) for worker in range(2))
     assert (between.early, between.announced) == ([], None)
-    starts = schedule.begin(Rennala(1), 1, 10.0, np.ones(2), [])
-    assert starts[0].key == TrajectoryKey(1, 0, 0)  # not given out any more
+    starts = schedule.begin(Rennala(1), 1, 1.0, np.ones(2), [])
+    assert starts[0].key == TrajectoryKey(1, 0, 0)
+    assert not schedule.complete
 
 
 # Rejected and returned

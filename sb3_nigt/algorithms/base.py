@@ -302,6 +302,11 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
         return int(self._n_updates)
 
     @property
+    def accepted(self) -> Accepted:
+        """Arrivals and trajectories of the last round, in worker order; of several ranks each has its own part."""
+        return self._accepted
+
+    @property
     def progress_remaining(self) -> float:
         """Progress remaining (from 1 to 0), which schedules of the learning rate and of η depend on."""
         return float(self._current_progress_remaining)
