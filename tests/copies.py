@@ -242,7 +242,7 @@ class Look(BaseCallback):
 
     def _on_rollout_end(self):
         np.testing.assert_array_equal(flatten(self.model.policy), self.thetas[-1])
-        self.rounds.append((self.model._accepted, self.model.last_round.weights))
+        self.rounds.append((self.model.accepted, self.model.last_round.weights))
 
     def _on_step(self):
         return True

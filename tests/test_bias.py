@@ -57,7 +57,7 @@ class Recorder(BaseCallback):
         report = self.model.last_round
         lengths = [arrival.n_steps for arrival in report.arrivals]
         self.lengths.append(np.mean(lengths))
-        accepted = contributions(self.model._accepted, gamma=1.0)
+        accepted = contributions(self.model.accepted, gamma=1.0)
         gradient = self.model.workers.gradient(accepted, report.weights)
         # the bias of the last layer: two numbers, the derivatives by the logits of all steps together
         self.gradients.append(gradient[-2:].numpy())

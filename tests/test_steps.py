@@ -267,7 +267,7 @@ def test_speeds_decide_how_many_steps_and_nothing_else():
     for speed in (1.0, 4.0):
         model = make(env_fns=(LengthFromSeedEnv,) * 2, step_times=[1.0, speed], n_steps=10, learning_rate=0.0, stagger=False)
         run_rounds(model, 1)
-        pieces[speed] = [t for a, t in model._accepted if a.worker == 1]
+        pieces[speed] = [t for a, t in model.accepted if a.worker == 1]
     n = sum(t.n_steps for t in pieces[4.0])
     assert 0 < n < sum(t.n_steps for t in pieces[1.0])
     for name in ("samples", "rewards"):

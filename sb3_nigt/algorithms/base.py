@@ -331,11 +331,6 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
         assert self._group is not None, "there are no workers before learn()"
         return self._group.workers
 
-    @property
-    def accepted(self) -> Accepted:
-        """What counts of the last round, in worker order; of several ranks each has its own part."""
-        return self._accepted
-
     def counters(self) -> dict[str, Any]:
         """Return the numbers that decide how a run goes on, apart from parameters and optimizer."""
         names = ("num_timesteps", "_n_updates", "_root_seed", "_mean_length", "_bad_gradients")
