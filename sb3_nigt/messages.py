@@ -51,13 +51,14 @@ class SamplingPoint:
 @dataclass(frozen=True, slots=True)
 class Job:
     """
-    One trajectory to be sampled.
+    One trajectory to be sampled, or a part of a segment.
 
     :param worker: index of the worker that runs it
-    :param key: its random numbers
+    :param key: its random numbers; of a segment round and worker
     :param point: the parameters it is sampled with
     :param upload: the gradient is sent on its own as soon as it is ready, at the price of one message
     :param committed: the result is wanted whatever happens, nothing will cancel it
+    :param segment_steps: step on from where the environment is, until stopped or until so many steps are made; 0: a trajectory
     """
 
     worker: int
@@ -65,6 +66,37 @@ class Job:
     point: SamplingPoint
     upload: bool = False
     committed: bool = False
+    segment_steps: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentStart:
+    """
+    Where a worker begins with its segment of a round.
+
+    :param n_steps: steps it has made before, so many of its random numbers are used up
+    :param n_episodes: episodes it has begun before
+    :param new_episode: the episode that it was in has been left, because its process has died or its environment was reset
+    """
+
+    n_steps: int = 0
+    n_episodes: int = 0
+    new_episode: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """
+    One worker's part of a round of steps: with seed, parameters and what came before it determines the steps completely.
+
+    :param worker: index of the worker
+    :param start: where it began
+    :param n_steps: steps that count, and those that were rejected between them
+    """
+
+    worker: int
+    start: SegmentStart
+    n_steps: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +166,7 @@ class RoundReport:
     What happened in one round.
 
     :param round: number of the round, from 0
-    :param counts: accepted trajectories a worker, shape (n,)
+    :param counts: accepted trajectories a worker, or steps in a round of steps, shape (n,)
     :param weights: weight of each worker's local sum in the aggregated gradient, shape (n,)
     :param arrivals: accepted trajectories in order of arrival, also those that arrived before the round began
     :param discarded: trajectories in flight when the round was complete
@@ -143,6 +175,7 @@ class RoundReport:
     :param discarded_steps: environment steps executed in the round that no round uses
     :param started_at: seconds on the workers' clock
     :param finished_at: seconds on the workers' clock, the aggregation's message included
+    :param segments: of a round of steps, of all workers that have begun with it
     """
 
     round: int
@@ -155,3 +188,4 @@ class RoundReport:
     discarded_steps: int
     started_at: float
     finished_at: float
+    segments: tuple[Segment, ...] = ()

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
-from sb3_nigt.messages import Arrival, Discarded, RoundReport, TrajectoryKey
+from sb3_nigt.messages import Arrival, Discarded, RoundReport, Segment, SegmentStart, TrajectoryKey
 from sb3_nigt.parameters import flatten
 
 FORMAT = 1
@@ -40,7 +40,7 @@ class Recording:
     :param algorithm: name of the class
     :param seed: of all trajectories
     :param task_ids: one a worker, as strings
-    :param settings: numbers that decide what a run computes, and a checksum of its first parameters
+    :param settings: numbers and names that decide what a run computes, and a checksum of its first parameters
     :param sums_by_worker: each worker summed its own gradients, so rounding was that of sums of sums
     :param rounds: in order
     """
@@ -108,7 +108,8 @@ class RunRecorder(BaseCallback):
                 "seed": model.root_seed,
                 "task_ids": [str(task_id) for task_id in model.workers.task_ids],
                 "settings": settings_of(model),
-                "sums_by_worker": model.workers.sums_by_worker,
+                # steps are at the learner, which sums them in one sweep
+                "sums_by_worker": model.workers.sums_by_worker and model.rollout == "trajectories",
             }
             self.path.write_text(json.dumps(header) + "\n", encoding="utf-8")
             self._begun = True
@@ -132,10 +133,10 @@ def settings_of(model: Any) -> dict[str, Any]:
     What two models must share for one to repeat the run of the other.
 
     :param model: one of this package's
-    :return: the numbers among its arguments, and a checksum of its parameters
+    :return: numbers and names among its arguments, and a checksum of its parameters
     """
-    names = ("n_steps", "horizon", "gamma", "gae_lambda", "eta", "learning_rate")
-    numbers = {name: value for name in names if isinstance(value := getattr(model, name), int | float)}
+    names = ("n_steps", "horizon", "gamma", "gae_lambda", "eta", "learning_rate", "geometry", "rollout", "stagger")
+    numbers = {name: value for name in names if isinstance(value := getattr(model, name), int | float | str)}
     return {**numbers, "parameters": zlib.crc32(flatten(model.policy).tobytes())}
 
 
@@ -151,6 +152,7 @@ def _encoded(recorded: RecordedRound) -> dict[str, Any]:
         "counts": report.counts.tolist(),
         "weights": report.weights.tolist(),
         "discarded": [_fields(item) for item in report.discarded],
+        "segments": [{**_fields(item), "start": _fields(item.start)} for item in report.segments],
         "progress": recorded.progress,
     }
 
@@ -164,5 +166,7 @@ def _decoded(line: dict[str, Any]) -> RecordedRound:
     for name in ("arrivals", "rejected"):
         line[name] = tuple(Arrival(**{**item, "key": TrajectoryKey(*item["key"])}) for item in line[name])
     line["discarded"] = tuple(Discarded(**item) for item in line["discarded"])
+    segments = line.pop("segments", [])  # there are none in files of earlier versions
+    line["segments"] = tuple(Segment(**{**item, "start": SegmentStart(**item["start"])}) for item in segments)
     line["counts"], line["weights"] = np.array(line["counts"], dtype=np.int64), np.array(line["weights"])
     return RecordedRound(RoundReport(**line), (progress[0], progress[1]))

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TypeVar
 
+import numpy as np
+
 from sb3_nigt.algorithms.base import AsyncPolicyGradient
 from sb3_nigt.algorithms.book import RoundResult
 from sb3_nigt.algorithms.group import Alone, RoundPlan
@@ -20,22 +22,24 @@ from sb3_nigt.vec_env import SimulatedVecEnv, TrajectoryWorkers
 from sb3_nigt.vec_env.wrappers import WrapperStack
 
 Model = TypeVar("Model", bound=AsyncPolicyGradient)
+ANOTHER = "The environment or the model is another one, or what it does depends on something else than its seed."
 Name = tuple[int, TrajectoryKey]  # worker and key
 
 
 def replay(model: Model, recording: Recording) -> Model:
     """
-    Train a model along a recorded run: each round gets the trajectories that the recorded round accepted.
+    Train a model along a recorded run: each round gets the trajectories, or the steps, that the recorded round accepted.
 
-    A trajectory is a function of parameters, seed and key, and sums are formed by worker as they were, so the model has the
-    parameters of the recorded one after the last round. Callbacks are not called, nothing is logged.
+    A trajectory is a function of parameters, seed and key, a segment one of parameters, seed and its place in the worker's
+    steps; sums are formed as they were. So the model has the parameters of the recorded one after the last round. Callbacks
+    are not called, nothing is logged.
 
     :param model: as the recorded one was when its recording began (same class, settings, seed), on a ``SimulatedVecEnv``
         with the same environments
     :param recording: the run
     :return: the model
     :raises ValueError: if the model does not fit the recording
-    :raises RuntimeError: if a trajectory comes out differently
+    :raises RuntimeError: if a trajectory or a piece of a segment comes out differently
     """
     if not isinstance(recording, Recording):
         raise ValueError(f"recording={recording!r} is not a recording: give Recording.load(path).")
@@ -86,20 +90,20 @@ class _RecordedRun:
         """See ``GroupSettings``."""
         return _Replayed(self, workers, stack)
 
-    def next_round(self, workers: TrajectoryWorkers, point: SamplingPoint) -> RoundResult | None:
+    def next_round(self, workers: SimulatedVecEnv, plan: RoundPlan) -> RoundResult | None:
         """Sample what a round accepted, each trajectory at the point it had then; None after the last round."""
         if not self._rounds:
             return None
-        recorded = self._rounds.pop()
-        report, self.progress_at_update = recorded.report, recorded.progress[1]
+        plan.meanwhile()
+        recorded, point = self._rounds.pop(), plan.point
+        report, self.progress_at_update = _with_own_tasks(recorded.report, workers.task_ids), recorded.progress[1]
+        if report.segments:
+            segments = workers.repeat_segments(point, report.segments)
+            return _as_accepted(report, {(a.worker, a.key): (a, piece) for a, piece in segments.pieces})
         self._points[point.round] = point
         self._points.pop(point.round - self._memory - 1, None)
         jobs = [Job(a.worker, a.key, self._points[report.round - a.staleness], committed=True) for a in report.arrivals]
-        sampled = _sample(workers, jobs)
-        accepted = [sampled[arrival.worker, arrival.key] for arrival in report.arrivals]
-        for was, (now, _) in zip(report.arrivals, accepted, strict=True):
-            _check_same(report.round, was, now)
-        return RoundResult(_with_own_tasks(report, workers.task_ids), accepted)
+        return _as_accepted(report, _sample(workers, jobs))
 
 
 class _Replayed(Alone):
@@ -113,7 +117,8 @@ class _Replayed(Alone):
 
     def run_round(self, plan: RoundPlan) -> RoundResult | None:
         """See ``Group``."""
-        return self._run.next_round(self.workers, plan.point)
+        assert isinstance(self.workers, SimulatedVecEnv)
+        return self._run.next_round(self.workers, plan)
 
 
 def _fitting_workers(model: AsyncPolicyGradient, recording: Recording) -> SimulatedVecEnv:
@@ -166,10 +171,20 @@ def _with_own_tasks(report: RoundReport, task_ids: Sequence[Hashable]) -> RoundR
     return replace(report, arrivals=renamed(report.arrivals), rejected=renamed(report.rejected))
 
 
+def _as_accepted(report: RoundReport, sampled: dict[Name, tuple[Arrival, Trajectory]]) -> RoundResult:
+    """Return what the recorded round accepted, in its order; refuse what is not the same."""
+    accepted = []
+    for was in report.arrivals:
+        if (was.worker, was.key) not in sampled:
+            raise RuntimeError(f"Round {report.round}, worker {was.worker}: {was.key} does not come out any more. {ANOTHER}")
+        accepted.append(sampled[was.worker, was.key])
+        _check_same(report.round, was, accepted[-1][0])
+    return RoundResult(report, accepted)
+
+
 def _check_same(round_: int, was: Arrival, now: Arrival) -> None:
-    if (was.n_steps, was.episode_return) != (now.n_steps, now.episode_return):
+    if was.n_steps != now.n_steps or not np.array_equal(was.episode_return, now.episode_return, equal_nan=True):
         raise RuntimeError(
             f"Round {round_}, worker {was.worker}, {was.key}: {now.n_steps} steps with return {now.episode_return!r}, "
-            f"recorded were {was.n_steps} with {was.episode_return!r}. The environment or the model is another one, or what "
-            "it does depends on something else than its seed."
+            f"recorded were {was.n_steps} with {was.episode_return!r}. {ANOTHER}"
         )

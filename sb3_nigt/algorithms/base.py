@@ -425,12 +425,14 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
     def _prepare(self, workers: TrajectoryWorkers) -> None:
         """Give the workers a copy of the policy, unless they have one that fits."""
         self._is_prepared = True
-        structure = (self.horizon, self.stagger, self._root_seed, fingerprint(self.policy))
+        round_steps = steps_of_a_round(self.n_steps, len(workers.task_ids)) if self.rollout == "steps" else None
+        structure = (self.horizon, self.stagger, round_steps, self._root_seed, fingerprint(self.policy))
         if self._spec is not None and workers.rollout_spec is self._spec and structure == self._structure:
             return
         self._layout, self._buffers, self._has_batch_norm = Layout(self.policy), {}, has_batch_norm(self.policy)
         self._structure = structure
-        self._spec = RolloutSpec(copy_of(self.policy, self.device), self.horizon, self._root_seed, self.stagger)
+        copied = copy_of(self.policy, self.device)
+        self._spec = RolloutSpec(copied, self.horizon, self._root_seed, self.stagger, round_steps)
         warn_of_untrained(self.policy)
         abandon(workers, self._schedule, self._memory)
         workers.prepare(self._spec)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from sb3_nigt.aggregators import Aggregator
 from sb3_nigt.errors import WorkerError
-from sb3_nigt.messages import RETURNED, Arrival, Discarded, Job, RoundReport, SamplingPoint
+from sb3_nigt.messages import RETURNED, Arrival, Discarded, Job, RoundReport, SamplingPoint, Segment
 from sb3_nigt.sampling.trajectory import Trajectory
 from sb3_nigt.vec_env.base import RoundWorkers
 
@@ -130,12 +130,15 @@ class Book:
         now = self._workers.clock.now()
         self._discarded += [Discarded(job.worker, trajectory.n_steps, began, now) for job, began, trajectory in cancelled]
 
-    def close(self, counts: npt.NDArray[np.int64], weights: npt.NDArray[np.float64]) -> RoundResult:
+    def close(
+        self, counts: npt.NDArray[np.int64], weights: npt.NDArray[np.float64], segments: tuple[Segment, ...] = ()
+    ) -> RoundResult:
         """
         End the round.
 
-        :param counts: accepted trajectories a worker
+        :param counts: accepted trajectories a worker, or steps
         :param weights: w_i, one a worker
+        :param segments: of a round of steps
         """
         used_steps = sum(arrival.n_steps for arrival, _ in self._accepted)
         for_next = sum(arrival.n_steps for arrival, _ in self._memory.early)
@@ -151,6 +154,7 @@ class Book:
             discarded_steps=self._workers.steps_executed - self._steps_before - wanted,
             started_at=self._started_at,
             finished_at=self._workers.clock.now(),
+            segments=segments,
         )
         return RoundResult(report, self._accepted)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import numpy.typing as npt
 
 from sb3_nigt.aggregators import Aggregator
 from sb3_nigt.algorithms.book import BetweenRounds, Book, RoundResult
@@ -50,8 +51,12 @@ def run_steps(
     :raises WorkerError: if one worker delivers non-finite numbers several times in a row
     """
     book, n_resets = Book(workers, point, memory), workers.n_resets
-    check_lost(workers.lost(), aggregator, workers.task_ids, workers.last_failure)
-    segments = workers.run_segments(point, aggregator.is_complete, meanwhile)
+
+    def is_complete(counts: npt.NDArray[np.int64]) -> bool:
+        check_lost(workers.lost(), aggregator, workers.task_ids, workers.last_failure)
+        return aggregator.is_complete(counts)
+
+    segments = workers.run_segments(point, is_complete, meanwhile)
     if segments is None:
         return None
     for arrival, piece in segments.pieces:
@@ -67,4 +72,4 @@ def run_steps(
     if workers.n_resets != n_resets:
         raise RuntimeError(RESET_IN_A_ROUND)
     workers.aggregate_messages(np.flatnonzero(segments.counts).tolist())
-    return book.close(segments.counts, aggregator.weights(segments.counts))
+    return book.close(segments.counts, aggregator.weights(segments.counts), segments.segments)

@@ -15,7 +15,7 @@ from gymnasium import spaces
 from sb3_nigt.messages import SamplingPoint, TrajectoryKey
 from sb3_nigt.sampling.heads import Head, Network
 from sb3_nigt.sampling.observations import conform, reward_error
-from sb3_nigt.sampling.steps import StepTable, observations_in
+from sb3_nigt.sampling.steps import Arrays, StepTable, observations_in
 from sb3_nigt.sampling.trajectory import Trajectory, map_observation
 
 FIRST_ROWS = 64  # rows allocated at the start of a trajectory, doubled when they are full
@@ -74,7 +74,15 @@ class Sampler:
         self._rejected: str | None = None
         self._noise: npt.NDArray[Any]
 
-    def begin(self, key: TrajectoryKey, point: SamplingPoint, network: Network, env_seed: int, noise: Noise) -> None:
+    def begin(
+        self,
+        key: TrajectoryKey,
+        point: SamplingPoint,
+        network: Network,
+        env_seed: int,
+        noise: Noise,
+        arrays: Arrays | None = None,
+    ) -> None:
         """
         Reset the environment for a new trajectory.
 
@@ -83,14 +91,18 @@ class Sampler:
         :param network: the policy at that point
         :param env_seed: of the reset
         :param noise: random numbers of the actions
+        :param arrays: where its steps go, see ``go_on``
         """
-        self.go_on(key, point, network, noise)
+        self._start(key, point, network, noise, arrays)
         observation, _ = self.env.reset(seed=env_seed)
         self._observation = conform(observation, self.env.observation_space)
+        self._seen = self._store(0, self._observation)
         if not _is_finite(self._observation):
             self.finished, self._rejected = True, "observation"
 
-    def go_on(self, key: TrajectoryKey, point: SamplingPoint, network: Network, noise: Noise) -> None:
+    def go_on(
+        self, key: TrajectoryKey, point: SamplingPoint, network: Network, noise: Noise, arrays: Arrays | None = None
+    ) -> None:
         """
         Begin a new trajectory where the environment is, in the middle of an episode.
 
@@ -98,13 +110,21 @@ class Sampler:
         :param point: the parameters and statistics it is sampled with
         :param network: the policy at that point
         :param noise: random numbers of the actions
+        :param arrays: where its steps go, with one row more for observations; a step and the observation that follows it are
+            there before ``after_step`` is called. None: arrays that grow
         """
+        self._start(key, point, network, noise, arrays)
+        self._seen = self._store(0, self._observation)
+
+    def _start(self, key: TrajectoryKey, point: SamplingPoint, network: Network, noise: Noise, arrays: Arrays | None) -> None:
         self.key, self.point, self._network, self._noise_source = key, point, network, noise
         self.n_done, self.finished = 0, False
         self._terminated = self._truncated = False
         self._rejected = None
         self._infos: list[dict[str, Any]] = []
-        self._allocate()
+        # fresh arrays, so that those of an earlier trajectory may still be in use elsewhere
+        self._bind(self._fresh(min(FIRST_ROWS, self.n_steps)) if arrays is None else arrays)
+        self._noise = noise.take(min(FIRST_ROWS, len(self._rewards)))
 
     def end(self) -> None:
         """Give the random numbers back that were not used; the trajectory is what has been sampled so far."""
@@ -122,14 +142,11 @@ class Sampler:
             return
         env_step, network, draw, transform = self.env.step, self._network, self.head.draw, self.point.transform_obs
         after_step, observation, t, (shape, dtype) = self._after_step, self._observation, self.n_done, self._usual
-        stop = min(t + n_steps, self.n_steps)
+        stop, seen = min(t + n_steps, self.n_steps), self._seen
         while t < stop:
-            if t == len(self._rewards):
-                self._grow()
-            seen = self._store(t, observation)
-            if transform is not None:
-                seen = transform(seen)
-            sample, action = draw(network(seen), self._noise[t])
+            if t == len(self._noise):
+                self._make_room()
+            sample, action = draw(network(seen if transform is None else transform(seen)), self._noise[t])
             self._samples[t] = sample
             self._actions[t] = action
             observation, reward, terminated, truncated, info = env_step(action)
@@ -142,6 +159,7 @@ class Sampler:
                 observation = conform(observation, self.env.observation_space)
             self._infos.append(info)
             t += 1
+            seen = self._store(t, observation)
             if not (finite and _is_finite(observation)):
                 self._rejected = "observation" if finite else "reward"
                 self.finished = True
@@ -152,7 +170,7 @@ class Sampler:
                 break
             if after_step is not None and not after_step():
                 break
-        self._observation, self.n_done = observation, t
+        self._observation, self._seen, self.n_done = observation, seen, t
         self.finished = self.finished or t == self.n_steps
 
     def trajectory(self, n_steps: int | None = None) -> Trajectory:
@@ -167,7 +185,7 @@ class Sampler:
             key=self.key,
             point=self.point,
             observations=map_observation(lambda rows: rows[:stop], self._observations),
-            final_observation=map_observation(lambda rows: rows[stop], self._observations) if cut else self._observation,
+            final_observation=map_observation(lambda rows: rows[stop], self._observations),
             samples=self._samples[:stop],
             actions=self._actions[:stop],
             rewards=self._rewards[:stop],
@@ -186,25 +204,24 @@ class Sampler:
         self._observations[t] = observation
         return self._observations[t]
 
-    def _allocate(self) -> None:
-        """Fresh arrays for a new trajectory, so that an earlier one may still be in use elsewhere."""
-        rows = min(FIRST_ROWS, self.n_steps)
-        self._bind({name: np.empty(shape, dtype) for name, (shape, dtype) in self._table.shapes(rows).items()})
-        self._noise = self._noise_source.take(rows)
+    def _fresh(self, rows: int) -> dict[str, npt.NDArray[Any]]:
+        return {name: np.empty(shape, dtype) for name, (shape, dtype) in self._table.shapes(rows).items()}
 
-    def _bind(self, arrays: dict[str, npt.NDArray[Any]]) -> None:
+    def _bind(self, arrays: Arrays) -> None:
         self._arrays = arrays
         self._rewards, self._samples, self._actions = arrays["rewards"], arrays["samples"], arrays["actions"]
         self._observations = observations_in(arrays)
 
-    def _grow(self) -> None:
-        """Double the arrays, up to the horizon."""
-        old = len(self._rewards)
+    def _make_room(self) -> None:
+        """Take more random numbers, and double the arrays where they are full, up to the horizon."""
+        old = len(self._noise)
         rows = min(2 * old, self.n_steps)
-        grown = {name: np.empty(shape, dtype) for name, (shape, dtype) in self._table.shapes(rows).items()}
-        for name, array in self._arrays.items():
-            grown[name][: len(array)] = array
-        self._bind(grown)
+        if old == len(self._rewards):
+            grown = self._fresh(rows)
+            for name, array in self._arrays.items():
+                grown[name][: len(array)] = array
+            self._bind(grown)
+        rows = min(rows, len(self._rewards))
         self._noise = np.concatenate([self._noise, self._noise_source.take(rows - old)])
 
 

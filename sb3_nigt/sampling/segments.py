@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
-from sb3_nigt.messages import SamplingPoint, TrajectoryKey
+from sb3_nigt.messages import SamplingPoint, SegmentStart, TrajectoryKey
 from sb3_nigt.sampling.heads import Head, Network
 from sb3_nigt.sampling.sampler import Sampler
 from sb3_nigt.sampling.seeding import action_stream, episode_seed, stagger_age
+from sb3_nigt.sampling.steps import Arrays
 from sb3_nigt.sampling.trajectory import Trajectory
 
 NOISE_ROWS = 64  # drawn at a time
+MOST_SKIPPED_ROWS = 2**14  # at a time
+UNLIMITED = 2**62
 MAX_BAD_EPISODES = 5  # in a row; then the environment is not stepped any more in this round
 
 
@@ -52,6 +55,39 @@ class NoiseStream:
         """
         self._left = np.concatenate([rows, self._left])
 
+    def skip(self, rows: int) -> None:
+        """
+        Leave out the next rows.
+
+        :param rows: how many
+        """
+        while rows > 0:
+            rows -= len(self.take(min(rows, MOST_SKIPPED_ROWS)))
+
+
+class PieceLog(Protocol):
+    """Where the steps of a segment go, for a worker that is watched while it makes them."""
+
+    def room(self) -> int:
+        """Steps that a new piece has room for."""
+        ...
+
+    def open(self, age: int) -> Arrays:
+        """
+        Return the arrays of a new piece.
+
+        :param age: steps of the episode before the piece
+        """
+        ...
+
+    def close(self, piece: Trajectory) -> None:
+        """
+        Note how a piece has ended, before ``after_step`` is called for its last step if that has ended an episode.
+
+        :param piece: the steps that were made
+        """
+        ...
+
 
 class SegmentSampler:
     """
@@ -67,6 +103,10 @@ class SegmentSampler:
     :param worker: index of the worker
     :param max_age: with ``stagger``, the first episode is cut at an age drawn uniformly from 1 to this; None: never
     :param after_step: called after every step; False interrupts ``advance``
+    :param log: takes the steps, and ends a segment by having no room left; None: arrays of their own
+    :ivar n_made: steps made in all rounds, each with its own row of random numbers
+    :ivar n_episodes: episodes begun
+    :ivar n_done: steps of the current segment
     """
 
     def __init__(
@@ -77,16 +117,17 @@ class SegmentSampler:
         worker: int,
         max_age: int | None = None,
         after_step: Callable[[], bool] | None = None,
+        log: PieceLog | None = None,
     ) -> None:
-        self._seed, self._worker = seed, worker
+        self._head, self._seed, self._worker = head, seed, worker
         self._noise = NoiseStream(head, action_stream(seed, worker))
-        self._sampler = Sampler(env, head, n_steps=2**62, after_step=after_step)
+        self._sampler = Sampler(env, head, n_steps=UNLIMITED, after_step=after_step)
+        self._after_step, self._log = after_step, log
         self._first_age = None if max_age is None else stagger_age(seed, worker, max_age)
-        self.n_episodes = 0  # begun so far
-        self.n_done = 0  # steps of the current segment
+        self.n_made = self.n_episodes = self.n_done = 0
         self._pieces: list[Trajectory] = []
         self._episode_return, self._episode_steps = 0.0, 0
-        self._in_episode = self._is_open = False
+        self._in_episode = self._is_open = self._is_full = False
         self._n_bad = 0  # episodes in a row that a number which is not finite has ended
 
     def begin(self, point: SamplingPoint, network: Network) -> None:
@@ -97,31 +138,62 @@ class SegmentSampler:
         :param network: the policy at that point
         """
         self._point, self._network = point, network
-        self._pieces, self.n_done, self._is_open, self._n_bad = [], 0, False, 0
+        self._pieces, self.n_done, self._is_open, self._is_full, self._n_bad = [], 0, False, False, 0
 
     def leave_episode(self) -> None:
         """Start with a new episode next, since the environment was reset by something else."""
         self._in_episode = self._is_open = False
 
+    def go_to(self, start: SegmentStart) -> None:
+        """
+        Be where the next segment begins, before ``begin``: at another place than now only in a new process or in a replay.
+
+        :param start: that place; steps that are missing are made at the point of the last segment
+        """
+        if start.new_episode:
+            self.leave_episode()
+            if start.n_steps < self.n_made:  # those in between count for nothing
+                self._noise, self.n_made = NoiseStream(self._head, action_stream(self._seed, self._worker)), 0
+            self._noise.skip(start.n_steps - self.n_made)
+            self.n_made = start.n_steps
+        elif self.n_made < start.n_steps:
+            self.advance(start.n_steps - self.n_made)
+            self.end()
+        if not self._in_episode:
+            self.n_episodes = start.n_episodes
+
     def advance(self, n_steps: int) -> None:
         """
-        Make further steps, fewer if ``after_step`` says so.
+        Make further steps, fewer if ``after_step`` says so or there is no more room.
 
         :param n_steps: number of environment steps
         """
         until = self.n_done + n_steps
-        while self.n_done < until and not self.is_hopeless:
+        while self.n_done < until and not self.is_hopeless and not self._is_full:
             if not self._is_open:
                 self._open()
-            asked, before = min(until - self.n_done, self._left_of_first_episode()), self._sampler.n_done
+            asked, before = min(until - self.n_done, self._left_of_first_episode(), self._room), self._sampler.n_done
             self._sampler.advance(asked)
             made = self._sampler.n_done - before
             self.n_done += made
+            self.n_made += made
             self._episode_steps += made
-            if self._sampler.finished or self._left_of_first_episode() == 0:
+            self._room -= made
+            goes_on = made == asked
+            if self._sampler.finished:
                 self._close_episode()
-            elif made < asked:
+                goes_on = made == 0 or self._after_step is None or self._after_step()
+            elif self._left_of_first_episode() == 0:
+                self._close_episode()
+            elif self._room == 0:
+                self.end()
+            if not goes_on:
                 return
+
+    def end(self) -> None:
+        """Close the piece that is open; the episode goes on in the next one."""
+        if self._is_open:
+            self._close_piece()
 
     def split(self, n_steps: int) -> tuple[list[Trajectory], list[Trajectory]]:
         """
@@ -129,8 +201,7 @@ class SegmentSampler:
 
         :param n_steps: how many steps count
         """
-        if self._is_open:
-            self._close_piece()
+        self.end()
         counted: list[Trajectory] = []
         rest: list[Trajectory] = []
         for piece in self._pieces:
@@ -156,34 +227,54 @@ class SegmentSampler:
 
     def _left_of_first_episode(self) -> int:
         if self._first_age is None or self.n_episodes > 1:
-            return 2**62
+            return UNLIMITED
         return self._first_age - self._episode_steps
 
     def _open(self) -> None:
         key = TrajectoryKey(self._point.round, self._worker, len(self._pieces))
-        if self._in_episode:
-            self._sampler.go_on(key, self._point, self._network, self._noise)
-        else:
-            seed = episode_seed(self._seed, self._worker, self.n_episodes)
-            self.n_episodes += 1
+        is_new = not self._in_episode
+        if is_new:
             self._in_episode, self._episode_return, self._episode_steps = True, 0.0, 0
-            self._sampler.begin(key, self._point, self._network, seed, self._noise)
+            self.n_episodes += 1
+        self._room, arrays = UNLIMITED, None
+        if self._log is not None:
+            self._room, arrays = self._log.room(), self._log.open(self._episode_steps)
+        if is_new:
+            seed = episode_seed(self._seed, self._worker, self.n_episodes - 1)
+            self._sampler.begin(key, self._point, self._network, seed, self._noise, arrays)
+        else:
+            self._sampler.go_on(key, self._point, self._network, self._noise, arrays)
         self._is_open = True
 
     def _close_piece(self) -> None:
-        self._sampler.end()
-        piece = dataclasses.replace(self._sampler.trajectory(), age=self._episode_steps - self._sampler.n_done)
-        self._episode_return += piece.episode_return
+        sampler = self._sampler
+        sampler.end()
+        piece = dataclasses.replace(sampler.trajectory(), age=self._episode_steps - sampler.n_done)
+        # one after the other, so that the sum does not depend on where pieces were cut
+        self._episode_return = float(np.add.accumulate([self._episode_return, *piece.rewards])[-1])
         self._is_open = False
+        if piece.terminated or piece.truncated:
+            episode = {"r": self._episode_return, "l": self._episode_steps, "t": 0.0}
+            infos = [*piece.infos[:-1], {"episode": episode, **piece.infos[-1]}]
+            piece = dataclasses.replace(piece, infos=infos)
         if piece.n_steps or piece.rejected:
             self._pieces.append(piece)
+        if self._log is not None:
+            self._log.close(piece)
+            self._is_full = self._log.room() < 1
+        self._n_bad = self._n_bad + 1 if piece.rejected else self._n_bad
 
     def _close_episode(self) -> None:
         self._close_piece()
         self._in_episode = False
-        piece = self._pieces[-1]
-        self._n_bad = self._n_bad + 1 if piece.rejected else 0
-        if piece.terminated or piece.truncated:
-            episode = {"r": self._episode_return, "l": self._episode_steps, "t": 0.0}
-            infos = [*piece.infos[:-1], {"episode": episode, **piece.infos[-1]}]
-            self._pieces[-1] = dataclasses.replace(piece, infos=infos)
+        if not self._pieces[-1].rejected:
+            self._n_bad = 0
+
+
+def longest_episode(env: gym.Env[Any, Any]) -> int | None:
+    """
+    Return the steps of the longest episode; None if the environment does not say.
+
+    :param env: an environment
+    """
+    return env.spec.max_episode_steps if env.spec is not None else None

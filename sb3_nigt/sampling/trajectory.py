@@ -93,6 +93,7 @@ class Trajectory:
             terminated=self.terminated and is_end,
             truncated=self.truncated and is_end,
             infos=self.infos[steps],
+            rejected=self.rejected if is_end else None,  # it was good up to its last step
         )
 
     @property

@@ -14,7 +14,7 @@ import torch as th
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_nigt.messages import Arrival, Contribution, Job, SamplingPoint
+from sb3_nigt.messages import Arrival, Contribution, Job, SamplingPoint, Segment
 from sb3_nigt.sampling.ticks import Tick
 from sb3_nigt.sampling.trajectory import Trajectory
 from sb3_nigt.timing.clock import Clock
@@ -30,12 +30,14 @@ class RolloutSpec:
     :param n_steps: H, where a trajectory is cut
     :param seed: root seed of all trajectories
     :param stagger: in rounds of steps, cut the first episode of each worker at a random age
+    :param round_steps: steps of a round of steps, about; None: rounds are made of trajectories
     """
 
     policy: ActorCriticPolicy
     n_steps: int
     seed: int
     stagger: bool = True
+    round_steps: int | None = None
 
 
 @dataclass(frozen=True)
@@ -45,12 +47,15 @@ class Segments:
 
     :param counts: steps of each worker that count, shape (n,)
     :param pieces: the steps that count and those that were rejected, each within one episode, in worker order
-    :param discarded: worker, when it began, and the steps that began in the round and do not count
+    :param discarded: worker, when it began, and steps that do not count, as far as they are known: those that were under way
+        when this round or an earlier one was complete
+    :param segments: of all workers that have begun with the round, in worker order
     """
 
     counts: npt.NDArray[np.int64]
     pieces: list[tuple[Arrival, Trajectory]]
     discarded: list[tuple[Job, float, Trajectory]]
+    segments: tuple[Segment, ...] = ()
 
 
 class RoundWorkers(ABC):

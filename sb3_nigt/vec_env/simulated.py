@@ -17,7 +17,7 @@ import torch as th
 from stable_baselines3.common.vec_env import DummyVecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
-from sb3_nigt.messages import Arrival, Contribution, Job, SamplingPoint, TrajectoryKey
+from sb3_nigt.messages import Arrival, Contribution, Job, SamplingPoint, Segment, TrajectoryKey
 from sb3_nigt.replica.replica import PolicyReplica
 from sb3_nigt.sampling.sampler import FreshNoise, Sampler
 from sb3_nigt.sampling.seeding import trajectory_seeds
@@ -258,7 +258,19 @@ class SimulatedVecEnv(DummyVecEnv, WorkerVecEnv):
         meanwhile()
         assert self._segments is not None
         network = self._replica.network(point)
-        segments = self._segments.run(point, network, self.clock, self.time_model, is_complete)
+        return self._take(self._segments.run(point, network, self.clock, self.time_model, is_complete))
+
+    def repeat_segments(self, point: SamplingPoint, segments: Sequence[Segment]) -> Segments:
+        """
+        Make the steps of a recorded round of steps; those of the rounds before have been repeated, from the first one on.
+
+        :param point: θ̃ with its number
+        :param segments: of the recorded round
+        """
+        assert self._segments is not None
+        return self._take(self._segments.repeat(point, self._replica.network(point), segments, self.clock.now()))
+
+    def _take(self, segments: Segments) -> Segments:
         self._kept.update({(arrival.worker, arrival.key): piece for arrival, piece in segments.pieces})
         self.steps_executed += sum(piece.n_steps for _, piece in segments.pieces)
         self.steps_executed += sum(piece.n_steps for _, _, piece in segments.discarded)

@@ -9,10 +9,10 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
-from sb3_nigt.messages import Arrival, Job, SamplingPoint, TrajectoryKey
+from sb3_nigt.messages import Arrival, Job, SamplingPoint, Segment, SegmentStart, TrajectoryKey
 from sb3_nigt.sampling.heads import Head, Network
 from sb3_nigt.sampling.seeding import trajectory_seeds
-from sb3_nigt.sampling.segments import SegmentSampler
+from sb3_nigt.sampling.segments import SegmentSampler, longest_episode
 from sb3_nigt.sampling.trajectory import Trajectory
 from sb3_nigt.timing.clock import SimulatedClock
 from sb3_nigt.timing.segments import round_of_steps
@@ -48,14 +48,15 @@ class SimulatedSegments:
     ) -> None:
         self._seed, self._task_ids, self._episode_steps = seed, task_ids, episode_steps
         self._samplers = [
-            SegmentSampler(env, head, seed, worker, _longest_episode(env) if stagger else None)
+            SegmentSampler(env, head, seed, worker, longest_episode(env) if stagger else None)
             for worker, env in enumerate(envs)
         ]
         self._free_at = np.zeros(len(envs))  # when the step that is under way will have ended
+        self._left = np.ones(len(envs), dtype=bool)  # whose episode was left since its last segment
 
     def leave_episodes(self) -> None:
         """The environments were reset: everything that is under way is void."""
-        self._free_at[:] = 0.0
+        self._free_at[:], self._left[:] = 0.0, True
         for sampler in self._samplers:
             sampler.leave_episode()
 
@@ -78,6 +79,11 @@ class SimulatedSegments:
         """
         starts = np.maximum(clock.now(), self._free_at)
         units = self._unit_times(point.round, starts, time_model)
+        places = [
+            SegmentStart(sampler.n_made, sampler.n_episodes, left)
+            for sampler, left in zip(self._samplers, self._left.tolist(), strict=True)
+        ]
+        self._left[:] = False
         for sampler in self._samplers:
             sampler.begin(point, network)
         bad, end, counts = np.zeros(len(starts), dtype=np.int64), 0.0, np.zeros(len(starts), dtype=np.int64)
@@ -93,7 +99,25 @@ class SimulatedSegments:
             sampler.advance(int(one_more))
         self._free_at = starts + (counts + in_flight) * units
         clock.advance_to(end)
-        return self._segments(point, starts, units, counts)
+        segments = (Segment(worker, place, int(counts[worker])) for worker, place in enumerate(places))
+        return self._segments(point, starts, units, tuple(segments))
+
+    def repeat(self, point: SamplingPoint, network: Network, segments: Sequence[Segment], now: float) -> Segments:
+        """
+        Make the steps of a round that was run elsewhere.
+
+        :param point: θ̃ with its number
+        :param network: the policy at that point
+        :param segments: of the round; those of the rounds before have been repeated
+        :param now: seconds on the workers' clock, which does not move
+        """
+        for segment in segments:
+            sampler = self._samplers[segment.worker]
+            sampler.go_to(segment.start)
+            sampler.begin(point, network)
+            sampler.advance(segment.n_steps)
+        n = len(self._samplers)
+        return self._segments(point, np.full(n, now), np.zeros(n), segments)
 
     def _unit_times(self, round_: int, starts: npt.NDArray[np.float64], time_model: TimeModel) -> npt.NDArray[np.float64]:
         seeds = [trajectory_seeds(self._seed, TrajectoryKey(round_, worker, 0)).time for worker in range(len(starts))]
@@ -101,13 +125,18 @@ class SimulatedSegments:
         return np.array(units) / (1 if time_model.per == "step" else self._episode_steps)
 
     def _segments(
-        self, point: SamplingPoint, starts: npt.NDArray[np.float64], units: npt.NDArray[np.float64], counts: IntArray
+        self,
+        point: SamplingPoint,
+        starts: npt.NDArray[np.float64],
+        units: npt.NDArray[np.float64],
+        segments: Sequence[Segment],
     ) -> Segments:
         pieces: list[tuple[Arrival, Trajectory]] = []
         discarded: list[tuple[Job, float, Trajectory]] = []
-        accepted = np.zeros_like(counts)
-        for worker, sampler in enumerate(self._samplers):
-            counted, rest = sampler.split(int(counts[worker]))
+        accepted = np.zeros(len(self._samplers), dtype=np.int64)
+        for segment in segments:
+            worker = segment.worker
+            counted, rest = self._samplers[worker].split(segment.n_steps)
             began, step = float(starts[worker]), float(units[worker])
             for piece in counted:
                 ended = began + piece.n_steps * step
@@ -115,8 +144,4 @@ class SimulatedSegments:
                 accepted[worker] += 0 if piece.rejected else piece.n_steps
                 began = ended
             discarded += [(Job(worker, piece.key, point), began, piece) for piece in rest]
-        return Segments(accepted, pieces, discarded)
-
-
-def _longest_episode(env: gym.Env[Any, Any]) -> int | None:
-    return env.spec.max_episode_steps if env.spec is not None else None
+        return Segments(accepted, pieces, discarded, tuple(segments))

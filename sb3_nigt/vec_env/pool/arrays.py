@@ -17,22 +17,49 @@ CONTROL: Fields = {
     "cancelled": ((1,), "int64"),  # number of the last job that the parent does not want any more
     "requested": ((1,), "int64"),  # number of the last gradient that the parent has asked for
     "answering": ((1,), "int64"),  # number of the last gradient that the worker has begun with
+    # of the segment job under way, in the order in which they are written: what a number counts lies in the arrays before
+    "rejected": ((1,), "int64"),  # steps in pieces that are rejected
+    "pieces": ((1,), "int64"),  # pieces that have ended
+    "made": ((1,), "int64"),  # steps
 }
+N_NOTED = 10  # numbers about a piece
+LARGEST_CHUNK = 512  # rows of the arrays in rounds of steps; a worker that makes more steps in a round reports in between
 
 
-def round_fields(table: StepTable, horizon: int, layout: Layout) -> Fields:
+def rows_of(horizon: int, round_steps: int | None) -> int:
+    """
+    Return the length of the arrays of a worker.
+
+    :param horizon: H, steps of the longest trajectory
+    :param round_steps: of a round of steps; None: rounds of trajectories
+    """
+    # each episode that ends leaves the row after its last step unused, so twice as many rows as steps are enough
+    return horizon if round_steps is None else min(2 * round_steps, LARGEST_CHUNK)
+
+
+def round_fields(table: StepTable, rows: int, layout: Layout) -> Fields:
     """
     What one worker and its parent exchange in a round.
 
     :param table: of the steps of a trajectory
-    :param horizon: H, steps of the longest trajectory
+    :param rows: steps of the longest trajectory, or of a part of a segment
     :param layout: of the policy's parameters and buffers
     """
     return {
         "parameters": ((layout.size,), "float32"),
         "gradient": ((layout.n_parameters,), "float32"),
-        **{name: (shape, dtype.str) for name, (shape, dtype) in table.shapes(horizon).items()},
+        "notes": note_shape(rows),
+        **{name: (shape, dtype.str) for name, (shape, dtype) in table.shapes(rows).items()},
     }
+
+
+def note_shape(rows: int) -> tuple[tuple[int, ...], str]:
+    """
+    Return shape and dtype of what is noted of the pieces of a segment, see ``pieces.Note``.
+
+    :param rows: of the arrays
+    """
+    return (rows + 1, N_NOTED), "float64"
 
 
 class WorkerArrays(Protocol):

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
+import cloudpickle
 import gymnasium as gym
 
 from sb3_nigt.errors import WorkerError
@@ -16,6 +17,7 @@ from sb3_nigt.vec_env.pool import protocol
 from sb3_nigt.vec_env.pool.inbox import Inbox
 from sb3_nigt.vec_env.pool.instructions import Instruction
 from sb3_nigt.vec_env.pool.roster import POLL_SECONDS, Roster
+from sb3_nigt.vec_env.pool.segment_book import SegmentBook
 from sb3_nigt.vec_env.pool.slot import State
 from sb3_nigt.vec_env.pool.transport import Transport
 
@@ -27,14 +29,24 @@ class Driver:
     :param roster: what each worker is doing
     :param transport: how it is reached
     :param inbox: takes trajectories
+    :param segments: takes segments
     :param task_ids: the task of each worker
     """
 
-    def __init__(self, roster: Roster, transport: Transport[Any], inbox: Inbox, task_ids: Sequence[Hashable]) -> None:
+    def __init__(
+        self,
+        roster: Roster,
+        transport: Transport[Any],
+        inbox: Inbox,
+        segments: SegmentBook,
+        task_ids: Sequence[Hashable],
+    ) -> None:
         self.roster, self.transport, self.inbox, self.task_ids = roster, transport, inbox, task_ids
+        self.segments = segments
         self.now: Callable[[], float] = transport.now
         self._pending: deque[Instruction] = deque()  # so that what an exception leaves undone is done next time
         self._spaces: tuple[gym.Space[Any], gym.Space[Any]] | None = None
+        self._packed: tuple[tuple[Any, Any], bytes] = (None, None), b""  # the context that was sent last
 
     # From the roster to the workers
 
@@ -81,11 +93,19 @@ class Driver:
         self.transport.send_point(said.worker, said.point)
 
     def _send_context(self, said: do.SendContext) -> None:
-        self.transport.handles[said.worker].send_context(said.context)
+        is_new = any(new is not old for new, old in zip(said.context, self._packed[0], strict=True))
+        if is_new or not self._packed[1]:  # once for all workers
+            self._packed = said.context, cloudpickle.dumps(said.context)
+        self.transport.handles[said.worker].send_context(self._packed[1])
 
     def _run(self, said: do.Run) -> None:
         job = said.job
         self.transport.handles[job.worker].run(said.job_number, said.point_number, job.point.round, job.key)
+
+    def _run_segment(self, said: do.RunSegment) -> None:
+        handle = self.transport.handles[said.worker]
+        handle.run_segment(said.job_number, said.point_number, said.round, said.start, said.n_steps)
+        self.segments.begun(said.worker, said.start)
 
     def _cancel(self, said: do.CancelJob) -> None:
         self.transport.handles[said.worker].cancel(said.job_number)
@@ -104,6 +124,15 @@ class Driver:
 
     def _reject(self, said: do.Reject) -> None:
         self.inbox.reject(said.job, said.reason)
+
+    def _take_segment(self, said: do.TakeSegment) -> None:
+        self.segments.take(said.job, said.said)
+
+    def _drop_segment(self, said: do.DropSegment) -> None:
+        self.segments.drop(said.worker, said.point, said.said)
+
+    def _lose_segment(self, said: do.LoseSegment) -> None:
+        self.segments.lose(said.worker)
 
     def _warn(self, said: do.Warn) -> None:
         warnings.warn(said.message, stacklevel=2)
@@ -148,7 +177,7 @@ class Driver:
                 roster.placed(worker, handle.steps, self.now())
             return
         (kind, content), steps, now = message, handle.steps, self.now()
-        if kind == protocol.ARRIVAL:
+        if kind in (protocol.ARRIVAL, protocol.SEGMENT):
             self.carry_out(roster.jobs.arrived(worker, content, steps, now))
         elif kind == protocol.GRADIENT:
             roster.jobs.gradient_came(worker, steps, now)
@@ -240,12 +269,16 @@ _CARRY_OUT: dict[type[Instruction], Callable[[Driver, Any], None]] = {
     do.SendPoint: Driver._send_point,
     do.SendContext: Driver._send_context,
     do.Run: Driver._run,
+    do.RunSegment: Driver._run_segment,
     do.CancelJob: Driver._cancel,
     do.RequestGradient: Driver._request_gradient,
     do.DropGradient: Driver._drop_gradient,
     do.Deliver: Driver._deliver,
     do.Discard: Driver._discard,
     do.Reject: Driver._reject,
+    do.TakeSegment: Driver._take_segment,
+    do.DropSegment: Driver._drop_segment,
+    do.LoseSegment: Driver._lose_segment,
     do.Warn: Driver._warn,
     do.Raise: Driver._raise,
 }

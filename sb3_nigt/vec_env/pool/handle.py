@@ -9,7 +9,7 @@ from typing import Any
 
 import cloudpickle
 
-from sb3_nigt.messages import Contribution, TrajectoryKey
+from sb3_nigt.messages import Contribution, SegmentStart, TrajectoryKey
 
 
 class WorkerHandle(ABC):
@@ -45,11 +45,11 @@ class WorkerHandle(ABC):
     # Jobs
 
     @abstractmethod
-    def send_context(self, context: tuple[Any, Any]) -> None:
+    def send_context(self, context: bytes) -> None:
         """
-        Send what seldom changes from one sampling point to the next, for the jobs that follow.
+        Send what does not travel with the parameters of a sampling point, for the jobs that follow.
 
-        :param context: ``transform_obs`` and ``buffers`` of ``SamplingPoint``
+        :param context: ``transform_obs`` and ``buffers`` of ``SamplingPoint``, pickled
         """
 
     @abstractmethod
@@ -61,6 +61,18 @@ class WorkerHandle(ABC):
         :param point_number: another one than before if there are new parameters
         :param round_: the round that begins at that point
         :param key: name of the trajectory
+        """
+
+    @abstractmethod
+    def run_segment(self, job_number: int, point_number: int, round_: int, start: SegmentStart, n_steps: int) -> None:
+        """
+        Start stepping where the environment is; the answer is SEGMENT.
+
+        :param job_number: larger than the one before
+        :param point_number: another one than before if there are new parameters
+        :param round_: the round that begins at that point
+        :param start: where the worker is
+        :param n_steps: after which it stops at the latest
         """
 
     @abstractmethod

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
-
-import numpy as np
 
 from sb3_nigt.messages import Arrival, Job, SamplingPoint, TrajectoryKey
 from sb3_nigt.sampling.steps import StepTable, read_steps
@@ -77,11 +75,8 @@ class Inbox:
         """Copy a trajectory out of the arrays, which the worker's next one overwrites."""
         arrays, n = self._arrays.of(worker), said.n_steps
         infos: list[dict[str, Any]] = [{} for _ in range(n)]
-        if n and np.isfinite(said.episode_length):
-            episode = {"r": said.episode_return, "l": int(said.episode_length), "t": said.episode_time}
-            infos[-1]["episode"] = episode
-        if n and np.isfinite(said.is_success):
-            infos[-1]["is_success"] = bool(said.is_success)
+        if infos:
+            infos[-1] = protocol.EpisodeNumbers(*said[-4:]).as_info()
         return Trajectory(
             key=key,
             point=point,
@@ -89,7 +84,7 @@ class Inbox:
             terminated=bool(said.terminated),
             truncated=bool(said.truncated),
             infos=infos,
-            rejected=protocol.REJECTIONS[said.rejection],
+            rejected=protocol.rejection_of(said.rejection),
         )
 
     # What is taken out
@@ -99,6 +94,14 @@ class Inbox:
         arrival, trajectory = self.arrived.popleft()
         self.kept[arrival.worker, arrival.key] = trajectory
         return arrival, trajectory
+
+    def keep(self, taken: Iterable[tuple[Arrival, Trajectory]]) -> None:
+        """
+        Keep trajectories for their gradients.
+
+        :param taken: that have come another way
+        """
+        self.kept.update({(arrival.worker, arrival.key): trajectory for arrival, trajectory in taken})
 
     def void(self) -> None:
         """Nobody wants what has arrived and was not taken."""

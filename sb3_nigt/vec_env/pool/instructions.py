@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sb3_nigt.messages import Contribution, Job, SamplingPoint, TrajectoryKey
-from sb3_nigt.vec_env.pool.protocol import RemoteArrival
+from sb3_nigt.messages import Contribution, Job, SamplingPoint, SegmentStart, TrajectoryKey
+from sb3_nigt.vec_env.pool.protocol import RemoteArrival, SegmentArrival
 
 # The life of a worker
 
@@ -77,6 +77,18 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
+class RunSegment:
+    """Let a worker step on at the point that was sent last, until it is stopped."""
+
+    worker: int
+    job_number: int
+    point_number: int
+    round: int  # that begins at the point
+    start: SegmentStart
+    n_steps: int  # after which it stops by itself at the latest
+
+
+@dataclass(frozen=True, slots=True)
 class CancelJob:
     """Say that a job is not wanted any more."""
 
@@ -128,6 +140,33 @@ class Reject:
     reason: str
 
 
+# What becomes of segments
+
+
+@dataclass(frozen=True, slots=True)
+class TakeSegment:
+    """Read a part of a segment, whose worker has no more room, before it goes on."""
+
+    job: Job
+    said: SegmentArrival
+
+
+@dataclass(frozen=True, slots=True)
+class DropSegment:
+    """Read what a worker has done since its round was complete, to count and show these steps."""
+
+    worker: int
+    point: SamplingPoint
+    said: SegmentArrival
+
+
+@dataclass(frozen=True, slots=True)
+class LoseSegment:
+    """The steps of a worker in this round do not count, since it has failed."""
+
+    worker: int
+
+
 # What the user is told
 
 
@@ -155,12 +194,16 @@ Instruction = (
     | SendPoint
     | SendContext
     | Run
+    | RunSegment
     | CancelJob
     | RequestGradient
     | DropGradient
     | Deliver
     | Discard
     | Reject
+    | TakeSegment
+    | DropSegment
+    | LoseSegment
     | Warn
     | Raise
 )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from sb3_nigt.messages import Contribution, Job, TrajectoryKey
+from sb3_nigt.messages import Contribution, Job, SegmentStart, TrajectoryKey
 from sb3_nigt.vec_env.pool import instructions as do
 from sb3_nigt.vec_env.pool.instructions import Instruction
-from sb3_nigt.vec_env.pool.protocol import RemoteArrival
+from sb3_nigt.vec_env.pool.protocol import RemoteArrival, SegmentArrival
 from sb3_nigt.vec_env.pool.slot import Slot, State
 from sb3_nigt.vec_env.pool.speeds import Speeds
 
@@ -75,11 +76,16 @@ class Jobs:
         slot.job_number += 1
         slot.state = State.BUSY
         slot.heartbeat.begin(steps, now)
-        told.append(do.Run(job, slot.job_number, slot.point_number))
+        if job.segment_steps:
+            numbers = worker, slot.job_number, slot.point_number, job.point.round
+            told.append(do.RunSegment(*numbers, slot.progress, job.segment_steps))
+            slot.progress = replace(slot.progress, new_episode=False)
+        else:
+            told.append(do.Run(job, slot.job_number, slot.point_number))
         return told
 
-    def arrived(self, worker: int, said: RemoteArrival, steps: int, now: float) -> list[Instruction]:
-        """A trajectory has ended, or was cancelled."""
+    def arrived(self, worker: int, said: RemoteArrival | SegmentArrival, steps: int, now: float) -> list[Instruction]:
+        """A trajectory has ended, or was cancelled; or a part of a segment."""
         slot = self._slots[worker]
         job, point = slot.job, slot.point
         assert point is not None
@@ -87,7 +93,10 @@ class Jobs:
         if said.n_steps:
             self._speeds.note(worker, (said.finished_at - said.started_at) / said.n_steps)
         taken: Instruction
-        if slot.state is not State.BUSY or job is None or said.cancelled:
+        is_wanted = slot.state is State.BUSY and job is not None and not said.cancelled
+        if isinstance(said, SegmentArrival):
+            taken = self._segment_arrived(worker, slot, said, is_wanted)
+        elif job is None or not is_wanted:
             taken = do.Discard(worker, TrajectoryKey(point.round, worker, 0), point, said)
         else:
             self.ever_arrived = True
@@ -95,6 +104,16 @@ class Jobs:
             self._end(slot, job)
             taken = do.Deliver(job, said)
         return [taken, *self.idle(worker, steps, now)]
+
+    def _segment_arrived(self, worker: int, slot: Slot, said: SegmentArrival, is_wanted: bool) -> Instruction:
+        job, point = slot.job, slot.point
+        assert point is not None
+        self.ever_arrived = self.ever_arrived or said.n_steps > 0
+        slot.progress = SegmentStart(said.n_made, said.n_episodes, slot.progress.new_episode)
+        if job is None or not is_wanted:
+            return do.DropSegment(worker, point, said)
+        slot.job = None
+        return do.TakeSegment(job, said)
 
     def _end(self, slot: Slot, job: Job) -> None:
         slot.job = None
@@ -117,26 +136,55 @@ class Jobs:
                 told.append(do.CancelJob(worker, slot.job_number))
         return told
 
+    # Segments
+
+    def counted(self, worker: int, progress: SegmentStart) -> None:
+        """So many of its steps count; what it has done since then will be known when it has stopped."""
+        self._slots[worker].progress = progress
+
+    def leave_episodes(self) -> None:
+        """The environments are reset by something else."""
+        for worker in range(len(self._slots)):
+            self.leave_episode(worker)
+
+    def leave_episode(self, worker: int) -> None:
+        """Its environment is reset by something else, or in a state that is not known."""
+        slot = self._slots[worker]
+        slot.progress = replace(slot.progress, new_episode=True)
+
+    def unheard(self, worker: int) -> list[Instruction]:
+        """What it has done in its last job is not known."""
+        self.leave_episode(worker)
+        return self._lose(self._slots[worker])
+
+    def _lose(self, slot: Slot) -> list[Instruction]:
+        return [do.LoseSegment(slot.job.worker)] if slot.job is not None and slot.job.segment_steps else []
+
     # Failures
 
     def failed(self, worker: int, is_lost: bool) -> list[Instruction]:
         """Its process has gone; the job stays its own, with the same random numbers, unless that has been tried enough."""
         slot = self._slots[worker]
-        self.gone(worker)
+        told = self.gone(worker)
         if slot.job is None:
-            return []
+            return told
+        if slot.job.segment_steps:
+            slot.job = None if is_lost else slot.job
+            return told
         key = slot.job.key
         self._failures[key] = self._failures.get(key, 0) + 1
         if is_lost or self._failures[key] > RETRIES:
             return self.give_up(worker, "lost" if is_lost else "crash")
         return []
 
-    def gone(self, worker: int) -> None:
-        """Its process has gone with everything that it held and owed."""
+    def gone(self, worker: int) -> list[Instruction]:
+        """Its process has gone with everything that it held and owed; its next episode is one that was not tried yet."""
         slot = self._slots[worker]
         slot.held.clear()
         slot.point = None
+        slot.progress = SegmentStart(slot.progress.n_steps, slot.progress.n_episodes + 1)
         self.gradients_owed.discard(worker)
+        return self._lose(slot)
 
     def give_up(self, worker: int, reason: str) -> list[Instruction]:
         """Whoever has planned its job must plan another one."""
@@ -147,9 +195,11 @@ class Jobs:
         self._end(slot, job)
         return [do.Reject(job, reason)]
 
-    def forget_failures(self) -> None:
-        """Trajectories of the same name are other ones from now on."""
+    def new_settings(self) -> None:
+        """Trajectories of the same name are other ones from now on, and all streams of random numbers start again."""
         self._failures.clear()
+        for slot in self._slots:
+            slot.progress = SegmentStart()
 
     # Gradients
 

@@ -7,6 +7,7 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import gymnasium as gym
@@ -15,7 +16,7 @@ import numpy.typing as npt
 import torch as th
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
-from sb3_nigt.messages import Arrival, Contribution, Job
+from sb3_nigt.messages import Arrival, Contribution, Job, SamplingPoint
 from sb3_nigt.replica.copying import pickled
 from sb3_nigt.replica.gradients import weighted_sum
 from sb3_nigt.replica.replica import PolicyReplica, by_worker
@@ -24,14 +25,16 @@ from sb3_nigt.sampling.trajectory import Trajectory
 from sb3_nigt.timing.clock import WallClock
 from sb3_nigt.timing.time_models import FixedTimes, TimeModel, TimePer
 from sb3_nigt.validation import check_interval
-from sb3_nigt.vec_env.base import RolloutSpec, WorkerVecEnv, check_same_spaces, checked_task_ids
+from sb3_nigt.vec_env.base import RolloutSpec, Segments, WorkerVecEnv, check_same_spaces, checked_task_ids
 from sb3_nigt.vec_env.pool.commands import Commands
 from sb3_nigt.vec_env.pool.driver import Driver
 from sb3_nigt.vec_env.pool.inbox import Inbox
 from sb3_nigt.vec_env.pool.packing import unpack_rows
 from sb3_nigt.vec_env.pool.roster import POLL_SECONDS, Roster
+from sb3_nigt.vec_env.pool.segment_book import SegmentBook
 from sb3_nigt.vec_env.pool.slot import State
 from sb3_nigt.vec_env.pool.speeds import Speeds
+from sb3_nigt.vec_env.pool.step_rounds import StepRounds
 from sb3_nigt.vec_env.pool.transport import Transport
 
 CANCEL_SECONDS = 0.005  # how long a round's end waits for cancelled workers to say what they did
@@ -67,7 +70,9 @@ class WorkerPool(WorkerVecEnv):
     def _assemble(self, roster: Roster, transport: Transport[Any]) -> None:
         """Put the parts together; the transport ends with this object, also when ``__init__`` raises."""
         self._roster, self._transport, self._inbox = roster, transport, Inbox(self.task_ids, self.clock)
-        self._driver = Driver(roster, transport, self._inbox, self.task_ids)
+        self._segments = SegmentBook(self.task_ids, self.clock)
+        self._driver = Driver(roster, transport, self._inbox, self._segments, self.task_ids)
+        self._step_rounds = StepRounds(self._driver, self._segments)
         self._commands = Commands(self._driver, self.timeout)
         self._finalizer = weakref.finalize(self, transport.end)
 
@@ -137,9 +142,10 @@ class WorkerPool(WorkerVecEnv):
         self._settle()
         replica = PolicyReplica(spec.policy.to("cpu"))
         table = StepTable.of(self.observation_space, replica.head)
-        let_go = self._transport.take_settings(pickled(spec.policy), spec.n_steps, spec.seed, table, replica.layout)
+        let_go = self._transport.take_settings(pickled(spec.policy), spec, table, replica.layout)
         self.rollout_spec, self._replica = spec, replica
         self._inbox.open(self._transport.arrays, table)
+        self._segments.open(self._transport.arrays, table)
         self._driver.prepare_idle()
         self._settle()
         let_go()
@@ -177,19 +183,38 @@ class WorkerPool(WorkerVecEnv):
         """
         self._driver.carry_out(self._roster.jobs.cancel())
         self._inbox.void()
+        self._segments.void()
         until = self._now() + CANCEL_SECONDS
         while self._roster.within(State.CANCELLING) and (left := until - self._now()) > 0:
             self._driver.pump(left)
-        discarded = self._inbox.take_discarded()
+        return self._take_discarded()
+
+    def _take_discarded(self) -> list[tuple[Job, float, Trajectory]]:
+        discarded = self._inbox.take_discarded() + self._segments.take_discarded()
         self.steps_executed += sum(trajectory.n_steps for _, _, trajectory in discarded)
         return discarded
+
+    def run_segments(
+        self, point: SamplingPoint, is_complete: Callable[[npt.NDArray[np.int64]], bool], meanwhile: Callable[[], None]
+    ) -> Segments | None:
+        """See ``TrajectoryWorkers``; a worker in the middle of a long step is not waited for, its step is reported later."""
+        self._commands.needs_reset = True
+        segments = self._step_rounds.run(point, is_complete, meanwhile, self.interrupt)
+        if segments is None:
+            return None
+        self.steps_executed += sum(piece.n_steps for _, piece in segments.pieces)
+        self._inbox.keep(segments.pieces)
+        return replace(segments, discarded=self._take_discarded())
 
     def gradient(self, contributions: Sequence[Contribution], weights: npt.NDArray[np.float64]) -> th.Tensor:
         """
         See ``TrajectoryWorkers``.
 
-        For a worker that has died, or is in the middle of a long step, the same sum is computed here.
+        For a worker that has died, or is in the middle of a long step, the same sum is computed here. The steps of a round of
+        steps are all here, where one sweep over them costs less than messages to all workers.
         """
+        if self.rollout_spec is not None and self.rollout_spec.round_steps is not None:
+            return self._replica.aggregate(self._inbox.kept, contributions, weights)
         wanted = by_worker(contributions)
         self._driver.collect_gradients(wanted)
         local_sums = {}
@@ -216,7 +241,7 @@ class WorkerPool(WorkerVecEnv):
         self._commands.check_open()
         self.cancel()
         self._commands.free_all()
-        self._inbox.take_discarded()
+        self._take_discarded()
         self._commands.check_lost()
 
     def close(self) -> None:
@@ -232,6 +257,7 @@ class WorkerPool(WorkerVecEnv):
         """Reset all environments; trajectories in flight are void."""
         self.n_resets += 1
         self._settle()
+        self._roster.jobs.leave_episodes()
         results = self._commands.reset(self._seeds, self._options)
         self.reset_infos = [info for _, info in results]
         self._reset_seeds()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import pickle
 import struct
 import traceback
@@ -18,16 +19,36 @@ from sb3_nigt.messages import Contribution, TrajectoryKey
 from sb3_nigt.replica.gradients import in_float32
 
 # First byte of a message. Parent to worker:
-JOB, CONTEXT, GRADIENT, COMMAND = b"J", b"X", b"G", b"C"
-# Worker to parent (GRADIENT too, when it is ready):
+JOB, SEGMENT, CONTEXT, GRADIENT, COMMAND = b"J", b"S", b"X", b"G", b"C"
+# Worker to parent (GRADIENT and SEGMENT too, when they are ready):
 ARRIVAL, REPLY, ERROR = b"A", b"R", b"E"
 
 JOB_FORMAT = struct.Struct("<6q")  # job number, point number, round of the point, key
+SEGMENT_FORMAT = struct.Struct("<7q")  # job number, point number, round of the point, start (three), steps at most
 CONTRIBUTION_FORMAT = struct.Struct("<4q")  # key and number of steps, in front of a coefficient a step
 NUMBER_FORMAT = struct.Struct("<q")  # of a command, echoed in its answer, so that an answer nobody took is recognised
 FIRST_COMMAND, NO_COMMAND = 0, -1  # the first answer comes unasked; errors of jobs belong to no command
 ARRIVAL_FORMAT = struct.Struct("<2q4B2d4d")
-REJECTIONS = (None, "reward", "observation")
+SEGMENT_ARRIVAL_FORMAT = struct.Struct("<7q2d")
+_REJECTIONS = (None, "reward", "observation")
+
+
+def rejection_number(rejected: str | None) -> int:
+    """
+    Return the number that stands for why a trajectory must not enter any sum.
+
+    :param rejected: see ``Trajectory``
+    """
+    return _REJECTIONS.index(rejected)
+
+
+def rejection_of(number: int) -> str | None:
+    """
+    Undo ``rejection_number``.
+
+    :param number: made by it
+    """
+    return _REJECTIONS[number]
 
 
 def encode_contributions(number: int, contributions: Sequence[Contribution]) -> bytes:
@@ -60,6 +81,50 @@ def decode_contributions(body: bytes) -> tuple[int, list[tuple[TrajectoryKey, np
     return number, wanted
 
 
+class EpisodeNumbers(NamedTuple):
+    """What a worker says of the last info of a trajectory; NaN where it has no such entry."""
+
+    episode_return: float  # Monitor's
+    episode_length: float
+    episode_time: float
+    is_success: float
+
+    @classmethod
+    def of(cls, infos: Sequence[dict[str, Any]]) -> EpisodeNumbers:
+        """
+        Take them out of the infos of a trajectory.
+
+        :param infos: one a step
+        """
+        last = infos[-1] if infos else {}
+        episode = last.get("episode", {})
+        numbers = [episode.get(name, math.nan) for name in ("r", "l", "t")]
+        return cls(*map(float, (*numbers, last.get("is_success", math.nan))))
+
+    def as_info(self) -> dict[str, Any]:
+        """Return the info that they came from."""
+        info: dict[str, Any] = {}
+        if math.isfinite(self.episode_length):
+            info["episode"] = {"r": self.episode_return, "l": int(self.episode_length), "t": self.episode_time}
+        if math.isfinite(self.is_success):
+            info["is_success"] = bool(self.is_success)
+        return info
+
+
+class SegmentArrival(NamedTuple):
+    """What a worker says of its part of a segment, which has no more room or was stopped; its steps lie in arrays."""
+
+    job_number: int
+    n_steps: int
+    n_pieces: int
+    n_made: int  # by this worker in all rounds
+    n_episodes: int  # begun by this worker in all rounds
+    cancelled: int
+    hopeless: int  # several episodes in a row were rejected
+    started_at: float
+    finished_at: float
+
+
 class RemoteArrival(NamedTuple):
     """What a worker says of a trajectory that has ended or was cancelled; its steps lie in shared memory."""
 
@@ -67,7 +132,7 @@ class RemoteArrival(NamedTuple):
     n_steps: int
     terminated: int
     truncated: int
-    rejection: int  # index into REJECTIONS
+    rejection: int  # see ``rejection_number``
     cancelled: int
     started_at: float
     finished_at: float

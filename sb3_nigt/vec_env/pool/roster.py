@@ -144,7 +144,7 @@ class Roster:
     def new_settings(self) -> None:
         """The rounds that follow have other settings: idle workers are told with ``prepare``, others when they start."""
         self._has_settings = True
-        self.jobs.forget_failures()
+        self.jobs.new_settings()
 
     def prepare(self, worker: int, steps: int, now: float) -> list[Instruction]:
         """Tell a worker of the settings of the rounds that follow."""
@@ -184,7 +184,9 @@ class Roster:
         state = self.slots[worker].state
         if state is State.PREPARING:
             return self.prepare(worker, steps, now)
-        return self.jobs.idle(worker, steps, now) if state in (State.BUSY, State.CANCELLING) else []
+        if state not in (State.BUSY, State.CANCELLING):
+            return []
+        return [*self.jobs.unheard(worker), *self.jobs.idle(worker, steps, now)]
 
     # It fails
 
@@ -213,11 +215,11 @@ class Roster:
 
     def node_left(self, worker: int) -> list[Instruction]:
         """Its machine has gone, which is not its failure: it starts again at once, where there is a place."""
-        self.jobs.gone(worker)
+        lost = self.jobs.gone(worker)
         self.slots[worker].state = State.STARTING
         self.down.discard(worker)
         said = f"Worker {worker} (task {self._task_ids[worker]!r}) has lost its node. It starts again where there is a place."
-        return [do.Kill(worker), do.StartWorker(worker), do.Warn(said)]
+        return [do.Kill(worker), *lost, do.StartWorker(worker), do.Warn(said)]
 
     def tick(self, now: float) -> list[Instruction]:
         """Time has passed: start workers that are due."""

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from sb3_nigt.messages import Job, SamplingPoint, TrajectoryKey
+from sb3_nigt.messages import Job, SamplingPoint, SegmentStart, TrajectoryKey
 from sb3_nigt.vec_env.pool.heartbeat import Heartbeat
 from sb3_nigt.vec_env.pool.restarts import RestartHistory
 
@@ -39,6 +39,7 @@ class Slot:
     :ivar point: that the process holds
     :ivar point_number: counts the points that the worker has been sent
     :ivar context: that the process holds, see ``instructions.SendContext``
+    :ivar progress: of its environment in rounds of steps, where its next segment starts
     :ivar held: finished trajectories whose steps the process still has
     :ivar restart_at: seconds, infinite unless it waits for its restart
     :ivar absent_since: seconds, infinite unless it is absent
@@ -51,6 +52,7 @@ class Slot:
     point: SamplingPoint | None = None
     point_number: int = 0
     context: tuple[Any, Any] = (None, None)
+    progress: SegmentStart = field(default_factory=SegmentStart)
     held: set[TrajectoryKey] = field(default_factory=set)
     heartbeat: Heartbeat = field(default_factory=Heartbeat)
     restart_at: float = math.inf

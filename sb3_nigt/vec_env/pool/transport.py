@@ -6,11 +6,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
+import numpy as np
+
 from sb3_nigt.messages import SamplingPoint
 from sb3_nigt.parameters import Layout
 from sb3_nigt.sampling.steps import StepTable
-from sb3_nigt.vec_env.pool.arrays import WorkerArrays
+from sb3_nigt.vec_env.base import RolloutSpec
+from sb3_nigt.vec_env.pool.arrays import WorkerArrays, rows_of
 from sb3_nigt.vec_env.pool.handle import WorkerHandle
+from sb3_nigt.vec_env.pool.segment_book import Progress
 
 CLOSE_SECONDS = 1.0  # that idle workers get to close their environments
 
@@ -24,13 +28,16 @@ class Transport(ABC, Generic[HandleT]):
     :param n_workers: number of workers
     :param now: seconds on a clock that does not jump
     :ivar handles: one a worker, of its last process or actor
+    :ivar counters_are_seen: steps are seen as soon as they are made; else workers report parts of their segments
     """
+
+    counters_are_seen: bool = False
 
     def __init__(self, n_workers: int, now: Callable[[], float]) -> None:
         self.n_workers, self.now = n_workers, now
         self.handles: list[HandleT] = []
         self._arrays: WorkerArrays | None = None
-        self._settings: tuple[bytes, int, int] | None = None
+        self._settings: tuple[bytes, int, int, bool] | None = None
 
     # Workers
 
@@ -81,25 +88,24 @@ class Transport(ABC, Generic[HandleT]):
 
     # Rounds
 
-    def take_settings(self, policy: bytes, n_steps: int, seed: int, table: StepTable, layout: Layout) -> Callable[[], None]:
+    def take_settings(self, policy: bytes, spec: RolloutSpec, table: StepTable, layout: Layout) -> Callable[[], None]:
         """
         Make room for rounds with other settings.
 
         :param policy: of the workers, pickled
-        :param n_steps: H
-        :param seed: root seed of all trajectories
+        :param spec: the settings
         :param table: of the steps of a trajectory
         :param layout: of the policy's parameters and buffers
         :return: lets go of the room of the rounds before, which no worker may use any more
         :raises ValueError: if there is not enough room; then nothing has changed
         """
-        arrays = self._new_arrays(table, n_steps, layout)
+        arrays = self._new_arrays(table, rows_of(spec.n_steps, spec.round_steps), layout)
         old, self._arrays = self._arrays, arrays
-        self._settings = policy, n_steps, seed
+        self._settings = policy, spec.n_steps, spec.seed, spec.stagger
         return lambda: None if old is None else self._let_go(old)
 
     @abstractmethod
-    def _new_arrays(self, table: StepTable, horizon: int, layout: Layout) -> WorkerArrays:
+    def _new_arrays(self, table: StepTable, rows: int, layout: Layout) -> WorkerArrays:
         """Return arrays for what the workers and their parent exchange in a round."""
 
     def _let_go(self, arrays: WorkerArrays) -> None:
@@ -120,3 +126,10 @@ class Transport(ABC, Generic[HandleT]):
     @abstractmethod
     def send_point(self, worker: int, point: SamplingPoint) -> None:
         """Let a worker have the parameters of its next job."""
+
+    # Rounds of steps
+
+    def progress(self) -> Progress:
+        """Return the counters of all workers; zeros where they cannot be seen."""
+        zeros = np.zeros(self.n_workers, dtype=np.int64)
+        return Progress(zeros, zeros, zeros)

@@ -13,13 +13,16 @@ import numpy as np
 import numpy.typing as npt
 from stable_baselines3.common.env_util import is_wrapped
 
-from sb3_nigt.messages import SamplingPoint, TrajectoryKey
+from sb3_nigt.messages import SamplingPoint, SegmentStart, TrajectoryKey
 from sb3_nigt.replica.replica import PolicyReplica
 from sb3_nigt.sampling.sampler import FreshNoise, Sampler
 from sb3_nigt.sampling.seeding import trajectory_seeds
+from sb3_nigt.sampling.segments import SegmentSampler, longest_episode
+from sb3_nigt.sampling.steps import StepTable
 from sb3_nigt.sampling.trajectory import Trajectory
 from sb3_nigt.vec_env.pool import protocol
 from sb3_nigt.vec_env.pool.packing import pack, unpack
+from sb3_nigt.vec_env.pool.pieces import PieceWriter
 
 now = time.monotonic  # the same in all processes of a machine
 
@@ -50,6 +53,7 @@ class Worker(ABC):
         self._observation_space, self._action_space = env.observation_space, env.action_space
         self._steps, self._cancelled = memoryview(control["steps"]), memoryview(control["cancelled"])
         self._requested, self._answering = memoryview(control["requested"]), memoryview(control["answering"])
+        self._control, self._made = control, memoryview(control["made"])
         self._kept: dict[TrajectoryKey, Trajectory] = {}
         self._context: tuple[Any, Any] = (None, None)
         self._point: SamplingPoint | None = None
@@ -60,6 +64,7 @@ class Worker(ABC):
         """Answer messages until the parent hangs up."""
         handlers: dict[bytes, Callable[[bytes], None]] = {
             protocol.JOB: self._run,
+            protocol.SEGMENT: self._run_segment,
             protocol.CONTEXT: self._set_context,
             protocol.GRADIENT: self._gradient,
             protocol.COMMAND: self._command,
@@ -76,8 +81,8 @@ class Worker(ABC):
     # How data travels
 
     @abstractmethod
-    def _open_arrays(self, index: int, layout: Any) -> None:
-        """Take the layout of what is exchanged in a round."""
+    def _open_arrays(self, index: int, layout: Any) -> dict[str, npt.NDArray[Any]]:
+        """Take the layout of what is exchanged in a round; return the arrays that the steps of a segment go to."""
 
     @abstractmethod
     def _parameters(self) -> npt.NDArray[np.float32]:
@@ -88,12 +93,16 @@ class Worker(ABC):
         """Send a trajectory, complete or cancelled."""
 
     @abstractmethod
+    def _send_segment(self, said: protocol.SegmentArrival, message: bytes) -> None:
+        """Send the part of a segment that is in the arrays."""
+
+    @abstractmethod
     def _send_gradient(self, total: npt.NDArray[np.float32], message: bytes) -> None:
         """Send a local sum."""
 
     # Rounds
 
-    def prepare(self, index: int, policy: bytes, n_steps: int, seed: int, layout: Any) -> None:
+    def prepare(self, index: int, policy: bytes, n_steps: int, seed: int, stagger: bool, layout: Any) -> None:
         """
         Take new settings.
 
@@ -101,12 +110,17 @@ class Worker(ABC):
         :param policy: a copy of the learner's, pickled
         :param n_steps: H, where a trajectory is cut
         :param seed: root seed of all trajectories
+        :param stagger: in rounds of steps, cut the first episode at a random age
         :param layout: of the arrays of rounds
         """
-        self._open_arrays(index, layout)
+        arrays = self._open_arrays(index, layout)
         self._seed = seed
         self._replica = PolicyReplica(pickle.loads(policy))
-        self._sampler = Sampler(self.env, self._replica.head, n_steps, self._after_step)
+        head = self._replica.head
+        self._sampler = Sampler(self.env, head, n_steps, self._after_step)
+        self._writer = PieceWriter(arrays, StepTable.of(self._observation_space, head), self._control)
+        max_age = longest_episode(self.env) if stagger else None
+        self._segments = SegmentSampler(self.env, head, seed, index, max_age, self._after_segment_step, self._writer)
         self._kept.clear()
         self._point, self._context = None, (None, None)
 
@@ -115,17 +129,11 @@ class Worker(ABC):
 
     def _run(self, body: bytes) -> None:
         self._job_number, point_number, round_, *key_parts = protocol.JOB_FORMAT.unpack(body)
-        key, started_at = TrajectoryKey(*key_parts), now()
-        if self._point is None or self._point_number != point_number:
-            self._kept = {kept: trajectory for kept, trajectory in self._kept.items() if kept.round >= round_}
-            self._point_number = point_number
-            transform_obs, buffers = self._context
-            self._point = SamplingPoint(round_, self._parameters(), transform_obs, buffers=buffers or {})
-            self._network = self._replica.network(self._point)
-        sampler = self._sampler
+        key, started_at, sampler = TrajectoryKey(*key_parts), now(), self._sampler
+        point = self._take_point(point_number, round_)
         self._steps[0] += 1  # a reset has begun
         seeds = trajectory_seeds(self._seed, key)
-        sampler.begin(key, self._point, self._network, seeds.env, FreshNoise(sampler.head, seeds.actions))
+        sampler.begin(key, point, self._network, seeds.env, FreshNoise(sampler.head, seeds.actions))
         if self._after_step():
             sampler.advance(sampler.n_steps)
         trajectory = sampler.trajectory()
@@ -135,6 +143,44 @@ class Worker(ABC):
             trajectory,
             protocol.ARRIVAL + protocol.ARRIVAL_FORMAT.pack(*self._arrival(trajectory, started_at, sampler.finished)),
         )
+
+    def _take_point(self, point_number: int, round_: int) -> SamplingPoint:
+        if self._point is None or self._point_number != point_number:
+            self._kept = {kept: trajectory for kept, trajectory in self._kept.items() if kept.round >= round_}
+            self._point_number = point_number
+            transform_obs, buffers = self._context
+            self._point = SamplingPoint(round_, self._parameters(), transform_obs, buffers=buffers or {})
+            self._network = self._replica.network(self._point)
+        return self._point
+
+    def _run_segment(self, body: bytes) -> None:
+        self._job_number, point_number, round_, *start, n_steps = protocol.SEGMENT_FORMAT.unpack(body)
+        started_at, segments = now(), self._segments
+        point = self._take_point(point_number, round_)
+        self._steps[0] += 1  # a reset may begin
+        self._made[0] = 0
+        self._writer.begin()
+        segments.go_to(SegmentStart(*start))
+        segments.begin(point, self._network)
+        if self._after_step():
+            segments.advance(n_steps)
+            segments.end()
+        said = protocol.SegmentArrival(
+            self._job_number,
+            segments.n_done,
+            self._writer.n_pieces,
+            segments.n_made,
+            segments.n_episodes,
+            self._cancelled[0] >= self._job_number,
+            segments.is_hopeless,
+            started_at,
+            now(),
+        )
+        self._send_segment(said, protocol.SEGMENT + protocol.SEGMENT_ARRIVAL_FORMAT.pack(*said))
+
+    def _after_segment_step(self) -> bool:
+        self._made[0] += 1
+        return self._after_step()
 
     def _after_step(self) -> bool:
         self._steps[0] += 1
@@ -147,22 +193,16 @@ class Worker(ABC):
         return bool(self._cancelled[0] < self._job_number)
 
     def _arrival(self, trajectory: Trajectory, started_at: float, finished: bool) -> protocol.RemoteArrival:
-        last = trajectory.infos[-1] if trajectory.infos else {}
-        episode = last.get("episode", {})
-        nan = float("nan")
         return protocol.RemoteArrival(
             self._job_number,
             trajectory.n_steps,
             trajectory.terminated,
             trajectory.truncated,
-            protocol.REJECTIONS.index(trajectory.rejected),
+            protocol.rejection_number(trajectory.rejected),
             not finished,
             started_at,
             now(),
-            float(episode.get("r", nan)),
-            float(episode.get("l", nan)),
-            float(episode.get("t", nan)),
-            float(last.get("is_success", nan)),
+            *protocol.EpisodeNumbers.of(trajectory.infos),
         )
 
     def _gradient(self, body: bytes) -> None:

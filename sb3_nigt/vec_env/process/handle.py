@@ -8,12 +8,13 @@ import select
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import astuple
 from multiprocessing.context import BaseContext
 from typing import Any
 
 import cloudpickle
 
-from sb3_nigt.messages import Contribution, TrajectoryKey
+from sb3_nigt.messages import Contribution, SegmentStart, TrajectoryKey
 from sb3_nigt.vec_env.pool import protocol
 from sb3_nigt.vec_env.pool.handle import WorkerHandle
 from sb3_nigt.vec_env.process.shared_memory import SharedArrays
@@ -90,13 +91,18 @@ class RemoteWorker(WorkerHandle):
         """See ``WorkerHandle``."""
         self.send(protocol.COMMAND + protocol.NUMBER_FORMAT.pack(self._command_number + 1) + call)
 
-    def send_context(self, context: tuple[Any, Any]) -> None:
+    def send_context(self, context: bytes) -> None:
         """See ``WorkerHandle``."""
-        self.send(protocol.CONTEXT + cloudpickle.dumps(context))
+        self.send(protocol.CONTEXT + context)
 
     def run(self, job_number: int, point_number: int, round_: int, key: TrajectoryKey) -> None:
         """See ``WorkerHandle``."""
         self.send(protocol.JOB + protocol.JOB_FORMAT.pack(job_number, point_number, round_, *key))
+
+    def run_segment(self, job_number: int, point_number: int, round_: int, start: SegmentStart, n_steps: int) -> None:
+        """See ``WorkerHandle``."""
+        self._counters["made"][0] = 0  # that of the last job, or of a process that has ended
+        self.send(protocol.SEGMENT + protocol.SEGMENT_FORMAT.pack(job_number, point_number, round_, *astuple(start), n_steps))
 
     def cancel(self, job_number: int) -> None:
         """
@@ -145,6 +151,8 @@ class RemoteWorker(WorkerHandle):
         kind, body = message[:1], message[1:]
         if kind == protocol.ARRIVAL:
             return kind, protocol.RemoteArrival(*protocol.ARRIVAL_FORMAT.unpack(body))
+        if kind == protocol.SEGMENT:
+            return kind, protocol.SegmentArrival(*protocol.SEGMENT_ARRIVAL_FORMAT.unpack(body))
         (number,) = protocol.NUMBER_FORMAT.unpack_from(body)
         if kind == protocol.GRADIENT:
             if number != self._gradient_number:

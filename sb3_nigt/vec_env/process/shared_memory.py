@@ -48,7 +48,7 @@ class SharedArrays:
         if name is None:
             _check_room(size * n_workers)
         self._block = SharedMemory(name, create=name is None, size=max(1, size * n_workers))
-        self._created = name is None
+        self._created, self._worker_bytes, self._offsets = name is None, size, offsets
         self.layout = SharedLayout(self._block.name, dict(fields), n_workers)
         self._arrays = [
             {
@@ -74,6 +74,16 @@ class SharedArrays:
         :param worker: its index
         """
         return self._arrays[worker]
+
+    def column(self, field: str) -> npt.NDArray[Any]:
+        """
+        Copy the arrays of all workers into one.
+
+        :param field: name of arrays that hold one number each
+        :return: shape (n,)
+        """
+        dtype, shape = np.dtype(self.layout.fields[field][1]), (self.layout.n_workers,)
+        return np.ndarray(shape, dtype, self._block.buf, self._offsets[field], (self._worker_bytes,)).copy()
 
     def close(self) -> None:
         """Detach; whoever made the block also removes it."""

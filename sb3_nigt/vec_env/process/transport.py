@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import select
+import time
 from collections.abc import Callable, Sequence
 from multiprocessing.context import BaseContext
 
@@ -10,9 +11,12 @@ from sb3_nigt.messages import SamplingPoint
 from sb3_nigt.parameters import Layout
 from sb3_nigt.sampling.steps import StepTable
 from sb3_nigt.vec_env.pool.arrays import CONTROL, WorkerArrays, round_fields
+from sb3_nigt.vec_env.pool.segment_book import Progress
 from sb3_nigt.vec_env.pool.transport import Transport
 from sb3_nigt.vec_env.process.handle import RemoteWorker
 from sb3_nigt.vec_env.process.shared_memory import SharedArrays
+
+SHORTEST_POLL_SECONDS = 0.001
 
 
 class ProcessTransport(Transport[RemoteWorker]):
@@ -24,6 +28,8 @@ class ProcessTransport(Transport[RemoteWorker]):
     :param now: seconds on a clock that does not jump, the same in all processes
     :ivar blocks: shared memory that is in use
     """
+
+    counters_are_seen = True
 
     def __init__(self, context: BaseContext, env_fns: Sequence[bytes], now: Callable[[], float]) -> None:
         super().__init__(len(env_fns), now)
@@ -47,10 +53,13 @@ class ProcessTransport(Transport[RemoteWorker]):
             self._poll, self._polled = select.poll(), list(workers)
             for descriptor in self._by_descriptor:
                 self._poll.register(descriptor, select.POLLIN)
+        if seconds < SHORTEST_POLL_SECONDS:  # which poll would round up
+            time.sleep(seconds)
+            seconds = 0.0
         return [self._by_descriptor[descriptor] for descriptor, _ in self._poll.poll(1000 * seconds)]
 
-    def _new_arrays(self, table: StepTable, horizon: int, layout: Layout) -> WorkerArrays:
-        arrays = SharedArrays(round_fields(table, horizon, layout), self.n_workers)
+    def _new_arrays(self, table: StepTable, rows: int, layout: Layout) -> WorkerArrays:
+        arrays = SharedArrays(round_fields(table, rows, layout), self.n_workers)
         self.blocks.append(arrays)
         return arrays
 
@@ -61,6 +70,11 @@ class ProcessTransport(Transport[RemoteWorker]):
     def send_point(self, worker: int, point: SamplingPoint) -> None:
         """See ``Transport``."""
         self.arrays.of(worker)["parameters"][:] = point.parameters
+
+    def progress(self) -> Progress:
+        """See ``Transport``; a worker writes these counters in the other order."""
+        made, pieces, rejected = map(self._control.column, ("made", "pieces", "rejected"))
+        return Progress(made, pieces, rejected)
 
     def end(self) -> None:
         """See ``Transport``."""

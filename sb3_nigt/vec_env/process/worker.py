@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 from multiprocessing.connection import Connection
+from typing import Any
 
 import cloudpickle
 import numpy as np
@@ -27,17 +28,21 @@ class WorkerProcess(Worker):
 
     _block: SharedArrays | None = None
 
-    def _open_arrays(self, index: int, layout: SharedLayout) -> None:
+    def _open_arrays(self, index: int, layout: SharedLayout) -> dict[str, npt.NDArray[Any]]:
         if self._block is not None:
             self._block.close()
         self._block = SharedArrays.attach(layout)
         self._arrays = self._block.of(index)
+        return self._arrays
 
     def _parameters(self) -> npt.NDArray[np.float32]:
         return self._arrays["parameters"].copy()
 
     def _send_arrival(self, trajectory: Trajectory, message: bytes) -> None:
         write_steps(trajectory, self._arrays)
+        self.connection.send_bytes(message)
+
+    def _send_segment(self, said: protocol.SegmentArrival, message: bytes) -> None:
         self.connection.send_bytes(message)
 
     def _send_gradient(self, total: npt.NDArray[np.float32], message: bytes) -> None:

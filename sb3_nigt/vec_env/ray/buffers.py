@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy.typing as npt
 
 from sb3_nigt.sampling.steps import StepTable, step_arrays
 from sb3_nigt.sampling.trajectory import Trajectory
+from sb3_nigt.vec_env.pool.arrays import note_shape
 
 Buffer = npt.NDArray[np.uint8]
 
@@ -21,10 +23,12 @@ class BufferLayout:
 
     :param table: of the steps of a trajectory
     :param n_parameters: length of a gradient
+    :param rows: of a worker's arrays for parts of segments
     """
 
     table: StepTable
     n_parameters: int
+    rows: int
 
     def pack(self, trajectory: Trajectory) -> Buffer:
         """
@@ -32,12 +36,42 @@ class BufferLayout:
 
         :param trajectory: complete or cancelled
         """
-        arrays = step_arrays(trajectory)
-        pieces = [
-            np.ascontiguousarray(arrays[name], dtype).reshape(-1).view(np.uint8)
-            for name, (_, dtype) in self.table.shapes(trajectory.n_steps).items()
-        ]
-        return np.concatenate(pieces)
+        return self._pack(step_arrays(trajectory), trajectory.n_steps)
+
+    def _pack(self, arrays: Mapping[str, npt.NDArray[Any]], n_steps: int) -> Buffer:
+        shapes = self.table.shapes(n_steps)
+        return np.concatenate([_flat(arrays[name][: shape[0]], dtype) for name, (shape, dtype) in shapes.items()])
+
+    def new_arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """Return the arrays of a worker for parts of segments, see ``pool.pieces``."""
+        notes, dtype = note_shape(self.rows)
+        steps = {name: np.empty(shape, dtype) for name, (shape, dtype) in self.table.shapes(self.rows).items()}
+        return {**steps, "notes": np.empty(notes, dtype)}
+
+    def pack_segment(self, arrays: Mapping[str, npt.NDArray[Any]], n_steps: int, n_pieces: int) -> Buffer:
+        """
+        Write a part of a segment into a buffer.
+
+        :param arrays: of the worker
+        :param n_steps: in all pieces
+        :param n_pieces: in the arrays
+        """
+        steps = self._pack(arrays, _last_row(n_steps, n_pieces))
+        return np.concatenate([_flat(arrays["notes"][:n_pieces], np.dtype(np.float64)), steps])
+
+    def unpack_segment(self, n_steps: int, n_pieces: int, buffer: Buffer) -> dict[str, npt.NDArray[Any]]:
+        """
+        Return the arrays in a buffer.
+
+        :param n_steps: in all pieces
+        :param n_pieces: in the buffer
+        :param buffer: made by ``pack_segment``
+        :raises ValueError: if its size is another one
+        """
+        (_, width), dtype = note_shape(0)
+        size = n_pieces * width * np.dtype(dtype).itemsize
+        notes = buffer[:size].copy().view(dtype).reshape(n_pieces, width)
+        return {**self.unpack(_last_row(n_steps, n_pieces), buffer[size:]), "notes": notes}
 
     def unpack(self, n_steps: int, buffer: Buffer) -> dict[str, npt.NDArray[Any]]:
         """
@@ -58,6 +92,15 @@ class BufferLayout:
         return {
             name: arrays[name].copy().view(dtype).reshape(shape) for name, (shape, dtype) in self.table.shapes(n_steps).items()
         }
+
+
+def _flat(array: npt.NDArray[Any], dtype: np.dtype[Any]) -> Buffer:
+    return np.ascontiguousarray(array, dtype).reshape(-1).view(np.uint8)
+
+
+def _last_row(n_steps: int, n_pieces: int) -> int:
+    """Each piece has an observation more than it has steps, the last one as the row after all steps."""
+    return max(0, n_steps + n_pieces - 1)
 
 
 class ReceivedArrays:
@@ -90,6 +133,17 @@ class ReceivedArrays:
         :param buffer: made by ``BufferLayout.pack``
         """
         self._arrays[worker].update(self.layout.unpack(n_steps, buffer))
+
+    def take_segment(self, worker: int, n_steps: int, n_pieces: int, buffer: Buffer) -> None:
+        """
+        Keep a part of a segment until the next one.
+
+        :param worker: that has sent it
+        :param n_steps: in all pieces
+        :param n_pieces: in the buffer
+        :param buffer: made by ``BufferLayout.pack_segment``
+        """
+        self._arrays[worker].update(self.layout.unpack_segment(n_steps, n_pieces, buffer))
 
     def take_gradient(self, worker: int, buffer: Buffer) -> None:
         """

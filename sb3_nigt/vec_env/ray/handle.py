@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import astuple
 from typing import Any
 
 import cloudpickle
 import ray
 from ray.exceptions import RayError
 
-from sb3_nigt.messages import Contribution, TrajectoryKey
+from sb3_nigt.messages import Contribution, SegmentStart, TrajectoryKey
 from sb3_nigt.vec_env.pool import protocol
 from sb3_nigt.vec_env.pool.handle import WorkerHandle
 from sb3_nigt.vec_env.ray.actor import N_CALLS, make_actor_class
@@ -20,6 +21,11 @@ from sb3_nigt.vec_env.ray.buffers import ReceivedArrays
 FETCH_SECONDS = 60.0  # granted to an answer that is there for coming over the network
 STACK_SECONDS = 1.0  # granted to a hung worker for saying where it is
 ALIVE_SECONDS = 1.0  # granted to an idle worker for saying that it is alive; a frozen one counts as alive
+FORMATS = {
+    protocol.ARRIVAL: protocol.ARRIVAL_FORMAT,
+    protocol.SEGMENT: protocol.SEGMENT_ARRIVAL_FORMAT,
+    protocol.GRADIENT: protocol.NUMBER_FORMAT,
+}
 BEGUN_SECONDS = 0.05  # granted to a worker for saying whether it has begun with a gradient
 
 
@@ -137,13 +143,20 @@ class RayWorker(WorkerHandle):
         """
         self._parameters = parameters
 
-    def send_context(self, context: tuple[Any, Any]) -> None:
+    def send_context(self, context: bytes) -> None:
         """See ``WorkerHandle``; it goes with the next job."""
-        self._context = cloudpickle.dumps(context)
+        self._context = context
 
     def run(self, job_number: int, point_number: int, round_: int, key: TrajectoryKey) -> None:
         """See ``WorkerHandle``."""
-        message = protocol.JOB + protocol.JOB_FORMAT.pack(job_number, point_number, round_, *key)
+        self._send_job(protocol.JOB + protocol.JOB_FORMAT.pack(job_number, point_number, round_, *key))
+
+    def run_segment(self, job_number: int, point_number: int, round_: int, start: SegmentStart, n_steps: int) -> None:
+        """See ``WorkerHandle``."""
+        numbers = (job_number, point_number, round_, *astuple(start), n_steps)
+        self._send_job(protocol.SEGMENT + protocol.SEGMENT_FORMAT.pack(*numbers))
+
+    def _send_job(self, message: bytes) -> None:
         self._command = None  # what the last command would still answer is of no interest any more
         self._job = self._actor.ask.remote(message, self._parameters, self._context)
         self._context = None
@@ -231,13 +244,18 @@ class RayWorker(WorkerHandle):
             return answer[:1], cloudpickle.loads(answer[1 + protocol.NUMBER_FORMAT.size :])
         assert self.arrays is not None
         kind = answer[:1].tobytes()
-        format_ = protocol.ARRIVAL_FORMAT if kind == protocol.ARRIVAL else protocol.NUMBER_FORMAT
+        format_ = FORMATS[kind]
         head, rest = answer[1 : 1 + format_.size], answer[1 + format_.size :]
         if kind == protocol.GRADIENT:
             self.arrays.take_gradient(self.index, rest)
             return kind, None
-        said = protocol.RemoteArrival(*format_.unpack(head))
-        self.arrays.take_trajectory(self.index, said.n_steps, rest)
+        said: protocol.RemoteArrival | protocol.SegmentArrival
+        if kind == protocol.SEGMENT:
+            said = protocol.SegmentArrival(*format_.unpack(head))
+            self.arrays.take_segment(self.index, said.n_steps, said.n_pieces, rest)
+        else:
+            said = protocol.RemoteArrival(*format_.unpack(head))
+            self.arrays.take_trajectory(self.index, said.n_steps, rest)
         # clocks of other machines have another zero
         now = self._now()
         return kind, said._replace(started_at=now - (said.finished_at - said.started_at), finished_at=now)

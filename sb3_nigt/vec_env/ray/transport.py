@@ -79,8 +79,8 @@ class RayTransport(Transport[RayWorker]):
             handle.kill()
         self._connection.release()
 
-    def _new_arrays(self, table: StepTable, horizon: int, layout: Layout) -> WorkerArrays:
-        self._received = ReceivedArrays(BufferLayout(table, layout.n_parameters), self.n_workers)
+    def _new_arrays(self, table: StepTable, rows: int, layout: Layout) -> WorkerArrays:
+        self._received = ReceivedArrays(BufferLayout(table, layout.n_parameters, rows), self.n_workers)
         return self._received
 
     def prepare(self, worker: int) -> None:

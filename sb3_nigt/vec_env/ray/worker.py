@@ -25,7 +25,12 @@ from sb3_nigt.vec_env.ray.buffers import Buffer, BufferLayout
 
 Answer = bytes | Buffer  # arrays come back without being copied or pickled
 
-ANSWERS = {protocol.JOB: protocol.ARRIVAL, protocol.GRADIENT: protocol.GRADIENT, protocol.COMMAND: protocol.REPLY}
+ANSWERS = {
+    protocol.JOB: protocol.ARRIVAL,
+    protocol.SEGMENT: protocol.SEGMENT,
+    protocol.GRADIENT: protocol.GRADIENT,
+    protocol.COMMAND: protocol.REPLY,
+}
 
 
 class Mailbox:
@@ -97,20 +102,32 @@ class ActorWorker(Worker):
         super().__init__(mailbox, env, control)
         self._mailbox = mailbox
 
-    def _open_arrays(self, index: int, layout: BufferLayout) -> None:
+    def _open_arrays(self, index: int, layout: BufferLayout) -> dict[str, npt.NDArray[Any]]:
         self._layout = layout
+        self._arrays = layout.new_arrays()
+        return self._arrays
 
     def _run(self, body: bytes) -> None:
+        self._open_payload()
+        super()._run(body)
+
+    def _run_segment(self, body: bytes) -> None:
+        self._open_payload()
+        super()._run_segment(body)
+
+    def _open_payload(self) -> None:
         self._job_parameters, context = self._mailbox.payload
         if context is not None:
             self._set_context(context)
-        super()._run(body)
 
     def _parameters(self) -> npt.NDArray[np.float32]:
         return np.array(self._job_parameters)
 
     def _send_arrival(self, trajectory: Trajectory, message: bytes) -> None:
         self._mailbox.send_bytes(message, self._layout.pack(trajectory))
+
+    def _send_segment(self, said: protocol.SegmentArrival, message: bytes) -> None:
+        self._mailbox.send_bytes(message, self._layout.pack_segment(self._arrays, said.n_steps, said.n_pieces))
 
     def _send_gradient(self, total: npt.NDArray[np.float32], message: bytes) -> None:
         self._mailbox.send_bytes(message, total)

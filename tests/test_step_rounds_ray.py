@@ -1,0 +1,83 @@
+"""Rounds of steps on Ray: the pieces of the simulator, a worker that sticks, one that fails, and a run that repeats."""
+
+import os
+from functools import partial
+
+import numpy as np
+import pytest
+from envs import LengthFromSeedEnv, PointEnv, parameters
+from processes import FAILED, Bell, FaultyEnv, kill_myself, ring
+from test_step_rounds import WaitingEnv, assert_same, each, nothing, prepared, total
+
+from sb3_nigt import RennalaNIGT, SimulatedVecEnv
+from sb3_nigt.recording import Recording, RunRecorder
+from sb3_nigt.replay import replay
+
+pytest.importorskip("ray")
+
+from sb3_nigt import RayVecEnv
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*accelerator:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
+    pytest.mark.timeout(300),
+]
+
+
+@pytest.fixture(scope="module")
+def connection():
+    """A Ray that stays for all tests of this file."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.path.dirname(__file__), prepend=os.pathsep)  # the actors import ``envs``
+        first = RayVecEnv([PointEnv], address="local", num_cpus=0.01)
+        yield first
+        first.close()
+
+
+@pytest.fixture
+def workers(connection):
+    made = []
+
+    def make(*env_fns, **kwargs):
+        made.append(RayVecEnv(list(env_fns), num_cpus=0.01, **kwargs))
+        return made[-1]
+
+    yield make
+    for env in made:
+        env.close()
+
+
+def test_pieces_are_those_of_the_simulator(workers):
+    for env_class in (LengthFromSeedEnv, PointEnv):
+        env, point = prepared(workers(*[env_class] * 2))
+        simulated, _ = prepared(SimulatedVecEnv([env_class] * 2))
+        for round_ in range(5):
+            rule = each(20) if round_ % 2 else total(60)
+            segments = env.run_segments(point(round_), rule, nothing)
+            assert rule(segments.counts)
+            keys = [arrival.key for arrival, _ in segments.pieces]
+            assert len(set(keys)) == len(keys)
+            assert_same(segments, simulated.repeat_segments(point(round_), segments.segments))
+
+
+def test_a_worker_in_a_long_step_is_not_waited_for_and_joins_when_it_is_done(workers, tmp_path):
+    with Bell(tmp_path / "begun") as begun, Bell(tmp_path / "go_on"):
+        env, point = prepared(workers(partial(WaitingEnv, tmp_path / "begun", tmp_path / "go_on"), LengthFromSeedEnv))
+        assert env.run_segments(point(0), total(20), begun.wait).counts[0] == 0
+        assert env.run_segments(point(1), total(20), nothing).counts[0] == 0
+        ring(tmp_path / "go_on")
+        segments = env.run_segments(point(2), each(5), nothing)
+        assert segments.counts.min() >= 5
+        (late,) = [piece for job, _, piece in segments.discarded if job.worker == 0]
+        assert (late.n_steps, late.point.round) == (1, 0)
+
+
+@pytest.mark.filterwarnings(FAILED)
+def test_a_recorded_run_with_a_failure_repeats_in_the_simulator_bit_for_bit(workers, tmp_path):
+    env_fns = [partial(FaultyEnv, kill_myself, at=70, flag=tmp_path / "failed"), LengthFromSeedEnv]
+    model = RennalaNIGT("MlpPolicy", workers(*env_fns), seed=3, device="cpu", n_steps=20)
+    model.learn(1_200, callback=RunRecorder(tmp_path / "run.jsonl"))
+    assert (tmp_path / "failed").exists()
+    other = RennalaNIGT("MlpPolicy", SimulatedVecEnv(env_fns), seed=3, device="cpu", n_steps=20)
+    replay(other, Recording.load(tmp_path / "run.jsonl"))
+    assert np.array_equal(parameters(model), parameters(other))
