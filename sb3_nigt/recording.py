@@ -135,7 +135,7 @@ def settings_of(model: Any) -> dict[str, Any]:
     :param model: one of this package's
     :return: numbers and names among its arguments, and a checksum of its parameters
     """
-    names = ("n_steps", "gamma", "gae_lambda", "eta", "learning_rate", "geometry", "rollout", "stagger")
+    names = ("n_steps", "horizon", "gamma", "gae_lambda", "eta", "learning_rate", "geometry", "rollout", "stagger")
     numbers = {name: value for name in names if isinstance(value := getattr(model, name), int | float | str)}
     return {**numbers, "parameters": zlib.crc32(flatten(model.policy).tobytes())}
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
@@ -95,7 +96,7 @@ class _RecordedRun:
             return None
         plan.meanwhile()
         recorded, point = self._rounds.pop(), plan.point
-        report, self.progress_at_update = recorded.report, recorded.progress[1]
+        report, self.progress_at_update = _with_own_tasks(recorded.report, workers.task_ids), recorded.progress[1]
         if report.segments:
             segments = workers.repeat_segments(point, report.segments)
             return _as_accepted(report, {(a.worker, a.key): (a, piece) for a, piece in segments.pieces})
@@ -159,6 +160,15 @@ def _sample(workers: TrajectoryWorkers, jobs: list[Job]) -> dict[Name, tuple[Arr
         if waiting[arrival.worker]:
             workers.submit(waiting[arrival.worker].pop())
     return results
+
+
+def _with_own_tasks(report: RoundReport, task_ids: Sequence[Hashable]) -> RoundReport:
+    """A recording knows tasks by their texts only."""
+
+    def renamed(arrivals: Sequence[Arrival]) -> tuple[Arrival, ...]:
+        return tuple(replace(arrival, task_id=task_ids[arrival.worker]) for arrival in arrivals)
+
+    return replace(report, arrivals=renamed(report.arrivals), rejected=renamed(report.rejected))
 
 
 def _as_accepted(report: RoundReport, sampled: dict[Name, tuple[Arrival, Trajectory]]) -> RoundResult:

@@ -19,18 +19,21 @@ FLOORS: tuple[dict[str, str], ...] = (
         "errors": "what can go wrong",
         "validation": "checks of single arguments",
         "messages": "records that travel between an algorithm and its workers",
+        "moments": "means and variances that can be merged",
     },
     {
         "timing": "clocks, and laws of how long a step takes",
         "aggregators": "when a round is complete and how it is weighed: functions of the counts",
         "optimizers": "from a gradient to the next parameters",
         "envs": "the tasks of the paper",
+        "critic": "a value network and how it is fitted",
+        "normalization": "running statistics of observations, as a part of the policy",
     },
     {
         "schedules": "which worker starts which trajectory: events in, starts out",
-        "policies": "networks that act, without a critic",
         "parameters": "a policy as a flat vector; the only place that knows offsets",
     },
+    {"policies": "networks that act, with their normaliser and their critic"},
     {
         "sampling": "one worker's environment, one trajectory at a time",
         "recording": "a run as a file",
@@ -43,7 +46,10 @@ FLOORS: tuple[dict[str, str], ...] = (
         "vec_env.base": "the contract of workers, wherever they are",
         "vec_env.wrappers": "wrappers of Stable-Baselines3 around the workers",
     },
-    {"vec_env.lockstep": "workers made of any VecEnv of Stable-Baselines3"},
+    {
+        "vec_env.lockstep": "workers made of any VecEnv of Stable-Baselines3",
+        "vec_env.stepping": "rounds of steps on simulated speeds",
+    },
     {"vec_env.connect": "finds the workers behind the environment that a model was given"},
     {
         "algorithms": "the round, the update and the six algorithms; they know workers by their contract only",
@@ -88,9 +94,12 @@ BORROWED = {
 LONG_FILES = {
     "algorithms.base": "the argument list of the constructor and its documentation, and Stable-Baselines3's interface",
     "distributed.session": "all that ranks exchange in one learn()",
-    "vec_env.pool.pool": "roster, transport and commands in one object",
+    "policies": "Stable-Baselines3's interface of an actor-critic policy, which cannot be had in parts",
+    "testing.workers": "one test after the other",
+    "vec_env.simulated": "Stable-Baselines3's interface, trajectories and rounds of steps on one clock",
 }
 LONG_FUNCTIONS = {
+    "algorithms.base.AsyncPolicyGradient.__init__": "one line an argument",
     "distributed.session.Session.run_round": "the round with its exchanges, in order",
     "distributed.session.Session._exchange": "one message with all its fields",
     "experiments.benchmark.command.add_arguments": "one statement an argument",

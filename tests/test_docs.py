@@ -13,20 +13,11 @@ from pathlib import Path
 
 import pytest
 import torch as th
+from paper import MaleniaNIGT, RennalaNIGT, SyncNIGT
 from stable_baselines3.common.logger import KVWriter, Logger
 
 import sb3_nigt
-from sb3_nigt import (
-    AFedPG,
-    MaleniaNIGT,
-    ProcessVecEnv,
-    RennalaNIGT,
-    RennalaPG,
-    SimulatedVecEnv,
-    SyncNIGT,
-    SyncPG,
-    make_worker_vec_env,
-)
+from sb3_nigt import AFedPG, ProcessVecEnv, RennalaPG, SimulatedVecEnv, SyncPG, make_worker_vec_env
 from sb3_nigt.__main__ import main
 from sb3_nigt.envs.tasks import FAMILIES
 from sb3_nigt.experiments import compare, reproduce

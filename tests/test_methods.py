@@ -21,7 +21,7 @@ TASKS = ("a", "b", "a")
 @pytest.mark.filterwarnings("ignore:The workers hold different tasks")
 def test_an_entry_says_what_the_algorithm_does(method):
     """Workers 0 and 2 share a task, so Malenia's rule is one for tasks, not for workers."""
-    model = method.algorithm("MlpPolicy", simulated([PointEnv] * 3, task_ids=list(TASKS)), n_steps=3, seed=0, device="cpu")
+    model = method.algorithm("MlpPolicy", simulated([PointEnv] * 3, task_ids=list(TASKS)), seed=0, device="cpu")
     model.learn(1)  # the aggregator of Malenia asks the workers for their tasks
     assert model.make_aggregator(model.n_trajectories) == method.aggregator(model.n_trajectories, TASKS)
     assert type(model.make_schedule()) is method.schedules[method.default_schedule]

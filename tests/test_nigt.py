@@ -31,6 +31,7 @@ def parameters(rng, dtype=th.float64, shapes=SHAPES):
 
 
 def flat(tensors):
+    tensors = tensors.values() if isinstance(tensors, dict) else tensors
     return th.cat([tensor.detach().reshape(-1) for tensor in tensors]).numpy().copy()
 
 
@@ -76,12 +77,12 @@ def test_first_steps_by_hand():
     p = th.nn.Parameter(th.zeros(2, dtype=th.float64))
     optimizer = NIGT([p], lr=1.0, eta=0.5)
     assert optimizer.direction_norm() == 0.0
-    assert optimizer.extrapolated()[0].tolist() == [0.0, 0.0]
+    assert optimizer.extrapolated()[p].tolist() == [0.0, 0.0]
     expected = [([3.0, 4.0], [-0.6, -0.8], [-1.2, -1.6], 5.0), ([3.0, -4.0], [-1.6, -0.8], [-2.6, -0.8], 3.0)]
     for g, theta, extrapolated, norm in expected:
         one_step([p], optimizer, g)
         assert p.tolist() == pytest.approx(theta, abs=1e-15)
-        assert optimizer.extrapolated()[0].tolist() == pytest.approx(extrapolated, abs=1e-15)
+        assert optimizer.extrapolated()[p].tolist() == pytest.approx(extrapolated, abs=1e-15)
         assert optimizer.direction_norm() == pytest.approx(norm, abs=1e-15)
 
 
@@ -167,9 +168,10 @@ def test_extrapolated_leaves_everything_as_it_is():
     for _ in range(2):  # before the first step, where θ̃ = θ, and after it
         before = flat(params)
         points = optimizer.extrapolated()
-        assert [point.shape for point in points] == [p.shape for p in params]
-        assert not any(point.requires_grad for point in points)
-        for point in points:
+        assert list(points) == params  # in order
+        assert [point.shape for point in points.values()] == [p.shape for p in params]
+        assert not any(point.requires_grad for point in points.values())
+        for point in points.values():
             point.fill_(7.0)
         assert (flat(params) == before).all()
         one_step(params, optimizer, rng.standard_normal(len(before)))
@@ -204,7 +206,7 @@ def test_parameter_without_gradient_is_skipped():
     moved = one_step([a], optimizer, [3.0, 4.0])
     assert moved == pytest.approx([-0.06, -0.08], abs=1e-15)
     assert (flat([b]) == before).all()
-    assert (flat([optimizer.extrapolated()[1]]) == before).all()
+    assert (flat([optimizer.extrapolated()[b]]) == before).all()
     a.grad = None
     assert optimizer.step() is None  # nobody moves
     # its own first gradient, whenever it comes, enters without η: with a's direction d = (3, 4, 12, 0, 0), norm 13
@@ -264,7 +266,7 @@ def test_minimises_a_noisy_quadratic(seed):
     rho = sigma * (dim * eta / (2 - eta)) ** 0.5
     assert (curvature * (theta - optimum)).norm() > 50 * rho
     for _ in range(n_rounds):
-        (point,) = optimizer.extrapolated()
+        point = optimizer.extrapolated()[theta]
         point.requires_grad_(True)
         loss = 0.5 * (curvature * (point - optimum) ** 2).sum()
         (gradient,) = th.autograd.grad(loss, point)

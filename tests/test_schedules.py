@@ -8,9 +8,11 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from sb3_nigt.aggregators import Malenia, Rennala, Synchronous
+from sb3_nigt.aggregators import Malenia, Rennala, Synchronous, TicketPool
 from sb3_nigt.messages import TrajectoryKey
 from sb3_nigt.schedules import FirstFinished, Immediate, Pipelined, Planned
+from sb3_nigt.schedules.planned import predicted_end
+from sb3_nigt.schedules.tickets import RoundTickets, Ticket
 
 
 class Round:
@@ -218,7 +220,7 @@ def test_new_predictions_count_at_once():
 @pytest.mark.parametrize(("back", "durations"), [(1, [1.5, 5.0, 20.0]), (2, [20.0, 1.5, 5.0])])
 def test_ticket_is_free_before_the_end_of_what_is_in_flight(back, durations):
     """
-    M = 4, everybody has a ticket; then the durations turn out to be 1.5, 5, 20. At 1 the one of 5 s is back, one ticket is left.
+    M = 4, all have a ticket; then the durations turn out to be 1.5, 5, 20. At 1 the one of 5 s is back, one ticket is left.
 
     The one of 1.5 s could have it done by 1.5 + 1.5 = 3, the one of 5 s by 6 only. But the one of 20 s makes the round last
     until 20 anyway, whether it is the first in the list or the last.
@@ -226,6 +228,35 @@ def test_ticket_is_free_before_the_end_of_what_is_in_flight(back, durations):
     schedule = Planned()
     assert len(schedule.begin(Rennala(4), 0, 0.0, np.array([9.0, 9.0, 9.0]), [])) == 3
     assert [start.worker for start in schedule.accepted(back, 1.0, np.array(durations))] == [back]
+
+
+def test_prediction_of_the_end_of_a_trajectory():
+    """Begun at 2, predicted to take 3 s: until 5; at 6 it is 1 s late, and 1 s more is expected."""
+    assert [predicted_end(Ticket(0, 0, 0, 2.0), 3.0, now) for now in (2.5, 5.0, 6.0)] == [5.0, 5.0, 7.0]
+
+
+def test_a_round_that_is_opened_again_starts_anew():
+    """A callback has said stop in the middle of it: no ticket is out any more, and the same ones are given out."""
+    schedule = Planned()
+    first, second = [schedule.begin(Rennala(2), 0, 0.0, np.ones(2), []) for _ in range(2)]
+    assert first == second
+    assert len(first) == 2
+
+
+def test_small_durations_are_compared_as_they_are():
+    """M = 3: worker 0 is done with all by 0.3, before worker 1 with its first, and nothing in flight lasts longer."""
+    assert [s.worker for s in Planned().begin(Rennala(3), 0, 0.0, np.array([0.1, 0.35]), [])] == [0]
+
+
+@pytest.mark.parametrize(("duration", "started"), [(0.3, [0, 1, 2]), (0.31, [0, 1])])
+def test_a_tie_is_one_at_large_times_as_well(duration, started):
+    """
+    M = 4 and 0.1, 0.25, 0.3 s: workers 0 and 1 take a ticket each. Of the two left worker 0 would bring the second by 0.3.
+
+    So worker 2 is in time. But 10^6 + 0.1 + 0.1 + 0.1 is smaller than 10^6 + 0.3 by 10^-10 after rounding.
+    """
+    starts = Planned().begin(Rennala(4), 0, 1e6, np.array([0.1, 0.25, duration]), [])
+    assert [start.worker for start in starts] == started
 
 
 def test_rejected_trajectory_is_made_up_for_with_fresh_random_numbers():
@@ -261,6 +292,31 @@ def test_a_new_round_forgets_the_old_one(schedule_cls):
     assert counts.tolist() == [3, 2, 0]  # the record of a past round is not written to
 
 
+# Tickets
+
+
+def test_tickets_of_a_round_by_hand():
+    """
+    Pools {0, 2} with two tickets and {1} with one. Ticket k of the first pool has the random numbers of trajectory ⌊k/2⌋ of
+    worker 0 (k even) or 2 (k odd).
+    """
+    tickets = RoundTickets(7, [TicketPool((0, 2), 2), TicketPool((1,), 1)])
+    assert tickets.pool_of == {0: 0, 2: 0, 1: 1}
+    only = tickets.take(1, 0.5)
+    assert (only.round, only.pool, only.number, only.started_at) == (7, 1, 0, 0.5)
+    assert [tickets.left(pool) for pool in range(2)] == [2, 0]
+    assert tickets.any_left  # in the first pool
+    taken = [tickets.take(0, 1.0) for _ in range(2)]
+    assert not tickets.any_left
+    for ticket in taken:  # both have failed, and two more are issued
+        tickets.replace(ticket)
+    more = [tickets.take(0, 2.0) for _ in range(2)]
+    keys = [TrajectoryKey(7, 0, 0), TrajectoryKey(7, 2, 0), TrajectoryKey(7, 0, 1), TrajectoryKey(7, 2, 1)]
+    assert [tickets.key(ticket) for ticket in taken + more] == keys
+    tickets.give_back(more[0])
+    assert tickets.take(0, 3.0).number == more[0].number
+
+
 # Immediate
 
 
@@ -272,6 +328,7 @@ def test_immediate_starts_idle_workers_only():
     assert schedule.accepted(2, 1.0, durations) == []
     assert schedule.complete
     assert schedule.counts.tolist() == [0, 0, 1]
+    assert schedule.counts.dtype == np.int64
 
 
 def test_immediate_makes_up_for_a_rejected_trajectory_and_gathers_the_first_round():
@@ -373,6 +430,109 @@ def test_pipelined_round_may_be_over_before_it_begins():
     assert schedule.complete
     assert schedule.counts.tolist() == [0, 1]
     assert all(start.key.round == 2 for start in starts)
+
+
+def rounds_of(starts):
+    return [(start.worker, start.key.round) for start in starts]
+
+
+def test_pipelined_begins_nothing_early_when_the_round_ends_at_this_moment():
+    """
+    M = n. With 1 s each all are back at 1: the first waits for the others, to begin the next round with fresh parameters.
+
+    If one of the others takes 2 s, the round does not end at 1, though the third one is back; so the first begins early.
+    """
+    for durations, expected in [([1.0, 1.0, 1.0], []), ([1.0, 1.0, 2.0], [(0, 1)]), ([1.0, 2.0, 1.0], [(0, 1)])]:
+        schedule = Pipelined()
+        assert len(schedule.begin(Rennala(3), 0, 0.0, np.array(durations), [])) == 3
+        assert rounds_of(schedule.accepted(0, 1.0, np.array(durations))) == expected
+
+
+def test_pipelined_round_goes_on_while_a_ticket_has_no_worker():
+    """
+    M = 1: worker 0 has the ticket of round 0, worker 1 that of round 1. Worker 0 fails at 1 and counts as slow then, 10 s.
+
+    Worker 1, due at 1, would be done with the ticket by 2. So it is left for worker 1, and the round is not over.
+    """
+    schedule, durations = Pipelined(), np.array([10.0, 1.0])
+    assert rounds_of(schedule.begin(Rennala(1), 0, 0.0, np.ones(2), [])) == [(0, 0), (1, 1)]
+    assert rounds_of(schedule.rejected(0, 1.0, durations)) == []
+    assert not schedule.complete
+    assert rounds_of(schedule.accepted(1, 1.0, durations)) == [(1, 0)]
+    schedule.accepted(1, 2.0, durations)
+    assert schedule.complete
+    assert schedule.counts.tolist() == [0, 1]
+
+
+def test_what_has_begun_early_does_not_make_this_round_last():
+    """
+    M = 2, three workers: 0 and 1 have the tickets of round 0, worker 2 one of round 1. At 1 the durations turn out to be 1.5,
+    5, 20, and worker 1 has failed. Worker 0 would have the ticket done by 1.5 + 1.5 = 3, worker 1 only by 6.
+
+    Worker 2 is busy until 20, but round 0 does not wait for it. So worker 1 gets nothing of round 0.
+    """
+    schedule = Pipelined()
+    assert rounds_of(schedule.begin(Rennala(2), 0, 0.0, np.full(3, 9.0), [])) == [(0, 0), (1, 0), (2, 1)]
+    assert (1, 0) not in rounds_of(schedule.rejected(1, 1.0, np.array([1.5, 5.0, 20.0])))
+
+
+def test_the_end_of_a_round_is_recognised_at_large_times():
+    """Both take 0.3 s; 10^6 + 0.1 + 0.1 + 0.1, when worker 0 is back, is smaller than 10^6 + 0.3 after rounding."""
+    schedule, durations, back = Pipelined(), np.full(2, 0.3), 1e6 + 0.1 + 0.1 + 0.1
+    schedule.begin(Rennala(2), 0, 1e6, durations, [])
+    assert back < 1e6 + 0.3
+    assert schedule.accepted(0, back, durations) == []
+
+
+@pytest.mark.parametrize(("duration", "expected"), [(3.0, [(0, 1)]), (3.01, [])])
+def test_what_is_left_of_this_round_is_begun_before_the_next_one(duration, expected):
+    """
+    M = 4, three workers with 1 s each: three tickets of round 0 are out, all are back at 1, and worker 0 counts as slow then.
+
+    The ticket that is left goes to one of the others, who are done with it by 2. They have five tickets to begin, one of round
+    0 and four of round 1, and finish two at 2, two at 3, the fifth at 4. So worker 0 may take one of round 1 if it needs 3 s.
+    """
+    schedule = Pipelined()
+    schedule.begin(Rennala(4), 0, 0.0, np.ones(3), [])
+    assert rounds_of(schedule.accepted(0, 1.0, np.array([duration, 1.0, 1.0]))) == expected
+
+
+def test_pipelined_gives_the_tickets_of_this_round_as_planned_does():
+    """M = 3, 1 and 3.5 s: worker 0 is done with all by 3, so worker 1 gets none, but one of the three next ones, done by 6."""
+    assert rounds_of(Pipelined().begin(Rennala(3), 0, 0.0, np.array([1.0, 3.5]), [])) == [(0, 0), (1, 1)]
+
+
+def test_a_worker_may_have_a_part_in_the_next_round_only():
+    """Round 0 is for worker 1, round 1 for worker 0, as where tasks are dropped."""
+    schedule, ones = Pipelined(), np.ones(2)
+    assert rounds_of(schedule.begin(Malenia(1, (-1, 0)), 0, 0.0, ones, [], Malenia(1, (0, -1)))) == [(1, 0), (0, 1)]
+    assert schedule.accepted(0, 0.5, ones) == []
+    schedule.accepted(1, 1.0, ones)
+    assert schedule.complete
+    assert schedule.begin(Malenia(1, (0, -1)), 1, 1.0, ones, [], Malenia(1, (0, -1))) != []
+    assert schedule.complete
+    assert schedule.counts.tolist() == [1, 0]
+
+
+def test_the_next_round_is_planned_when_a_worker_is_idle_and_not_before():
+    """Malenia, M = 4, all busy at 0 with 1 s each. When worker 0 has nothing left at 2, worker 1 is known to need 3 s."""
+    rule, schedule, slow = Malenia(4, (0, 1)), Pipelined(), np.array([1.0, 3.0])
+    assert rounds_of(schedule.begin(rule, 0, 0.0, np.ones(2), [])) == [(0, 0), (1, 0)]
+    for worker in (0, 1):
+        assert rounds_of(schedule.accepted(worker, 1.0, slow)) == [(worker, 0)]
+    assert rounds_of(schedule.accepted(0, 2.0, slow)) == [(0, 1)]
+    assert schedule._early.pools == rule.tickets(slow)
+    assert schedule._early.pools != rule.tickets(np.ones(2))
+
+
+def test_the_next_round_is_planned_by_its_own_rule():
+    """M = 1 now and 3 next: of three workers with 1 s each the two without a ticket take two of the next round."""
+    schedule, ones = Pipelined(), np.ones(3)
+    assert rounds_of(schedule.begin(Rennala(1), 0, 0.0, ones, [], Rennala(3))) == [(0, 0), (1, 1), (2, 1)]
+    schedule.accepted(0, 1.0, ones)
+    schedule.accepted(1, 1.0, ones)
+    assert rounds_of(schedule.begin(Rennala(3), 1, 1.0, ones, [2], Rennala(3))) == [(0, 1), (1, 2)]
+    assert schedule.counts.tolist() == [0, 1, 0]
 
 
 @pytest.mark.parametrize("schedule_cls", [Planned, Pipelined])

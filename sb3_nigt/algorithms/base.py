@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import pathlib
+from collections.abc import Iterable
 from functools import partial
 from typing import Any, ClassVar, TypeVar
 
@@ -105,6 +108,7 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
     last_round: RoundReport | None = None
     eta_schedule: ProgressSchedule
     _group: Group | None = None  # of this learn() or the last one
+    _learned: dict[str, Any] | None = None  # in a file: apart from parameters and counters, what the model has learned
     _usual_logger: tuple[bool, Logger | None] | None = None  # while the model logs nothing
     _spec: RolloutSpec | None = None  # that the workers have from this model
     _structure: object = None  # of the policy in it, and what else it was made from
@@ -219,6 +223,10 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
             self.policy.optimizer = self.optimizer_class(parameters, lr=self.lr_schedule(1), **kwargs)  # type: ignore[call-arg]
         self.eta_schedule = FloatSchedule(self.eta)
         self._schedule, self._estimator = self.make_schedule(), self.make_estimator()
+        self._fisher = FisherSample(self.fisher_samples, self.fisher_rounds)
+        if self._learned is not None:  # of the model that was saved
+            self._estimator.load_state_dict(self._learned["estimator"])
+            self._fisher.rounds.extend(self._learned["fisher"])
         self._workers: TrajectoryWorkers | None = None
         self._accepted: Accepted = []  # of the last round, in worker order
         lengths = LengthEstimate(self._mean_length or float(self.horizon), seen=self._mean_length is not None)
@@ -252,6 +260,23 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
         self._workers = None
         check_env(self, self.env)
 
+    def save(
+        self,
+        path: str | pathlib.Path | io.BufferedIOBase,
+        exclude: Iterable[str] | None = None,
+        include: Iterable[str] | None = None,
+    ) -> None:
+        """
+        Save the model with what its critic has learned and what its next step is measured with, see ``BaseAlgorithm.save``.
+
+        :param path: of the zip file, or an open file
+        :param exclude: attributes that are left out besides the default ones
+        :param include: attributes that are saved although they would be left out
+        """
+        self._estimator.learn()  # what is left to learn of the last round
+        self._learned = {"estimator": self._estimator.state_dict(), "fisher": list(self._fisher.rounds)}
+        super().save(path, exclude, include)
+
     def _excluded_save_params(self) -> list[str]:
         transient = [
             "_workers",
@@ -275,6 +300,11 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
     def n_updates(self) -> int:
         """Outer updates so far, which is also the number of the next round."""
         return int(self._n_updates)
+
+    @property
+    def accepted(self) -> Accepted:
+        """Arrivals and trajectories of the last round, in worker order; of several ranks each has its own part."""
+        return self._accepted
 
     @property
     def progress_remaining(self) -> float:
@@ -400,7 +430,6 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
         if self._spec is not None and workers.rollout_spec is self._spec and structure == self._structure:
             return
         self._layout, self._buffers, self._has_batch_norm = Layout(self.policy), {}, has_batch_norm(self.policy)
-        self._fisher = FisherSample(self.fisher_samples, self.fisher_rounds, self._root_seed)
         self._structure = structure
         copied = copy_of(self.policy, self.device)
         self._spec = RolloutSpec(copied, self.horizon, self._root_seed, self.stagger, round_steps)
@@ -513,7 +542,8 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
         scored = update.contributions(self._accepted, self.last_round.weights, self._estimator)  # C_t of every step
         gradient = self._group.workers.gradient(scored, self.last_round.weights).to(self.device)  # g_t = Σ_i w_i S_i
         self._bad_gradients = update.count_bad(gradient, self._bad_gradients, self._n_updates)
-        self._fisher.add(self._accepted, self.last_round.weights, self._n_updates)
+        self._fisher.add(self._accepted, self.last_round.weights, (self._root_seed, self._n_updates))
+        before = self._layout.flatten()
         if self._bad_gradients == 0:
             update.descend(self.policy, self._layout, gradient, self._fisher, self._point)  # d_t and θ_{t+1}
         self._n_updates += 1
@@ -522,4 +552,6 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
             update.move_batch_norm(self.policy, [trajectory for _, trajectory in self._accepted])
         update.log_update(self.logger, self.policy, self._n_updates, gradient, self._extrapolation_norm)
         self._estimator.log(self.logger)
+        if isinstance(self.policy.optimizer, NIGT) and self.policy.optimizer.needs_metric:
+            update.log_kl(self.logger, self.policy, self._layout, self._fisher.rounds[-1], before, self._point)
         self._group.after_update(self.logger)

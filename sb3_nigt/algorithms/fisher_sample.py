@@ -19,24 +19,25 @@ class FisherSample:
 
     :param n_samples: observations of one round
     :param n_rounds: rounds that are used together
-    :param seed: of what is drawn
     """
 
-    def __init__(self, n_samples: int, n_rounds: int, seed: int) -> None:
-        self.n_samples, self._seed = n_samples, seed
+    def __init__(self, n_samples: int, n_rounds: int) -> None:
+        self.n_samples = n_samples
         self.rounds: deque[Any] = deque(maxlen=n_rounds)
 
-    def add(self, accepted: Sequence[tuple[Arrival, Trajectory]], weights: npt.NDArray[np.float64], round_: int) -> None:
+    def add(
+        self, accepted: Sequence[tuple[Arrival, Trajectory]], weights: npt.NDArray[np.float64], seed: tuple[int, int]
+    ) -> None:
         """
         Draw from a round.
 
         :param accepted: in worker order
         :param weights: w_i, one a worker
-        :param round_: its number, which with the seed decides what is drawn
+        :param seed: of what is drawn
         """
         lengths = [trajectory.n_steps for _, trajectory in accepted]
         by_step = np.repeat([weights[arrival.worker] for arrival, _ in accepted], lengths)
-        rng = np.random.default_rng((self._seed, round_))
+        rng = np.random.default_rng(seed)
         n_samples = min(self.n_samples, int(np.count_nonzero(by_step)))
         chosen = np.sort(rng.choice(len(by_step), n_samples, replace=False, p=by_step / by_step.sum()))
         starts = np.cumsum([0, *lengths])

@@ -24,6 +24,9 @@ class TrainedModel(Protocol):
     num_timesteps: int
     seed: int | None
     schedule: str
+    rollout: str
+    gae_lambda: Any
+    geometry: str
     on_lost_task: str
 
     @property

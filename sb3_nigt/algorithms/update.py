@@ -20,8 +20,12 @@ from sb3_nigt.messages import Contribution, SamplingPoint
 from sb3_nigt.optimizers import NIGT, Extrapolating
 from sb3_nigt.parameters import Layout
 from sb3_nigt.policies import ActorPolicy, HalfRangeGaussianDistribution
-from sb3_nigt.replica.fisher import fisher_product, metric
+from sb3_nigt.replica.fisher import fisher_product, kl, metric, outputs_at
 from sb3_nigt.sampling.trajectory import Trajectory, map_observation
+
+Array = npt.NDArray[np.float32]
+
+DAMPING = 0.1  # λ of F + λI, in units of the policy's precision
 
 
 def extrapolate(optimizer: th.optim.Optimizer, eta: float) -> Mapping[th.Tensor, th.Tensor]:
@@ -62,6 +66,19 @@ def as_seen(policy: ActorCriticPolicy, observations: Any) -> Any:
     return policy.normalizer.frozen()(observations)
 
 
+def precision(policy: ActorCriticPolicy) -> float:
+    """
+    Return the mean of 1/σ² over the action components of a Gaussian whose σ is a parameter; 1 for all other policies.
+
+    F grows with 1/σ², so a damping in this unit keeps its share while σ falls in the course of a run.
+
+    :param policy: of the model
+    """
+    if not isinstance(policy, ActorPolicy) or not isinstance(policy.action_dist, HalfRangeGaussianDistribution):
+        return 1.0
+    return float(th.exp(-2 * policy.log_std.detach()).mean())
+
+
 def descend(
     policy: ActorCriticPolicy, layout: Layout, gradient: th.Tensor, sample: FisherSample, point: SamplingPoint
 ) -> None:
@@ -81,6 +98,8 @@ def descend(
         product = fisher_product(policy, layout, point.parameters, sample.observations())
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         optimizer.metric = metric(product, layout, parameters)
+        for group in optimizer.param_groups:
+            group["damping"] = DAMPING * precision(policy)
     optimizer.step()
     policy.zero_grad()
 
@@ -130,6 +149,27 @@ def move_batch_norm(policy: ActorCriticPolicy, trajectories: Sequence[Trajectory
     with th.no_grad():
         policy.get_distribution(obs_as_tensor(observations, policy.device))
     policy.set_training_mode(False)
+
+
+def log_kl(
+    logger: Logger, policy: ActorCriticPolicy, layout: Layout, observations: Any, before: Array, point: SamplingPoint
+) -> None:
+    """
+    Record how far the update has moved the policy: KL(θ_t ‖ θ_{t+1}), and KL(θ̃_t ‖ θ̃_{t+1}) between sampling points.
+
+    :param logger: the model's
+    :param policy: holds θ_{t+1}
+    :param layout: of its parameters
+    :param observations: on which the divergences are measured, as the policy gets them
+    :param before: θ_t, flat
+    :param point: θ̃_t
+    """
+    optimizer = policy.optimizer
+    assert isinstance(optimizer, NIGT)
+    pairs = {"kl": (before, layout.flatten()), "kl_sampling": (point.parameters, layout.flatten(optimizer.extrapolated()))}
+    for name, (old, new) in pairs.items():
+        outputs = [outputs_at(policy, layout, parameters, observations) for parameters in (old, new)]
+        logger.record(f"train/{name}", float(kl(*outputs)))
 
 
 def log_update(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +35,17 @@ class Estimator(ABC):
 
     def learn(self) -> None:  # noqa: B027, most estimators learn nothing
         """Learn from the last round; called while the workers sample the next one."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that changes in a run, apart from what the policy holds."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027
+        """
+        Go on from a state.
+
+        :param state: made by ``state_dict``
+        """
 
     def log(self, logger: Logger) -> None:  # noqa: B027
         """

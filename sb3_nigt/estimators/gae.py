@@ -98,6 +98,15 @@ class GeneralizedAdvantage(Estimator):
             self.last_fit = self.critic.fit(lesson.observations, lesson.targets, lesson.values, lesson.tasks)
             self.critic.network.reward_scale.fill_(self.scale.scale)
 
+    def state_dict(self) -> dict[str, Any]:
+        """See ``Estimator``; a round that was not learned from yet is not part of it."""
+        return {"critic": self.critic.state_dict(), "scale": self.scale.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See ``Estimator``."""
+        self.critic.load_state_dict(state["critic"])
+        self.scale.load_state_dict(state["scale"])
+
     def log(self, logger: Logger) -> None:
         """See ``Estimator.log``: of the last fit, which is that of the round before."""
         logger.record("train/reward_scale", self.scale.scale)

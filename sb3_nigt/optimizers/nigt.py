@@ -117,11 +117,7 @@ class NIGT(Optimizer):
         if not moving:
             return loss
         for p, group in moving:
-            eta, state = group["eta"], self.state[p]
-            if "direction" not in state:  # d_0 = g_0 without η
-                state["direction"] = p.grad.clone()
-            else:
-                state["direction"].mul_(1 - eta).add_(p.grad, alpha=eta)
+            self._average(p, group["eta"])
         step = self._steepest([p for p, _ in moving])
         for (p, group), u in zip(moving, step.vectors, strict=True):
             # in double precision, since 1/‖u‖ may leave the range of the parameter's type where u/‖u‖ does not
@@ -143,11 +139,20 @@ class NIGT(Optimizer):
                     f"{name}={[group[name] for group in self.param_groups]} differs between parameter groups, but one norm is "
                     f"taken over all of them: give {name} once, as an argument of NIGT."
                 )
-        if check_geometry(first["geometry"]).needs_metric and self.metric is None:
+        if self.needs_metric and self.metric is None:
             raise ValueError(
                 f"geometry={first['geometry']!r} needs a metric and there is none: before step(), set optimizer.metric to a "
                 'function from a list of tensors v, one for each parameter, to the list F v, or choose geometry="euclidean".'
             )
+
+    def _average(self, p: th.Tensor, eta: float) -> None:
+        """d_t from d_{t-1} and the gradient."""
+        assert p.grad is not None
+        state = self.state[p]
+        if "direction" not in state:  # d_0 = g_0 without η
+            state["direction"] = p.grad.clone()
+        else:
+            state["direction"].mul_(1 - eta).add_(p.grad, alpha=eta)
 
     def _steepest(self, moving: list[th.Tensor]) -> Step:
         """The step of the geometry along the direction, and what is to be said about it."""

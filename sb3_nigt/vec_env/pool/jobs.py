@@ -76,12 +76,12 @@ class Jobs:
         slot.job_number += 1
         slot.state = State.BUSY
         slot.heartbeat.begin(steps, now)
-        numbers = worker, slot.job_number, slot.point_number, job.point.round
         if job.segment_steps:
+            numbers = worker, slot.job_number, slot.point_number, job.point.round
             told.append(do.RunSegment(*numbers, slot.progress, job.segment_steps))
             slot.progress = replace(slot.progress, new_episode=False)
         else:
-            told.append(do.Run(*numbers, job.key))
+            told.append(do.Run(job, slot.job_number, slot.point_number))
         return told
 
     def arrived(self, worker: int, said: RemoteArrival | SegmentArrival, steps: int, now: float) -> list[Instruction]:

@@ -1,0 +1,285 @@
+"""Rounds of steps on the simulated clock: golden timelines by hand, and which steps count."""
+
+from functools import partial
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from envs import FixedLengthEnv, LengthFromSeedEnv, NanEnv, NeverEndingEnv, parameters, run_rounds
+from gymnasium import spaces
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from sb3_nigt import FixedTimes, MaleniaNIGT, RennalaNIGT, SimulatedVecEnv, SyncNIGT, WorkerError
+from sb3_nigt.aggregators import Malenia, Rennala, Synchronous
+from sb3_nigt.timing.segments import round_of_steps, steps_by
+
+SMALL = {"net_arch": [8]}
+
+
+def make(algorithm=RennalaNIGT, env_fns=(NeverEndingEnv,) * 3, step_times=1.0, message_times=0.0, task_ids=None, **kwargs):
+    env = SimulatedVecEnv(list(env_fns), FixedTimes(step_times, message_times), task_ids=task_ids)
+    arguments = {"seed": 3, "device": "cpu", "policy_kwargs": SMALL, "fisher_samples": 20, **kwargs}
+    return algorithm("MlpPolicy", env, **arguments)
+
+
+def timeline(model, n_rounds):
+    """Start, end, counts and discarded steps of each round."""
+    return [
+        (report.started_at, report.finished_at, report.counts.tolist(), report.discarded_steps)
+        for report in run_rounds(model, n_rounds)
+    ]
+
+
+# Golden timelines
+
+
+def test_equal_speeds():
+    """Three workers of one second a step, n_steps=2: complete at 2, and nothing is in flight."""
+    assert timeline(make(n_steps=2), 2) == [(0, 2, [2, 2, 2], 0), (2, 4, [2, 2, 2], 0)]
+
+
+def test_a_tie_counts_for_all():
+    """
+    Speeds 1, 2, 2 and M = 3: steps end at 1 (worker 0) and at 2 (all three). Complete at 2 with four steps, since all that
+    have ended by then count; nothing is in flight.
+    """
+    assert timeline(make(n_steps=1, step_times=[1, 2, 2]), 2) == [(0, 2, [2, 1, 1], 0), (2, 4, [2, 1, 1], 0)]
+
+
+def test_a_step_in_flight_goes_on_into_the_next_round():
+    """
+    Speeds 1, 1, 3 and M = 6. Round 0: worker 0 and 1 end steps at 1, 2, 3, worker 2 at 3: by 2 there are 4, by 3 seven.
+    With messages of 0.5 the next round begins at 3.5. Nothing was in flight at 3.
+    Round 1: ends at 4.5, 5.5, 6.5 and 6.5.
+    """
+    rounds = timeline(make(n_steps=2, step_times=[1, 1, 3], message_times=0.5), 2)
+    assert rounds == [(0, 3.5, [3, 3, 1], 0), (3.5, 7, [3, 3, 1], 0)]
+
+
+def test_a_step_that_is_longer_than_a_round():
+    """
+    Speeds 1, 1, 5 and M = 6. By 3 worker 0 and 1 have three steps each: complete at 3, worker 2 is in its first step, which
+    began in the round and counts for nothing. It ends at 5. Round 1 begins at 3: worker 0 and 1 have six steps at 6; worker 2
+    begins at 5 and is in flight at 6. Round 2, from 6: worker 2 is free at 10, after the end at 9.
+    """
+    rounds = timeline(make(n_steps=2, step_times=[1, 1, 5]), 3)
+    assert rounds == [(0, 3, [3, 3, 0], 1), (3, 6, [3, 3, 0], 1), (6, 9, [3, 3, 0], 0)]
+
+
+def test_malenia_waits_for_the_first_step_of_a_slow_task():
+    """
+    Two tasks, speeds 1 and 4, M = 4. The harmonic mean of (4, 1) is 1.6 < 2 at 4; at 8 with (8, 2) it is 3.2 ≥ 2. In between
+    (N, 1) with 2 / (1/N + 1) < 2 is never enough. Weights: 1 / (2 · 8) and 1 / (2 · 2).
+    """
+    model = make(MaleniaNIGT, (NeverEndingEnv,) * 2, [1, 4], n_steps=2)
+    assert timeline(model, 1) == [(0, 8, [8, 2], 0)]
+    assert model.last_round.weights.tolist() == [1 / 16, 1 / 4]
+
+
+def test_sync_waits_for_all():
+    """Speeds 1, 2, 4 and n_steps=2: complete at 8; the others have gone on meanwhile."""
+    assert timeline(make(SyncNIGT, n_steps=2, step_times=[1, 2, 4]), 1) == [(0, 8, [8, 4, 2], 0)]
+
+
+def test_time_per_trajectory_charges_a_share_of_an_episode():
+    """200 steps an episode: h_i = 400 is two seconds a step."""
+    env = SimulatedVecEnv([partial(gym.make, "Pendulum-v1")] * 2, FixedTimes([200, 400], per="trajectory"))
+    model = RennalaNIGT("MlpPolicy", env, n_steps=3, seed=0, device="cpu", fisher_samples=6)
+    assert timeline(model, 1) == [(0, 4, [4, 2], 0)]
+
+
+def test_default_size_of_a_round():
+    assert run_rounds(make(), 1)[0].used_steps == 501  # ⌈500/3⌉ for each of three workers
+    assert run_rounds(make(env_fns=(FixedLengthEnv,) * 40), 1)[0].used_steps == 800  # 20 for each of forty
+
+
+# Which steps count
+
+
+speeds = st.lists(st.sampled_from([0.5, 1.0, 2.0, 3.0, 7.0, 50.0, 2**0.5, 3**0.5]), min_size=1, max_size=5)
+
+
+@settings(max_examples=200, deadline=None)
+@given(speeds, st.integers(1, 40), st.sampled_from(["rennala", "malenia", "synchronous"]), st.data())
+def test_a_round_ends_at_the_first_moment_that_the_rule_allows(step_times, m, name, data):
+    step_times = np.array(step_times)
+    starts = np.array(
+        data.draw(st.lists(st.sampled_from([0.0, 0.3, 1.0]), min_size=len(step_times), max_size=len(step_times)))
+    )
+    n = len(step_times)
+    rule = {"rennala": Rennala(m), "malenia": Malenia.of(m, range(n)), "synchronous": Synchronous(m)}[name]
+    end, counts = round_of_steps(starts, step_times, rule.is_complete)
+    assert rule.is_complete(counts)
+    ends = [[starts[i] + k * step_times[i] for k in range(1, counts[i] + 2)] for i in range(n)]
+    assert all(sum(time <= end for time in own) == count for own, count in zip(ends, counts, strict=True))
+    assert any(time == end for own in ends for time in own)
+    assert not rule.is_complete(np.array([sum(time < end for time in own) for own in ends]))
+
+
+def test_steps_by_undoes_rounding():
+    starts, step_times = np.zeros(3), np.array([0.1, 0.7, 3.0])
+    for k in range(1, 2000):
+        for worker in range(3):
+            time = float(starts[worker] + k * step_times[worker])
+            assert steps_by(time, starts, step_times)[worker] == k
+            assert steps_by(float(np.nextafter(time, 0)), starts, step_times)[worker] == k - 1
+
+
+class LongOrShort(gym.Env):
+    """An episode has 1 step with reward 1, or 9 steps with reward 0 in each, by the flip of a coin at its start."""
+
+    observation_space, action_space = spaces.Box(-1, 1, (1,), np.float32), spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self._left = 1 if self.np_random.random() < 0.5 else 9
+        self._is_short = self._left == 1
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        self._left -= 1
+        return np.zeros(1, np.float32), float(self._is_short), self._left == 0, False, {}
+
+
+def test_no_length_bias():
+    """
+    One step in ten is one of a short episode, whatever the speeds: 1 / (1 + 9). Ten workers, rounds of twenty steps; an
+    interval of 3.3 standard errors over blocks of rounds. "First M finished" over trajectories would see far more.
+    """
+    model = make(env_fns=(LongOrShort,) * 10, step_times=np.sqrt(np.arange(1, 11)).tolist(), n_steps=2, learning_rate=0.0)
+    shares = []
+
+    class Spy:
+        def coefficients(self, accepted, weights):
+            rewards = np.concatenate([t.rewards for _, t in accepted])
+            by_step = np.repeat([weights[a.worker] for a, _ in accepted], [t.n_steps for _, t in accepted])
+            shares.append(by_step @ rewards)
+            return [np.zeros(t.n_steps) for _, t in accepted]
+
+        def learn(self):
+            pass
+
+        def log(self, logger):
+            pass
+
+    model._estimator = Spy()
+    run_rounds(model, 1500)
+    blocks = np.array(shares[100:]).reshape(20, -1).mean(axis=1)
+    error = blocks.std(ddof=1) / np.sqrt(len(blocks))
+    assert error < 0.003
+    assert abs(blocks.mean() - 0.1) < 3.3 * error
+
+
+# Environments between rounds
+
+
+def test_environments_live_on_between_rounds():
+    """Episodes of 5 steps, 3 steps a round: pieces of 3, 2 + 1, 3, 1 + 2, 3 steps, and ages that go on."""
+    model, seen = make(env_fns=(partial(FixedLengthEnv, 5),), n_steps=3), []
+    original = model._estimator.coefficients
+    model._estimator.coefficients = lambda accepted, weights: (
+        seen.append([(t.age, t.n_steps, t.terminated) for _, t in accepted]) or original(accepted, weights)
+    )
+    run_rounds(model, 5)
+    assert seen == [
+        [(0, 3, False)],
+        [(3, 2, True), (0, 1, False)],
+        [(1, 3, False)],
+        [(4, 1, True), (0, 2, False)],
+        [(2, 3, True)],
+    ]
+
+
+def test_stagger_cuts_the_first_episodes_only():
+    env_fns = [partial(gym.make, "Pendulum-v1")] * 6
+    ends = {}
+    for stagger in (True, False):
+        model = make(env_fns=env_fns, n_steps=200, stagger=stagger)
+        run_rounds(model, 3)
+        ends[stagger] = [info["l"] for info in model.ep_info_buffer]
+    assert ends[False] == [200] * 18
+    # of six workers each has lost a part of its first episode, which is no episode for the log
+    assert set(ends[True]) == {200}
+    assert len(ends[True]) == 12
+
+
+def test_counters_and_episodes():
+    model = make(env_fns=(partial(FixedLengthEnv, 5),) * 3, n_steps=5, step_times=[1, 1, 7])
+    reports = run_rounds(model, 4)
+    executed = sum(report.used_steps + report.discarded_steps for report in reports)
+    assert model.num_timesteps == executed // 3 * 3
+    lengths = [info["l"] for info in model.ep_info_buffer]
+    assert lengths == [5] * len(lengths)
+    assert len(lengths) >= 10
+
+
+def test_pieces_with_numbers_that_are_not_finite_count_for_nothing():
+    """Worker 0 has a bad second step in every episode; the first one cannot be used either, and others make more steps."""
+    model = make(env_fns=(NanEnv, NeverEndingEnv), n_steps=2)
+    (report,) = run_rounds(model, 1)
+    # by 2 seconds each has two steps, of which those of worker 0 are lost; by 3 one more each, in a new episode
+    assert (report.finished_at, report.counts.tolist(), len(report.rejected)) == (3, [1, 3], 1)
+    assert report.discarded_steps == 2
+
+
+def test_a_worker_that_delivers_nothing_else_stops_the_run():
+    with pytest.raises(WorkerError, match="5 trajectories in a row ended with a non-finite reward"):
+        run_rounds(make(env_fns=(NanEnv, NeverEndingEnv), n_steps=20), 1)
+
+
+# Reductions
+
+
+def equal(first, second):
+    return np.array_equal(parameters(first), parameters(second))
+
+
+def trained(*args, n_rounds=4, **kwargs):
+    model = make(*args, **kwargs)
+    run_rounds(model, n_rounds)
+    return model
+
+
+def test_rennala_with_equal_speeds_is_sync():
+    env_fns = (LengthFromSeedEnv,) * 3
+    assert equal(trained(RennalaNIGT, env_fns, n_steps=4), trained(SyncNIGT, env_fns, n_steps=4))
+    assert not equal(trained(RennalaNIGT, env_fns, [1, 2, 3], n_steps=4), trained(SyncNIGT, env_fns, [1, 2, 3], n_steps=4))
+
+
+def test_malenia_with_one_task_is_rennala():
+    env_fns, speeds = (LengthFromSeedEnv,) * 3, [1, 2, 3]
+    one = trained(MaleniaNIGT, env_fns, speeds, task_ids=["a"] * 3, n_steps=4)
+    assert equal(one, trained(RennalaNIGT, env_fns, speeds, n_steps=4))
+    two = trained(MaleniaNIGT, env_fns, speeds, task_ids=["a", "b", "b"], n_steps=4)
+    assert not equal(two, one)
+
+
+def test_the_same_run_gives_the_same_bits():
+    first, second = (trained(env_fns=(LengthFromSeedEnv,) * 3, step_times=[1, 2, 5]) for _ in range(2))
+    assert equal(first, second)
+
+
+def test_speeds_decide_how_many_steps_and_nothing_else():
+    """A worker's stream of actions and its episodes do not depend on the others."""
+    pieces = {}
+    for speed in (1.0, 4.0):
+        model = make(env_fns=(LengthFromSeedEnv,) * 2, step_times=[1.0, speed], n_steps=10, learning_rate=0.0, stagger=False)
+        run_rounds(model, 1)
+        pieces[speed] = [t for a, t in model.accepted if a.worker == 1]
+    n = sum(t.n_steps for t in pieces[4.0])
+    assert 0 < n < sum(t.n_steps for t in pieces[1.0])
+    for name in ("samples", "rewards"):
+        slow, fast = (np.concatenate([getattr(t, name) for t in pieces[speed]])[:n] for speed in (4.0, 1.0))
+        np.testing.assert_array_equal(slow, fast)
+
+
+def test_a_plain_vec_env():
+    """Environments that step together are workers of equal speed."""
+    env = DummyVecEnv([partial(FixedLengthEnv, 5)] * 3)
+    model = RennalaNIGT("MlpPolicy", env, n_steps=4, seed=0, device="cpu", policy_kwargs=SMALL, fisher_samples=12)
+    reports = run_rounds(model, 3)
+    assert [report.counts.tolist() for report in reports] == [[4, 4, 4]] * 3
+    assert [a.n_steps for a in reports[1].arrivals if a.worker == 0] == [1, 3]
+    assert model.num_timesteps == 36
