@@ -51,7 +51,7 @@ def said(n_steps, made, episodes, cancelled=1):
 
 
 def run(worker, number, start, round_=0, point_number=1):
-    return RunSegment(worker, number, point_number, round_, start, 100)
+    return RunSegment(job(worker, round_), number, point_number, start)
 
 
 def opened(limits=None):
@@ -117,7 +117,7 @@ def test_a_worker_that_fails_starts_with_an_episode_that_was_not_tried(counted):
     roster.launched(0, 0, 2)
     assert roster.replied(0, 0, 3) == [SendPrepare(0)]
     *_, last = roster.replied(0, 0, 4)
-    assert last == RunSegment(0, 1, 2, int(counted), SegmentStart(7, 3) if counted else SegmentStart(0, 1), 100)
+    assert last == run(0, 1, SegmentStart(7, 3) if counted else SegmentStart(0, 1), int(counted), 2)
 
 
 def test_a_lost_worker_has_no_job():
@@ -145,7 +145,7 @@ def test_an_episode_is_left_where_the_environment_is_reset_or_its_state_unknown(
 
 def test_trajectories_run_as_before():
     one = Job(0, TrajectoryKey(0, 0, 0), POINTS[0])
-    assert opened().jobs.submit(one, 0, 0)[-1] == Run(0, 1, 1, 0, one.key)
+    assert opened().jobs.submit(one, 0, 0)[-1] == Run(one, 1, 1)
 
 
 # How long to wait, and what share of a round is expected

@@ -103,9 +103,9 @@ class Driver:
         self.transport.handles[job.worker].run(said.job_number, said.point_number, job.point.round, job.key)
 
     def _run_segment(self, said: do.RunSegment) -> None:
-        handle = self.transport.handles[said.worker]
-        handle.run_segment(said.job_number, said.point_number, said.round, said.start, said.n_steps)
-        self.segments.begun(said.worker, said.start)
+        job, handle = said.job, self.transport.handles[said.job.worker]
+        handle.run_segment(said.job_number, said.point_number, job.point.round, said.start, job.segment_steps)
+        self.segments.begun(job.worker, said.start)
 
     def _cancel(self, said: do.CancelJob) -> None:
         self.transport.handles[said.worker].cancel(said.job_number)

@@ -80,12 +80,10 @@ class Run:
 class RunSegment:
     """Let a worker step on at the point that was sent last, until it is stopped."""
 
-    worker: int
+    job: Job
     job_number: int
     point_number: int
-    round: int  # that begins at the point
     start: SegmentStart
-    n_steps: int  # after which it stops by itself at the latest
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,8 +77,7 @@ class Jobs:
         slot.state = State.BUSY
         slot.heartbeat.begin(steps, now)
         if job.segment_steps:
-            numbers = worker, slot.job_number, slot.point_number, job.point.round
-            told.append(do.RunSegment(*numbers, slot.progress, job.segment_steps))
+            told.append(do.RunSegment(job, slot.job_number, slot.point_number, slot.progress))
             slot.progress = replace(slot.progress, new_episode=False)
         else:
             told.append(do.Run(job, slot.job_number, slot.point_number))
