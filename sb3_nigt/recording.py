@@ -134,7 +134,7 @@ def settings_of(model: Any) -> dict[str, Any]:
     :param model: one of this package's
     :return: the numbers among its arguments, and a checksum of its parameters
     """
-    names = ("n_steps", "gamma", "eta", "learning_rate")
+    names = ("n_steps", "horizon", "gamma", "gae_lambda", "eta", "learning_rate")
     numbers = {name: value for name in names if isinstance(value := getattr(model, name), int | float)}
     return {**numbers, "parameters": zlib.crc32(flatten(model.policy).tobytes())}
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TypeVar
 
 from sb3_nigt.algorithms.base import AsyncPolicyGradient
 from sb3_nigt.algorithms.book import RoundResult
 from sb3_nigt.algorithms.group import Alone, RoundPlan
 from sb3_nigt.algorithms.trained import TrainedModel
-from sb3_nigt.messages import Arrival, Job, SamplingPoint, TrajectoryKey
+from sb3_nigt.messages import Arrival, Job, RoundReport, SamplingPoint, TrajectoryKey
 from sb3_nigt.recording import Recording, settings_of
 from sb3_nigt.sampling.trajectory import Trajectory
 from sb3_nigt.vec_env import SimulatedVecEnv, TrajectoryWorkers
@@ -98,7 +99,7 @@ class _RecordedRun:
         accepted = [sampled[arrival.worker, arrival.key] for arrival in report.arrivals]
         for was, (now, _) in zip(report.arrivals, accepted, strict=True):
             _check_same(report.round, was, now)
-        return RoundResult(report, accepted)
+        return RoundResult(_with_own_tasks(report, workers.task_ids), accepted)
 
 
 class _Replayed(Alone):
@@ -154,6 +155,15 @@ def _sample(workers: TrajectoryWorkers, jobs: list[Job]) -> dict[Name, tuple[Arr
         if waiting[arrival.worker]:
             workers.submit(waiting[arrival.worker].pop())
     return results
+
+
+def _with_own_tasks(report: RoundReport, task_ids: Sequence[Hashable]) -> RoundReport:
+    """A recording knows tasks by their texts only."""
+
+    def renamed(arrivals: Sequence[Arrival]) -> tuple[Arrival, ...]:
+        return tuple(replace(arrival, task_id=task_ids[arrival.worker]) for arrival in arrivals)
+
+    return replace(report, arrivals=renamed(report.arrivals), rejected=renamed(report.rejected))
 
 
 def _check_same(round_: int, was: Arrival, now: Arrival) -> None:

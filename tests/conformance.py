@@ -11,7 +11,10 @@ from envs import (
     LengthFromSeedEnv,
     NanEnv,
     NeverEndingEnv,
+    accepted,
+    coefficients,
     collect,
+    contributions,
     job,
     parameters,
     prepared,
@@ -21,12 +24,14 @@ from envs import (
     train_rounds,
 )
 from numpy.testing import assert_array_equal
+from paper import RennalaNIGT
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from sb3_nigt import RennalaNIGT, SimulatedVecEnv
+from sb3_nigt import SimulatedVecEnv
 from sb3_nigt.messages import Job, SamplingPoint, TrajectoryKey
 from sb3_nigt.parameters import load_flat
 from sb3_nigt.policies import MultiInputPolicy
+from sb3_nigt.replica.copying import copy_of
 from sb3_nigt.replica.gradients import policy_gradient
 
 
@@ -137,7 +142,7 @@ class WorkerVecEnvTests:
     def test_trajectory_is_sampled_at_its_point(self, make):
         """All parameters 0 but the last two, the biases of μ and of the argument of the softplus: μ = ±3, σ = 1e-6."""
         env, _ = prepared(make(NeverEndingEnv, NeverEndingEnv), n_steps=5)
-        size = sum(p.numel() for p in env.rollout_spec.policy.build().parameters())
+        size = sum(p.numel() for p in env.rollout_spec.policy.parameters())
         points = {mean: SamplingPoint(0, np.array([0] * (size - 2) + [mean, -30], dtype=np.float32)) for mean in (3, -3)}
         for sign in (1, -1, 1):
             for worker, mean in ((0, 3 * sign), (1, -3 * sign)):  # both in flight together
@@ -194,9 +199,9 @@ class WorkerVecEnvTests:
         env_fns, policy = [env_class] * 3, "MultiInputPolicy" if env_class is DictEnv else "MlpPolicy"
         rounds = []
         for env in (make(*env_fns), SimulatedVecEnv(env_fns)):
-            model = RennalaNIGT(policy, env, n_trajectories=7, n_steps=9, seed=4, device="cpu")
+            model = RennalaNIGT(policy, env, n_trajectories=7, horizon=9, seed=4, device="cpu")
             run_rounds(model, 1)
-            rounds.append({trajectory.key: trajectory for trajectory in model._accepted})
+            rounds.append({trajectory.key: trajectory for trajectory in accepted(model)})
         here, simulator = rounds
         assert len(here) == 7
         assert here.keys() == simulator.keys()
@@ -225,27 +230,29 @@ class WorkerVecEnvTests:
     # Gradients
 
     def test_gradient_is_that_of_the_weighted_steps(self, make):
-        env, point = prepared(make(*[LengthFromSeedEnv] * 2), gamma=0.5)
+        env, point = prepared(make(*[LengthFromSeedEnv] * 2))
         results = collect(env, [job(point, w, number=k) for k in range(2) for w in range(2)])
-        policy = env.rollout_spec.policy.build()
+        policy = copy_of(env.rollout_spec.policy, "cpu")
         load_flat(policy, point.parameters)
         weights = np.array([0.5, 0.125])
-        expected = policy_gradient(policy, [t for _, t in results], [weights[a.worker] for a, _ in results], 0.5)
-        gradient = env.gradient([a for a, _ in results], weights)
+        trajectories, scored = [t for _, t in results], contributions(results, gamma=0.5)
+        weighted = coefficients(trajectories, [weights[a.worker] for a, _ in results], gamma=0.5)
+        expected = policy_gradient(policy, trajectories, weighted)
+        gradient = env.gradient(scored, weights)
         assert gradient.dtype == th.float32
         assert float(gradient.norm()) > 0.01
         th.testing.assert_close(gradient, expected, rtol=1e-5, atol=1e-6)
-        th.testing.assert_close(env.gradient([a for a, _ in results], -2 * weights), -2 * gradient)
-        alone = [env.gradient([a for a, _ in results], np.eye(2)[w] * weights[w]) for w in range(2)]
+        th.testing.assert_close(env.gradient(scored, -2 * weights), -2 * gradient)
+        alone = [env.gradient(scored, np.eye(2)[w] * weights[w]) for w in range(2)]
         th.testing.assert_close(alone[0] + alone[1], gradient, rtol=1e-5, atol=1e-6)
 
     def test_gradient_does_not_depend_on_who_came_first(self, make):
         env, point = prepared(make(*[LengthFromSeedEnv] * 3))
-        arrivals = [a for a, _ in collect(env, [job(point, w, number=k) for k in range(3) for w in range(3)])]
+        scored = contributions(collect(env, [job(point, w, number=k) for k in range(3) for w in range(3)]))
         weights = np.array([0.3, 0.1, 0.7])
-        gradient = env.gradient(arrivals, weights)
+        gradient = env.gradient(scored, weights)
         for seed in range(5):
-            shuffled = [arrivals[i] for i in np.random.default_rng(seed).permutation(len(arrivals))]
+            shuffled = [scored[i] for i in np.random.default_rng(seed).permutation(len(scored))]
             assert th.equal(env.gradient(shuffled, weights), gradient)
 
     def test_gradient_is_taken_where_the_trajectory_was_sampled(self, make):
@@ -253,13 +260,14 @@ class WorkerVecEnvTests:
         there = SamplingPoint(0, here.parameters * np.float32(1.5))
         env.submit(job(here, 0))
         env.submit(job(there, 1))  # both are in flight together
-        first, second = sorted((env.next_arrival()[0] for _ in range(2)), key=lambda arrival: arrival.worker)
+        arrived = sorted((env.next_arrival() for _ in range(2)), key=lambda pair: pair[0].worker)
+        first, second = contributions(arrived)
         both, weights = env.gradient([first, second], np.ones(2)), np.ones(2)
         apart = env.gradient([first], weights), env.gradient([second], weights)
         th.testing.assert_close(both, apart[0] + apart[1])
         for point, is_same in ((there, True), (here, False)):
             env.forget(before_round=1)
-            ((again, _),) = collect(env, [job(point, 1)])
+            (again,) = contributions(collect(env, [job(point, 1)]))
             assert th.equal(env.gradient([again], weights), apart[1]) == is_same
 
     def test_forget_spares_what_is_in_flight(self, make):
@@ -268,8 +276,8 @@ class WorkerVecEnvTests:
         env.submit(job(point, 1))
         env.next_arrival()
         env.forget(before_round=1)
-        arrival, _ = env.next_arrival()
-        assert float(env.gradient([arrival], np.ones(2)).norm()) > 0
+        scored = contributions([env.next_arrival()])
+        assert float(env.gradient(scored, np.ones(2)).norm()) > 0
 
     # Life cycle
 

@@ -9,7 +9,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
 
-from sb3_nigt import FixedTimes, SimulatedVecEnv
+from sb3_nigt import PAPER, FixedTimes, SimulatedVecEnv
 from sb3_nigt.estimators import ReturnToGo
 from sb3_nigt.messages import Contribution, Job, SamplingPoint, TrajectoryKey
 from sb3_nigt.parameters import flatten
@@ -179,11 +179,11 @@ class RoundRecorder(BaseCallback):
         return True
 
 
-def run_rounds(model, n_rounds):
+def run_rounds(model, n_rounds, *callbacks):
     """Train for exactly so many rounds and updates; return the report of each round."""
     recorder = RoundRecorder(n_rounds)
     with suppress(_Enough):
-        model.learn(10**9, callback=recorder)
+        model.learn(10**9, callback=[*callbacks, recorder])
     assert len(recorder.reports) == n_rounds
     return recorder.reports
 
@@ -200,11 +200,29 @@ def parameters(model):
     return np.concatenate([p.detach().cpu().numpy().ravel() for p in model.policy.parameters()])
 
 
+def keep_outputs(owner, name, outputs):
+    """Add what a method returns to a list, from now on."""
+    method = getattr(owner, name)
+
+    def recording(*args):
+        outputs.append(method(*args))
+        return outputs[-1]
+
+    setattr(owner, name, recording)
+
+
+def accepted(model):
+    """The trajectories of the last round that count, in worker order."""
+    return [trajectory for _, trajectory in model._accepted]
+
+
 # Jobs without an algorithm
 
 
 def make_policy(observation_space, action_space, policy_class=MlpPolicy, **policy_kwargs):
-    """Make a policy as an algorithm would, without touching torch's random numbers."""
+    """Make a policy, of this package's classes the paper's, as an algorithm would, without touching torch's random numbers."""
+    if issubclass(policy_class, MlpPolicy):
+        policy_kwargs = {**PAPER["policy_kwargs"], **policy_kwargs}
     with th.random.fork_rng(devices=[]):
         policy = policy_class(observation_space, action_space, lambda progress: 0.0, **policy_kwargs)
     policy.set_training_mode(False)
@@ -221,8 +239,15 @@ def prepared(env, policy_class=MlpPolicy, n_steps=20, seed=0):
 
 def contributions(arrived, gamma=0.99):
     """What the paper's estimator makes of (arrival, trajectory) pairs."""
-    estimator = ReturnToGo(gamma)
-    return [Contribution(a.worker, a.key, *estimator.coefficients([t])) for a, t in arrived]
+    scored = coefficients([t for _, t in arrived], np.ones(len(arrived)), gamma)
+    return [Contribution(a.worker, a.key, own) for (a, _), own in zip(arrived, scored, strict=True)]
+
+
+def coefficients(trajectories, weights, gamma=0.99):
+    """w_j C_jt of the paper's estimator, as ``policy_gradient`` takes them."""
+    arrived = [(None, trajectory) for trajectory in trajectories]  # the paper's estimator looks at nothing else
+    own = ReturnToGo(gamma).coefficients(arrived, np.zeros(0))
+    return [weight * coefficients for weight, coefficients in zip(weights, own, strict=True)]
 
 
 def job(point, worker, number=0):

@@ -3,7 +3,7 @@
 import gymnasium as gym
 import numpy as np
 import pytest
-import torch as th
+from envs import make_policy
 from gymnasium import spaces
 from scipy import stats
 from scipy.special import expit, log_softmax, softmax
@@ -13,7 +13,6 @@ from torch import nn
 from toy_mdp import FEATURES, N_STATES, ToyEnv, all_paths
 
 from sb3_nigt.messages import SamplingPoint, TrajectoryKey
-from sb3_nigt.parameters import PolicySpec
 from sb3_nigt.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, TanhGaussianDistribution
 from sb3_nigt.replica.network import has_numpy_network
 from sb3_nigt.replica.replica import PolicyReplica
@@ -87,8 +86,8 @@ class DriftEnv(gym.Env):
 
 def make_replica(action_space, observation_space=VECTOR, policy_class=MlpPolicy, **policy_kwargs):
     """A replica, and a point with parameters so large that the outputs are of order one."""
-    spec = PolicySpec(policy_class, observation_space, action_space, policy_kwargs, th.device("cpu"))
-    replica, rng = PolicyReplica(spec, gamma=0.9), np.random.default_rng(0)
+    policy = make_policy(observation_space, action_space, policy_class, **policy_kwargs)
+    replica, rng = PolicyReplica(policy), np.random.default_rng(0)
     values = [
         rng.standard_normal(p.numel()) * (0.5 if p.ndim == 1 else p[0].numel() ** -0.5) for p in replica.policy.parameters()
     ]
@@ -182,7 +181,7 @@ def test_numpy_network_for_observations(space, kwargs):
     ],
 )
 def test_other_policies_run_in_torch(observation_space, policy_class, kwargs):
-    policy = PolicySpec(policy_class, observation_space, ACTIONS["box"], kwargs, th.device("cpu")).build()
+    policy = make_policy(observation_space, ACTIONS["box"], policy_class, **kwargs)
     assert not has_numpy_network(policy)
 
 
@@ -275,7 +274,7 @@ def test_distribution_of_the_gaussian_head(name):
 def test_unsquashed_gaussian_is_clipped():
     """Stable-Baselines3's own diagonal Gaussian: bounds (-0.1, 0.3), u = μ + σε."""
     space = spaces.Box(-0.1, 0.3, (3,), np.float32)
-    policy = PolicySpec(ActorCriticPolicy, VECTOR, space, {}, th.device("cpu")).build()
+    policy = make_policy(VECTOR, space, ActorCriticPolicy)
     sample, action = make_head(policy).draw(np.float32([0.0, 0.5, 0.1, 1.0, 2.0, 1.0]), np.float32([-2.0, 1.0, 0.1]))
     assert sample.tolist() == pytest.approx([-2.0, 2.5, 0.2], rel=1e-6)
     assert action.tolist() == pytest.approx([-0.1, 0.3, 0.2], rel=1e-6)

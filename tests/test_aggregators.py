@@ -103,6 +103,8 @@ def test_rennala_counts_everybody_alike():
     assert_allclose(rule.weights(np.array([4, 0, 1])), [1 / 5, 0, 1 / 5])
     assert_allclose(rule.weights(np.array([4, 0, 2])), [1 / 6, 0, 1 / 6])  # by what was reduced, not by M
     assert rule.tickets(np.array([1.0, 2.0, 9.0])) == [TicketPool((0, 1, 2), 5)]
+    assert rule.can_do_without([0, 1], 3)
+    assert not rule.can_do_without([0, 1, 2], 3)
 
 
 def test_synchronous_rounds_up():
@@ -149,6 +151,17 @@ def test_malenia_pools_the_workers_of_a_task():
     # Equal speeds: after k turns M_a = 2k, M_b = k. k = 2: 1/4 + 1/2 = 3/4 > 2/3. The arrivals of turn 3 in the order of the
     # workers: (5, 2): 7/10; (5, 3): 8/15 ≤ 2/3.
     assert rule.tickets(np.ones(3)) == [TicketPool((0, 2), 5), TicketPool((1,), 3)]
+
+
+def test_malenia_numbers_the_tasks_that_take_part():
+    """In the order in which they appear; -1 for a task without, whose workers do not count."""
+    assert Malenia.of(8, ["b", "a", "b", "c"]) == Malenia(8, (0, 1, 0, 2))
+    assert Malenia.of(8, ["b", "a", "b", "c"], without=["b"]) == Malenia(8, (-1, 0, -1, 1))
+
+
+def test_a_worker_that_is_predicted_to_deliver_nothing_gets_no_ticket_by_default():
+    """M = 2, τ = 1 and 5: worker 0 has delivered both by 2."""
+    assert Aggregator.tickets(Rennala(2), np.array([1.0, 5.0])) == [TicketPool((0,), 2)]
 
 
 # Rounds that the speeds predict
@@ -286,6 +299,9 @@ def test_nobody_knows_when_a_worker_that_is_needed_begins():
     for rule in (Malenia(6, (0, 1, 2)), Synchronous(6)):
         assert_array_equal(predicted_counts(rule, unknown), predicted_counts(rule, np.array([1.0, 3.0, 3.0])))
         assert_array_equal(predicted_counts(rule, np.full(3, np.inf)), predicted_counts(rule, np.ones(3)))
+    # Σ 1/c ≤ 3²/6 = 3/2; τ = 1/4, 1/2, 1/2. Until 1: 3 1 1 has 7/3. At 1 the second of worker 1 and that of worker 2, both
+    # started at 1/2, come first: 3 2 2 has 4/3.
+    assert predicted_counts(Malenia(6, (0, 1, 2)), np.array([0.25, np.inf, 0.5])).tolist() == [3, 2, 2]
     for rule in (Malenia(6, (0, 0, 1)), Rennala(6)):
         counts = predicted_counts(rule, unknown)
         assert counts[1] == 0

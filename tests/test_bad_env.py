@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from paper import MaleniaNIGT, RennalaNIGT, SyncNIGT
 from stable_baselines3.common.distributions import Distribution, SquashedDiagGaussianDistribution
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
@@ -22,16 +23,7 @@ from stable_baselines3.common.vec_env import (
 )
 from two_steps import TwoStepEnv, says, workers
 
-from sb3_nigt import (
-    AFedPG,
-    MaleniaNIGT,
-    RennalaNIGT,
-    RennalaPG,
-    SimulatedVecEnv,
-    SyncNIGT,
-    SyncPG,
-    make_worker_vec_env,
-)
+from sb3_nigt import AFedPG, RennalaPG, SimulatedVecEnv, SyncPG, make_worker_vec_env
 
 ALL = [RennalaNIGT, MaleniaNIGT, SyncNIGT, SyncPG, RennalaPG, AFedPG]
 

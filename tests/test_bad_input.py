@@ -4,18 +4,16 @@ import inspect
 
 import pytest
 import torch as th
+from paper import MaleniaNIGT, RennalaNIGT, SyncNIGT
 from two_steps import TwoStepEnv, says, workers
 
 from sb3_nigt import (
     AFedPG,
     FixedTimes,
-    MaleniaNIGT,
     RandomTimes,
-    RennalaNIGT,
     RennalaPG,
     ReplayedTimes,
     SimulatedVecEnv,
-    SyncNIGT,
     SyncPG,
     VaryingTimes,
     make_worker_vec_env,
@@ -28,7 +26,7 @@ BAD_ARGUMENTS = {
     "learning_rate": [-1.0, -1e-9, NAN, INF, "0.1", None, True, [0.1]],
     "n_trajectories": [0, -3, 2.5, 20.0, NAN, "20", None, True],
     "n_initial_trajectories": [0, -1, 1.5, NAN, "1", True],
-    "n_steps": [0, -1, 2.0, NAN, "9", None, True],
+    "horizon": [0, -1, 2.0, NAN, "9", None, True],
     "gamma": [-0.1, 1.1, NAN, INF, "0.9", None, True],
     "eta": [0, 0.0, -0.1, 1.5, 5, NAN, INF, "0.1", None, True],
     "schedule": ["fastest", "", None, 3, ["planned"]],
@@ -85,7 +83,7 @@ def test_argument(algorithm, name, value):
         ("eta", r"in \(0, 1\]"),
         ("gamma", r"in \[0, 1\]"),
         ("learning_rate", r"in \[0, inf\)"),
-        ("n_steps", r"an integer of at least 1"),
+        ("horizon", r"an integer of at least 1"),
         ("schedule", r"'planned'.*'first_finished'"),
     ],
 )
@@ -102,7 +100,7 @@ def test_gsde(algorithm):
 
 @pytest.mark.parametrize("algorithm", ALL)
 def test_allowed_extremes_train(algorithm):
-    extremes = {"n_trajectories": 1, "n_initial_trajectories": 1, "eta": 1.0, "gamma": 0, "learning_rate": 0, "n_steps": 1}
+    extremes = {"n_trajectories": 1, "n_initial_trajectories": 1, "eta": 1.0, "gamma": 0, "learning_rate": 0, "horizon": 1}
     model = algorithm("MlpPolicy", workers(), **{k: v for k, v in extremes.items() if takes(algorithm, k)})
     before = [p.clone() for p in model.policy.parameters()]
     model.learn(3)

@@ -8,11 +8,13 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
+from envs import contributions
 from gymnasium import spaces
+from paper import MaleniaNIGT, RennalaNIGT
 from scipy import stats
 from stable_baselines3.common.callbacks import BaseCallback
 
-from sb3_nigt import FixedTimes, MaleniaNIGT, RennalaNIGT, SimulatedVecEnv
+from sb3_nigt import FixedTimes, SimulatedVecEnv
 from sb3_nigt.algorithms.reporting import bias_bound
 
 N_WORKERS, M, ROUNDS = 10, 20, 250
@@ -55,7 +57,8 @@ class Recorder(BaseCallback):
         report = self.model.last_round
         lengths = [arrival.n_steps for arrival in report.arrivals]
         self.lengths.append(np.mean(lengths))
-        gradient = self.model._workers.gradient(report.arrivals, report.weights)
+        accepted = contributions(self.model._accepted, gamma=1.0)
+        gradient = self.model.workers.gradient(accepted, report.weights)
         # the bias of the last layer: two numbers, the derivatives by the logits of all steps together
         self.gradients.append(gradient[-2:].numpy())
 

@@ -9,8 +9,9 @@ import pytest
 from envs import run_rounds, simulated
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from paper import MaleniaNIGT, RennalaNIGT, SyncNIGT
 
-from sb3_nigt import AFedPG, MaleniaNIGT, RennalaNIGT, SyncNIGT
+from sb3_nigt import AFedPG
 
 EXACT = 1e-9  # relative; the clock adds durations up, the formulas multiply them
 
@@ -21,7 +22,7 @@ both_schedules = pytest.mark.parametrize("schedule", ["first_finished", "planned
 
 def train(algorithm, tau, n_rounds=2, message_times=0.0, length=2, **kwargs):
     env = simulated([length] * len(tau), tau, message_times, per="trajectory")
-    model = algorithm("MlpPolicy", env, n_steps=5, seed=0, device="cpu", policy_kwargs={"net_arch": [2]}, **kwargs)
+    model = algorithm("MlpPolicy", env, horizon=5, seed=0, device="cpu", policy_kwargs={"net_arch": [2]}, **kwargs)
     return run_rounds(model, n_rounds)
 
 
@@ -164,7 +165,7 @@ def test_planned_is_first_finished_when_durations_are_known(algorithm, tau, m):
 def test_time_per_step_is_the_same_for_a_fixed_length(schedule, step_times, m, length):
     """h_i a step and L steps are τ_i = h_i L a trajectory."""
     env = simulated([length] * len(step_times), step_times)
-    model = RennalaNIGT("MlpPolicy", env, n_trajectories=m, n_steps=9, schedule=schedule, seed=0, device="cpu")
+    model = RennalaNIGT("MlpPolicy", env, n_trajectories=m, horizon=9, schedule=schedule, seed=0, device="cpu")
     times = round_times(run_rounds(model, 2))
     expected = length * float(smallest_multiples(step_times, m)[-1])
     assert times == pytest.approx([expected] * 2, rel=EXACT)

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from envs import run_rounds, simulated
 from matplotlib.figure import Figure
+from paper import RennalaNIGT
 
-from sb3_nigt import RennalaNIGT, RunRecorder
+from sb3_nigt import RunRecorder
 from sb3_nigt.__main__ import main
 from sb3_nigt.experiments.arguments import UsageError, parse_times
 from sb3_nigt.experiments.command_line import COMMANDS
@@ -24,7 +25,7 @@ PLAN = ["plan", "--step-times", "1,3", "--n-trajectories", "3", "--trajectory-st
 def run_file(tmp_path):
     """A recorded run of three workers, the last of which never makes a step."""
     env = simulated([2, 2, 2], [1.0, 3.0, 1000.0], 0.5)
-    model = RennalaNIGT("MlpPolicy", env, n_trajectories=4, n_steps=9, device="cpu", seed=0, policy_kwargs={"net_arch": [2]})
+    model = RennalaNIGT("MlpPolicy", env, n_trajectories=4, horizon=9, device="cpu", seed=0, policy_kwargs={"net_arch": [2]})
     model.learn(60, callback=RunRecorder(tmp_path / "run.jsonl"))
     assert model._n_updates >= 7
     return tmp_path / "run.jsonl"
@@ -209,7 +210,7 @@ def test_bars_of_a_timeline():
     So the third of w0 is lost. Then the same again.
     """
     env = simulated([2, 2], [1.0, 3.0])
-    model = RennalaNIGT("MlpPolicy", env, n_trajectories=3, n_steps=9, schedule="first_finished", device="cpu", seed=0)
+    model = RennalaNIGT("MlpPolicy", env, n_trajectories=3, horizon=9, schedule="first_finished", device="cpu", seed=0)
     ax = Figure().subplots()
     draw_timeline(ax, run_rounds(model, 2))
     bars = sorted((round(bar.get_y() + bar.get_height() / 2), bar.get_x(), bar.get_width()) for bar in ax.patches)

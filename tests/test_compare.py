@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from envs import parameters
 from matplotlib.figure import Figure
+from paper import RennalaNIGT
 from PIL import Image
 
-from sb3_nigt import RennalaNIGT
 from sb3_nigt.__main__ import main
 from sb3_nigt.experiments import campaign, compare, training
 from sb3_nigt.experiments.campaign import FailedRunsError, execute_all

@@ -20,10 +20,11 @@ from envs import (
     run_rounds,
     simulated,
 )
+from paper import MaleniaNIGT, RennalaNIGT, SyncNIGT
 from stable_baselines3.common.env_checker import check_env
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from sb3_nigt import AFedPG, MaleniaNIGT, RandomTimes, RennalaNIGT, RennalaPG, SimulatedVecEnv, SyncNIGT, SyncPG
+from sb3_nigt import AFedPG, RandomTimes, RennalaPG, SimulatedVecEnv, SyncPG
 
 POLICY = {"net_arch": [4]}
 ALGORITHMS = {
@@ -54,7 +55,7 @@ def test_environments_of_these_tests_are_valid(env_cls):
 
 def trained(algorithm, seed=3, n_rounds=4, env_fns=(LengthFromSeedEnv,) * 3):
     env = simulated(env_fns, [1.0, 2.0, 5.0], [0.5, 0.0, 1.0])
-    model = ALGORITHMS[algorithm]("MlpPolicy", env, n_steps=5, seed=seed, device="cpu", policy_kwargs=POLICY)
+    model = ALGORITHMS[algorithm]("MlpPolicy", env, horizon=5, seed=seed, device="cpu", policy_kwargs=POLICY)
     reports = run_rounds(model, n_rounds)
     return parameters(model), [[(a.worker, a.key, a.n_steps, a.finished_at) for a in report.arrivals] for report in reports]
 
@@ -126,7 +127,7 @@ def test_two_chunks_are_one_run(algorithm):
     def make():
         env_fns = [partial(FixedLengthEnv, 4)] * 2
         env = DummyVecEnv(env_fns) if "plain VecEnv" in algorithm else simulated(env_fns, [1.0, 2.0])
-        return CHUNKED[algorithm]("MlpPolicy", env, n_steps=5, seed=3, device="cpu", policy_kwargs=POLICY)
+        return CHUNKED[algorithm]("MlpPolicy", env, horizon=5, seed=3, device="cpu", policy_kwargs=POLICY)
 
     whole, chunks = make(), make()
     whole.learn(200)
@@ -143,7 +144,7 @@ def test_speed_of_the_workers_changes_who_runs_a_ticket_but_not_the_sample():
     samples = []
     for step_times in ([1.0, 1.0, 1.0], [1.0, 2.0, 5.0], [7.0, 1.0, 3.0], [1000.0, 1.0, 1000.0]):
         env = simulated([LengthFromSeedEnv] * 3, step_times)
-        model = RennalaNIGT("MlpPolicy", env, n_trajectories=8, n_steps=5, seed=3, device="cpu", policy_kwargs=POLICY)
+        model = RennalaNIGT("MlpPolicy", env, n_trajectories=8, horizon=5, seed=3, device="cpu", policy_kwargs=POLICY)
         (report,) = run_rounds(model, 1)
         samples.append({(a.key, a.n_steps, a.episode_return) for a in report.arrivals})
     assert len(samples[0]) == 8
@@ -153,7 +154,7 @@ def test_speed_of_the_workers_changes_who_runs_a_ticket_but_not_the_sample():
 def test_random_times_follow_the_seed():
     def finish_times(seed):
         env = SimulatedVecEnv([partial(FixedLengthEnv, 2)] * 3, RandomTimes([1.0, 2.0, 5.0], variation=0.5))
-        model = RennalaNIGT("MlpPolicy", env, n_trajectories=7, n_steps=5, seed=seed, device="cpu", policy_kwargs=POLICY)
+        model = RennalaNIGT("MlpPolicy", env, n_trajectories=7, horizon=5, seed=seed, device="cpu", policy_kwargs=POLICY)
         return [report.finished_at for report in run_rounds(model, 3)]
 
     assert finish_times(3) == finish_times(3)

@@ -19,18 +19,10 @@ import numpy as np
 import pytest
 import torch as th
 from envs import DictEnv, LengthFromSeedEnv, parameters, run_rounds
+from paper import MaleniaNIGT, RennalaNIGT, SyncNIGT
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_nigt import (
-    AFedPG,
-    FixedTimes,
-    MaleniaNIGT,
-    RennalaNIGT,
-    RennalaPG,
-    SimulatedVecEnv,
-    SyncNIGT,
-    SyncPG,
-)
+from sb3_nigt import AFedPG, FixedTimes, RennalaPG, SimulatedVecEnv, SyncPG
 
 FILE = Path(__file__).with_name("digests.json")
 N_ROUNDS = 50
@@ -106,7 +98,7 @@ def trained(method, env):
     make_env, policy, policy_kwargs = ENVS[env]
     rate = 1e-3 if method.startswith(("RennalaPG", "SyncPG")) else 2**-6
     model = METHODS[method](
-        policy, make_env(), n_steps=HORIZON, learning_rate=rate, seed=5, device="cpu", policy_kwargs=policy_kwargs
+        policy, make_env(), horizon=HORIZON, learning_rate=rate, seed=5, device="cpu", policy_kwargs=policy_kwargs
     )
     before = digest(parameters(model))
     run_rounds(model, N_ROUNDS)

@@ -4,18 +4,20 @@ import time
 
 import numpy as np
 import pytest
-from envs import LengthFromSeedEnv, job, parameters, prepared, run, run_rounds, simulated
+from envs import LengthFromSeedEnv, collect, contributions, job, keep_outputs, parameters, prepared, run, run_rounds, simulated
+from paper import MaleniaNIGT, RennalaNIGT, SyncNIGT
 from ranks import N_WORKERS, SIZE, SlowEnv, checksum, make, on_ranks
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_nigt import MaleniaNIGT, ProcessVecEnv, RennalaNIGT, SyncNIGT
+from sb3_nigt import ProcessVecEnv
 from sb3_nigt.distributed import AllReduceGroup
 from sb3_nigt.distributed.ledger import Ledger
 from sb3_nigt.distributed.ranks import Ranks
-from sb3_nigt.messages import SamplingPoint
-from sb3_nigt.replay import _sample
+from sb3_nigt.messages import Job, SamplingPoint
+from sb3_nigt.replica.copying import copy_of
+from sb3_nigt.vec_env.base import RolloutSpec
 from sb3_nigt.vec_env.wrappers import WrapperStack
 
 N_ROUNDS = 3
@@ -40,16 +42,15 @@ def workers_of(case):
     return simulated([LengthFromSeedEnv] * N_WORKERS)
 
 
-def outputs_of(model, name):
-    """Keep what a method of the model returns, from now on."""
-    outputs, method = [], getattr(model, name)
+class KeepGradients(BaseCallback):
+    """Keeps the reduced gradient of every round."""
 
-    def recording():
-        outputs.append(method())
-        return outputs[-1]
+    def _on_training_start(self):
+        self.gradients = []
+        keep_outputs(self.model.workers, "gradient", self.gradients)
 
-    setattr(model, name, recording)
-    return outputs
+    def _on_step(self):
+        return True
 
 
 def train_all(rank):
@@ -58,11 +59,12 @@ def train_all(rank):
     for case, (algorithm, kwargs) in CASES.items():
         env = workers_of(case)
         model = make(algorithm, env, **kwargs)
-        points, gradients = outputs_of(model, "_sampling_point"), outputs_of(model, "_train")
-        reports = run_rounds(model, N_ROUNDS)
+        points, kept = [], KeepGradients()
+        keep_outputs(model, "_sampling_point", points)
+        reports = run_rounds(model, N_ROUNDS, kept)
         common = (checksum(model), model.num_timesteps, model._n_updates, [public(report) for report in reports])
         # one point more, since it is run_rounds() that ends the last round
-        rounds = [(r, p.parameters, g.numpy()) for r, p, g in zip(reports, points, gradients, strict=False)]
+        rounds = [(r, p.parameters, g.numpy()) for r, p, g in zip(reports, points, kept.gradients, strict=False)]
         results[case] = (common, reports, rounds, parameters(model))
         env.close()
     return results
@@ -95,13 +97,13 @@ def test_one_process_comes_to_the_same_gradients(trained, case):
     algorithm, kwargs = CASES[case]
     env = simulated([LengthFromSeedEnv] * (SIZE * N_WORKERS))
     model = make(algorithm, env, group=False, **kwargs)
-    model._connect(model.env)
+    env.prepare(RolloutSpec(copy_of(model.policy, "cpu"), model.n_steps, model.root_seed))
     for report, parameters_of_point, gradient in trained[0][case][2]:
         point = SamplingPoint(report.round, parameters_of_point)
-        sampled = _sample(env, point, [(arrival.worker, arrival.key) for arrival in report.arrivals])
-        arrivals = [sampled[arrival.worker, arrival.key][0] for arrival in report.arrivals]
-        assert [(a.n_steps, a.episode_return) for a in arrivals] == [(a.n_steps, a.episode_return) for a in report.arrivals]
-        expected = env.gradient(arrivals, report.weights).numpy()
+        sampled = collect(env, [Job(arrival.worker, arrival.key, point) for arrival in report.arrivals])
+        again = {(a.worker, a.key): (a.n_steps, a.episode_return) for a, _ in sampled}
+        assert again == {(a.worker, a.key): (a.n_steps, a.episode_return) for a in report.arrivals}
+        expected = env.gradient(contributions(sampled, model.gamma), report.weights).numpy()
         np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-6 * np.abs(expected).max())
 
 
@@ -170,16 +172,16 @@ def test_a_slow_rank_delays_a_round_by_one_of_its_steps(schedule):
 def train_with_nan(rank):
     """What rank 1 gives to the reduction of round 1 is not finite."""
     model = make(RennalaNIGT, simulated([LengthFromSeedEnv] * N_WORKERS))
-    checksums, log_update, reduce = [], model._log_update, Ranks.reduce
+    checksums, train, reduce = [], model.train, Ranks.reduce
 
     def reduce_nan(ranks, key, vector):
         return reduce(ranks, key, vector.fill_(np.nan) if rank == 1 and model._n_updates == 1 else vector)
 
-    def after_update(gradient):
+    def train_and_look():
+        train()
         checksums.append(checksum(model))
-        log_update(gradient)
 
-    model._log_update, Ranks.reduce = after_update, reduce_nan
+    model.train, Ranks.reduce = train_and_look, reduce_nan
     run_rounds(model, 3)
     return checksums, model._bad_gradients
 
@@ -231,7 +233,7 @@ def long_run(rank):
     class Look(BaseCallback):
         def _on_rollout_start(self):
             if self.model._n_updates in (5, 30):
-                n_keys.append(self.model._session.ranks.line.call(lambda store: store.num_keys()))
+                n_keys.append(self.model._group.ranks.line.call(lambda store: store.num_keys()))
 
         def _on_step(self):
             return self.model._n_updates < 31
@@ -260,7 +262,7 @@ def test_statistics_of_normalisation_are_the_same_everywhere():
 
 def test_moments_merge_to_those_of_all_trajectories():
     """Two halves, merged, are what one process would have taken in; up to rounding, since it takes one after the other."""
-    stacks = [WrapperStack(VecNormalize(simulated([LengthFromSeedEnv]))) for _ in range(2)]
+    stacks = [WrapperStack.around(VecNormalize(simulated([LengthFromSeedEnv]))) for _ in range(2)]
     alone, merged = stacks
     env, point = prepared(simulated([LengthFromSeedEnv]))
     trajectories = [run(env, job(point, 0, number)) for number in range(6)]

@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 from envs import LengthFromSeedEnv, NanEnv, PointEnv, parameters, run_rounds, simulated
 from namespaces import hosts
+from paper import RennalaNIGT
 from processes import Bell, explode, hang, kill_myself, ring, stop_myself
 from ranks import N_WORKERS, SIZE, Failed, SlowEnv, checksum, make, rank_processes
 from stable_baselines3.common.callbacks import BaseCallback
-
-from sb3_nigt import RennalaNIGT
 
 BOUND = 60  # seconds; the timeouts below are one or two, and the machine has other things to do
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch as th
+from envs import coefficients, make_policy
 from gymnasium import spaces
 from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor, NatureCNN
 from stable_baselines3.common.utils import obs_as_tensor
@@ -11,10 +12,11 @@ from torch.nn.functional import logsigmoid
 from toy_mdp import FEATURES, N_STATES, ToyEnv, all_paths, expected_return
 
 import sb3_nigt.replica.gradients
+from sb3_nigt.estimators.return_to_go import returns_to_go
 from sb3_nigt.messages import SamplingPoint, TrajectoryKey
-from sb3_nigt.parameters import PolicySpec, flatten
+from sb3_nigt.parameters import flatten
 from sb3_nigt.policies import MIN_STD, CnnPolicy, MlpPolicy, MultiInputPolicy, TanhGaussianDistribution
-from sb3_nigt.replica.gradients import policy_gradient, sample_log_prob, score_weights
+from sb3_nigt.replica.gradients import policy_gradient, sample_log_prob
 from sb3_nigt.replica.replica import PolicyReplica
 from sb3_nigt.sampling.trajectory import Trajectory, map_observation
 
@@ -57,7 +59,7 @@ def policy_in_float64(policy_class, observation_space, action_space, **kwargs):
     """Large random parameters; Stable-Baselines3 hands float32 observations to the extractor, which converts them."""
     extractor = {MlpPolicy: Flatten64, CnnPolicy: Cnn64, MultiInputPolicy: Combined64}[policy_class]
     kwargs = {"net_arch": [5], "features_extractor_class": extractor, **kwargs}
-    policy = PolicySpec(policy_class, observation_space, action_space, kwargs, th.device("cpu")).build().double()
+    policy = make_policy(observation_space, action_space, policy_class, **kwargs).double()
     generator = th.Generator().manual_seed(3)
     with th.no_grad():
         for p in policy.parameters():
@@ -160,22 +162,23 @@ def test_expectation_of_the_estimator_is_the_gradient_of_j(gamma):
     assert any(path.terminated and len(path.actions) < horizon for path in paths)
     assert any(not path.terminated for path in paths)
     weights = [path.probability(action_probs.detach().numpy()) for path in paths]
-    expected = policy_gradient(policy, [path.trajectory(POINT) for path in paths], weights, gamma)
+    trajectories = [path.trajectory(POINT) for path in paths]
+    expected = policy_gradient(policy, trajectories, coefficients(trajectories, weights, gamma))
 
     assert (expected - exact).norm() <= 1e-6 * exact.norm()
 
 
-def test_score_weights_by_hand():
+def test_returns_to_go_by_hand():
     """
     r = (1, 2, 3, 4), γ = 1/2: γ^h r_h = (1, 1, 3/4, 1/2), summed from the back (13/4, 9/4, 5/4, 1/2).
 
     γ = 0 keeps r_0 alone (0^0 = 1), γ = 1 is the plain reward-to-go.
     """
     rewards = np.array([1.0, 2.0, 3.0, 4.0])
-    assert score_weights(rewards, 0.5).tolist() == [3.25, 2.25, 1.25, 0.5]
-    assert score_weights(rewards, 0.0).tolist() == [1.0, 0.0, 0.0, 0.0]
-    assert score_weights(rewards, 1.0).tolist() == [10.0, 9.0, 7.0, 4.0]
-    assert score_weights(np.zeros(0), 0.9).shape == (0,)
+    assert returns_to_go(rewards, 0.5).tolist() == [3.25, 2.25, 1.25, 0.5]
+    assert returns_to_go(rewards, 0.0).tolist() == [1.0, 0.0, 0.0, 0.0]
+    assert returns_to_go(rewards, 1.0).tolist() == [10.0, 9.0, 7.0, 4.0]
+    assert returns_to_go(np.zeros(0), 0.9).shape == (0,)
 
 
 def test_gaussian_score_in_closed_form():
@@ -238,7 +241,9 @@ def test_equals_slow_reference(name):
     trajectories = [random_trajectory(observation_space, action_space, length, rng) for length in (1, 5, 3)]
     weights = [0.5, 0.25, 2.0]
     slow, magnitude = slow_gradient(policy, trajectories, weights, 0.9)
-    assert_equal_up_to_float32(policy_gradient(policy, trajectories, weights, 0.9), slow, magnitude)
+    assert_equal_up_to_float32(
+        policy_gradient(policy, trajectories, coefficients(trajectories, weights, 0.9)), slow, magnitude
+    )
 
 
 @pytest.mark.parametrize(
@@ -266,7 +271,7 @@ def test_pieces_change_only_the_rounding(name, limit, max_rows, monkeypatch):
 
     monkeypatch.setattr(policy, "get_distribution", recording)
     monkeypatch.setattr(sb3_nigt.replica.gradients, "MAX_ELEMENTS", limit)
-    fast = policy_gradient(policy, trajectories, weights, 0.9)
+    fast = policy_gradient(policy, trajectories, coefficients(trajectories, weights, 0.9))
     assert sum(rows) == 14
     assert max(rows) == max_rows
     # every piece is added to the float32 sum, which rounds once more
@@ -276,10 +281,10 @@ def test_pieces_change_only_the_rounding(name, limit, max_rows, monkeypatch):
 def test_frozen_parameters_get_zeros():
     policy = policy_in_float64(*SPACES["discrete"][:3])
     trajectories = [random_trajectory(VECTOR, spaces.Discrete(3), 4, np.random.default_rng(10))]
-    full = policy_gradient(policy, trajectories, [1.0], 0.9)
+    full = policy_gradient(policy, trajectories, coefficients(trajectories, [1.0], 0.9))
     first = policy.mlp_extractor.policy_net[0].weight
     first.requires_grad_(False)
-    partial = policy_gradient(policy, trajectories, [1.0], 0.9)
+    partial = policy_gradient(policy, trajectories, coefficients(trajectories, [1.0], 0.9))
     frozen = th.cat([th.full((p.numel(),), p is first) for p in policy.parameters()])
     assert (full[frozen] != 0).any()
     assert (partial[frozen] == 0).all()
@@ -295,13 +300,11 @@ def test_transforms_of_the_sampling_point_are_applied():
         **{**vars(raw), "point": POINT, "observations": 2 * raw.observations - 1, "rewards": raw.rewards / 4 + 1}
     )
     slow, magnitude = slow_gradient(policy, [by_hand], [0.5], 0.9)
-    assert_equal_up_to_float32(policy_gradient(policy, [raw], [0.5], 0.9), slow, magnitude)
+    assert_equal_up_to_float32(policy_gradient(policy, [raw], coefficients([raw], [0.5], 0.9)), slow, magnitude)
 
 
 def test_replica_takes_each_gradient_at_the_point_that_sampled_it():
-    kwargs = {"net_arch": [5], "features_extractor_class": Flatten64}
-    spec = PolicySpec(MlpPolicy, VECTOR, spaces.Discrete(3), kwargs, th.device("cpu"))
-    replica = PolicyReplica(spec, gamma=0.9)
+    replica = PolicyReplica(make_policy(VECTOR, spaces.Discrete(3), net_arch=[5], features_extractor_class=Flatten64))
     replica.policy.double()
     rng = np.random.default_rng(12)
     size = len(flatten(replica.policy))
@@ -313,4 +316,5 @@ def test_replica_takes_each_gradient_at_the_point_that_sampled_it():
         th.nn.utils.vector_to_parameters(th.from_numpy(trajectory.point.parameters).double(), replica.policy.parameters())
         parts = slow_gradient(replica.policy, [trajectory], [weight], 0.9)
         slow, magnitude = slow + parts[0], magnitude + parts[1]
-    assert_equal_up_to_float32(replica.gradient(trajectories, weights), slow, magnitude, pieces=2)
+    gradient = replica.gradient(trajectories, coefficients(trajectories, weights, 0.9))
+    assert_equal_up_to_float32(gradient, slow, magnitude, pieces=2)

@@ -12,12 +12,14 @@ from functools import partial
 
 import numpy as np
 import pytest
-from envs import FixedLengthEnv, LengthFromSeedEnv, NanEnv, PointEnv, parameters, train_rounds
+from envs import FixedLengthEnv, LengthFromSeedEnv, NanEnv, PointEnv, accepted, parameters, train_rounds
+from paper import MaleniaNIGT, RennalaNIGT
 from processes import FAILED, explode, hang, kill_myself, worker_processes
 from stable_baselines3.common.torch_layers import FlattenExtractor
 
-from sb3_nigt import MaleniaNIGT, ProcessVecEnv, RennalaNIGT, SimulatedVecEnv, WorkerError
-from sb3_nigt.algorithms.round import MAX_REJECTED_IN_A_ROW
+from sb3_nigt import ProcessVecEnv, SimulatedVecEnv, WorkerError
+from sb3_nigt.algorithms.book import MAX_REJECTED_IN_A_ROW
+from sb3_nigt.vec_env.pool import commands
 
 ALGORITHMS = [RennalaNIGT, MaleniaNIGT]
 ARGUMENTS = {"n_trajectories": 12, "learning_rate": 0.1, "seed": 1, "policy_kwargs": {"net_arch": [8]}}
@@ -257,16 +259,20 @@ def test_a_reset_that_fails_at_start_up_is_an_error_at_once(make, algorithm, doe
 
 
 class PolicyPart(FlattenExtractor):
-    """Can be made in the process of the test only."""
+    """Can be unpacked in the process of the test only."""
 
     def __init__(self, observation_space, pid):
-        if os.getpid() != pid:
-            explode()
         super().__init__(observation_space)
+        self.pid = pid
+
+    def __setstate__(self, state):
+        super().__setstate__(state)
+        if os.getpid() != self.pid:
+            explode()
 
 
 @pytest.mark.filterwarnings(FAILED)
-def test_a_policy_that_no_worker_can_make_is_an_error_at_once(make):
+def test_a_policy_that_no_worker_can_unpack_is_an_error_at_once(make):
     kwargs = {"features_extractor_class": PolicyPart, "features_extractor_kwargs": {"pid": os.getpid()}}
     model = RennalaNIGT("MlpPolicy", make(PointEnv, PointEnv), policy_kwargs=kwargs)
     with pytest.raises(WorkerError, match=r"every worker has failed before the first(?s:.*)the physics exploded"):
@@ -344,12 +350,12 @@ def always(trajectory):
 def test_a_gradient_that_is_not_finite_never_reaches_the_parameters(make, algorithm):
     """The round that has it moves nothing, the others do."""
     env = with_equal_speeds(make(PointEnv, partial(HugeRewards, second)))
-    model, huge = algorithm("MlpPolicy", env, **ARGUMENTS, n_steps=3), []
+    model, huge = algorithm("MlpPolicy", env, **ARGUMENTS, horizon=3), []
     while not any(huge[:-1]):
         assert model._n_updates < 300
         before = parameters(model)
         train_rounds(model, model._n_updates + 1)
-        huge.append(any((trajectory.rewards > 1e38).any() for trajectory in model._accepted))
+        huge.append(any((trajectory.rewards > 1e38).any() for trajectory in accepted(model)))
         assert np.isfinite(parameters(model)).all()
         assert np.array_equal(parameters(model), before) == huge[-1]
     assert sum(huge) == 1
@@ -359,7 +365,7 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_parameters(make, algori
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_gradients_that_are_never_finite_stop_the_run(make, algorithm):
     env = with_equal_speeds(make(PointEnv, partial(HugeRewards, always)))
-    model = algorithm("MlpPolicy", env, **ARGUMENTS, n_steps=3)
+    model = algorithm("MlpPolicy", env, **ARGUMENTS, horizon=3)
     before = parameters(model)
     with pytest.raises(RuntimeError, match=f"{MAX_REJECTED_IN_A_ROW} rounds in a row were not finite"):
         model.learn(10**6)

@@ -11,12 +11,13 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
+from paper import MaleniaNIGT, RennalaNIGT
 from stable_baselines3.common.envs import IdentityEnv, IdentityEnvBox, IdentityEnvMultiBinary, IdentityEnvMultiDiscrete
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from sb3_nigt import MaleniaNIGT, RennalaNIGT, make_worker_vec_env
+from sb3_nigt import make_worker_vec_env
 
 SIGNIFICANCE = 0.05
 STEP_TIMES = np.sqrt(np.arange(1, 11))
@@ -59,14 +60,14 @@ def test_defaults_improve(algorithm, env_id, timesteps):
 def test_identity_with_discrete_actions(make_env):
     """The library's own learning check, budget and threshold, with trajectories of one step and a normalised step length."""
     env = DummyVecEnv([lambda: make_env(4)])
-    model = RennalaNIGT("MlpPolicy", env, learning_rate=0.2, n_steps=1, n_trajectories=10, eta=0.5, seed=3)
+    model = RennalaNIGT("MlpPolicy", env, learning_rate=0.2, horizon=1, n_trajectories=10, eta=0.5, seed=3)
     model.learn(1200)
     evaluate_policy(model, env, n_eval_episodes=20, reward_threshold=90, warn=False)
 
 
 def test_identity_with_box_actions():
     env = DummyVecEnv([lambda: IdentityEnvBox(eps=0.5)])
-    model = RennalaNIGT("MlpPolicy", env, learning_rate=lambda left: 0.1 * left, n_steps=1, eta=0.2, seed=0)
+    model = RennalaNIGT("MlpPolicy", env, learning_rate=lambda left: 0.1 * left, horizon=1, eta=0.2, seed=0)
     model.learn(6000)
     evaluate_policy(model, env, n_eval_episodes=20, reward_threshold=90, warn=False)
 

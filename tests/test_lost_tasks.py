@@ -7,11 +7,12 @@ from functools import partial
 import numpy as np
 import pytest
 from envs import LengthFromSeedEnv, parameters, train_rounds
+from paper import MaleniaNIGT
 from processes import FAILED, worker_processes
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import KVWriter, Logger
 
-from sb3_nigt import MaleniaNIGT, SimulatedVecEnv, WorkerError
+from sb3_nigt import SimulatedVecEnv, WorkerError
 
 ARGUMENTS = {"n_trajectories": 6, "learning_rate": 0.1, "seed": 1, "policy_kwargs": {"net_arch": [8]}}
 DROPPED = "All workers of task"

@@ -12,15 +12,18 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
+from envs import coefficients
 from gymnasium import spaces
+from paper import MaleniaNIGT, RennalaNIGT
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from sb3_nigt import AFedPG, MaleniaNIGT, RennalaNIGT, RennalaPG, SimulatedVecEnv
-from sb3_nigt.algorithms.round import MAX_REJECTED_IN_A_ROW
+from sb3_nigt import AFedPG, RennalaPG, SimulatedVecEnv
+from sb3_nigt.algorithms.book import MAX_REJECTED_IN_A_ROW
 from sb3_nigt.errors import WorkerError
 from sb3_nigt.messages import SamplingPoint
-from sb3_nigt.parameters import PolicySpec, flatten
+from sb3_nigt.parameters import flatten
+from sb3_nigt.replica.copying import copy_of
 from sb3_nigt.replica.gradients import policy_gradient
 from sb3_nigt.replica.replica import PolicyReplica
 from sb3_nigt.sampling.heads import make_head
@@ -113,8 +116,7 @@ class Rounds(BaseCallback):
 
 def oracle(model, report, parameters, env):
     """Σ_i w_i S_i over the arrivals of a report, sampled again from their keys."""
-    spec = PolicySpec(type(model.policy), model.observation_space, model.action_space, model.policy_kwargs, model.device)
-    replica = PolicyReplica(spec, model.gamma)
+    replica = PolicyReplica(copy_of(model.policy, model.device))
     point = SamplingPoint(0, parameters)
     trajectories = []
     for arrival in report.arrivals:
@@ -126,7 +128,7 @@ def oracle(model, report, parameters, env):
     with th.no_grad():
         th.nn.utils.vector_to_parameters(th.from_numpy(parameters), replica.policy.parameters())
     weights = [report.weights[arrival.worker] for arrival in report.arrivals]
-    return policy_gradient(replica.policy, trajectories, weights, model.gamma).numpy()
+    return policy_gradient(replica.policy, trajectories, coefficients(trajectories, weights, model.gamma)).numpy()
 
 
 ALGORITHMS = [
@@ -144,7 +146,7 @@ ALGORITHMS = [
 def test_rejected_trajectory_enters_no_sum(kind, algorithm, kwargs, fault, number):
     """Worker 1 goes wrong in its first or second trajectory, M = 6: the gradient is that of the other six."""
     env = make_env(kind, fault, lambda trajectory: trajectory == number)
-    model = algorithm("MlpPolicy", env, n_trajectories=6, n_steps=H, seed=SEED, learning_rate=0.01, gamma=0.9, **kwargs)
+    model = algorithm("MlpPolicy", env, n_trajectories=6, horizon=H, seed=SEED, learning_rate=0.01, gamma=0.9, **kwargs)
     before = flatten(model.policy)
     rounds = Rounds()
     model.learn(1, callback=rounds)
@@ -171,7 +173,7 @@ def test_other_spaces(kind, space, fault):
     """Every third episode of worker 1 goes wrong, in a Dict observation, or where actions are categorical."""
     env = make_env(kind, fault, every_third, **space)
     policy = "MultiInputPolicy" if "dict_space" in space else "MlpPolicy"
-    model = RennalaPG(policy, env, n_trajectories=6, n_steps=H, seed=SEED)
+    model = RennalaPG(policy, env, n_trajectories=6, horizon=H, seed=SEED)
     rounds = Rounds()
     model.learn(150, callback=rounds)
     rejected = [a for report in rounds.reports for a in report.rejected]
@@ -192,7 +194,7 @@ class ListEnv(LinearEnv):
 @pytest.mark.parametrize("kind", ["simulated", "lock-step"])
 def test_observations_that_are_lists(kind):
     env = make_env(kind, FAULTS["observation nan"], every_third, ListEnv)
-    model = RennalaPG("MlpPolicy", env, n_trajectories=6, n_steps=H, seed=SEED)
+    model = RennalaPG("MlpPolicy", env, n_trajectories=6, horizon=H, seed=SEED)
     rounds = Rounds()
     model.learn(100, callback=rounds)
     assert {a.worker for report in rounds.reports for a in report.rejected} == {1}
@@ -214,7 +216,7 @@ class LargeEnv(LinearEnv):
 @pytest.mark.parametrize(("value", "dtype"), [(300.0, np.float16), (1e20, np.float32)])
 def test_large_numbers_are_no_infinity(make, value, dtype):
     rounds = Rounds()
-    model = RennalaNIGT("MlpPolicy", make([partial(LargeEnv, value, dtype)]), n_trajectories=2, n_steps=H, seed=SEED)
+    model = RennalaNIGT("MlpPolicy", make([partial(LargeEnv, value, dtype)]), n_trajectories=2, horizon=H, seed=SEED)
     model.learn(20, callback=rounds)
     assert rounds.logged == [0, 0]
     assert np.isfinite(flatten(model.policy)).all()
@@ -223,7 +225,7 @@ def test_large_numbers_are_no_infinity(make, value, dtype):
 @pytest.mark.parametrize("what", ["reward nan", "observation nan", "first observation"])
 def test_statistics_of_vec_normalize_stay_finite(what):
     env = VecNormalize(make_env("simulated", FAULTS[what], every_third))
-    model = RennalaNIGT("MlpPolicy", env, n_trajectories=4, n_steps=H, seed=SEED)
+    model = RennalaNIGT("MlpPolicy", env, n_trajectories=4, horizon=H, seed=SEED)
     rounds = Rounds()
     model.learn(100, callback=rounds)
     assert any(report.rejected for report in rounds.reports)
@@ -239,7 +241,7 @@ def test_statistics_of_vec_normalize_stay_finite(what):
 def test_afedpg_goes_on():
     env = make_env("simulated", FAULTS["reward nan"], every_third)
     rounds = Rounds()
-    model = AFedPG("MlpPolicy", env, n_steps=H, seed=SEED).learn(100, callback=rounds)
+    model = AFedPG("MlpPolicy", env, horizon=H, seed=SEED).learn(100, callback=rounds)
     assert sum(rounds.logged) == sum(len(report.rejected) for report in rounds.reports) >= 3
     assert np.isfinite(flatten(model.policy)).all()
 
@@ -253,7 +255,7 @@ def test_hopeless_worker_stops_the_run(kind, algorithm, kwargs, fault, tmp_path)
         env, task_id = SimulatedVecEnv(env_fns, task_ids=["left", "left"]), "left"
     else:
         env, task_id = DummyVecEnv(env_fns), 1
-    model = algorithm("MlpPolicy", env, n_steps=H, seed=SEED, **kwargs)
+    model = algorithm("MlpPolicy", env, horizon=H, seed=SEED, **kwargs)
     rounds = Rounds()
     message = f"Worker 1 (task {task_id!r}): {MAX_REJECTED_IN_A_ROW} trajectories in a row ended with a non-finite "
     with pytest.raises(WorkerError, match=re.escape(message + FAULTS[fault][0]) + ".*check_env") as error:
@@ -286,7 +288,7 @@ def test_a_success_in_between_is_forgiven():
         [partial(LinearEnv, FAULTS["reward nan"], lambda trajectory: trajectory % MAX_REJECTED_IN_A_ROW != 0)]
     )
     rounds = Rounds()
-    RennalaNIGT("MlpPolicy", env, n_trajectories=3, n_steps=H).learn(400, callback=rounds)
+    RennalaNIGT("MlpPolicy", env, n_trajectories=3, horizon=H).learn(400, callback=rounds)
     assert len(rounds.reports) > 3
     assert sum(rounds.logged) >= 3 * (MAX_REJECTED_IN_A_ROW - 1) * len(rounds.reports) - MAX_REJECTED_IN_A_ROW
 

@@ -5,11 +5,12 @@ from functools import partial
 
 import numpy as np
 import pytest
-from envs import DictEnv, PointEnv
+from envs import DictEnv, PointEnv, accepted
 from gymnasium import spaces
 from numpy.testing import assert_array_equal
+from paper import RennalaNIGT
 
-from sb3_nigt import RennalaNIGT, SimulatedVecEnv
+from sb3_nigt import SimulatedVecEnv
 from sb3_nigt.sampling.observations import conform
 
 BOX, WIDE = spaces.Box(-1, 1, (2,), np.float32), spaces.Box(-1, 1, (2,), np.float64)
@@ -114,7 +115,7 @@ FOUND = [
 )
 def test_found_wherever_it_is(what, gives, says, at):
     """At reset, in the middle, at the last step before the horizon: it is never stored, not even as the final observation."""
-    model = RennalaNIGT("MlpPolicy", SimulatedVecEnv([partial(BadEnv, what, at, gives)]), n_steps=5, seed=0)
+    model = RennalaNIGT("MlpPolicy", SimulatedVecEnv([partial(BadEnv, what, at, gives)]), horizon=5, seed=0)
     with pytest.raises(ValueError, match=re.escape(says)):
         model.learn(1)
 
@@ -122,8 +123,8 @@ def test_found_wherever_it_is(what, gives, says, at):
 @pytest.mark.parametrize("reward", [1, True, np.float32(1.0), np.int64(1), np.array(1.0)])
 def test_rewards_that_are_numbers(reward):
     env = SimulatedVecEnv([partial(BadEnv, "reward", 2, reward)])
-    model = RennalaNIGT("MlpPolicy", env, n_steps=5, n_trajectories=1, seed=0).learn(1)
-    assert model._accepted[0].rewards[1] == 1.0
+    model = RennalaNIGT("MlpPolicy", env, horizon=5, n_trajectories=1, seed=0).learn(1)
+    assert accepted(model)[0].rewards[1] == 1.0
 
 
 class RoundedEnv(PointEnv):
@@ -148,7 +149,7 @@ class ListsEnv(DictEnv):
 @pytest.mark.parametrize(("plain", "other"), [(PointEnv, RoundedEnv), (DictEnv, ListsEnv)])
 def test_other_types_with_the_same_numbers_train_the_same(plain, other):
     policy = "MultiInputPolicy" if plain is DictEnv else "MlpPolicy"
-    models = [RennalaNIGT(policy, SimulatedVecEnv([env]), n_steps=5, n_trajectories=2, seed=0) for env in (plain, other)]
+    models = [RennalaNIGT(policy, SimulatedVecEnv([env]), horizon=5, n_trajectories=2, seed=0) for env in (plain, other)]
     for model in models:
         model.learn(30)
     for first, second in zip(models[0].policy.parameters(), models[1].policy.parameters(), strict=True):

@@ -7,9 +7,10 @@ import pytest
 from gymnasium import spaces
 
 from sb3_nigt.messages import SamplingPoint, TrajectoryKey
+from sb3_nigt.sampling.steps import StepField, StepTable
 from sb3_nigt.sampling.trajectory import Trajectory
 from sb3_nigt.vec_env.pool.packing import pack, unpack, unpack_rows
-from sb3_nigt.vec_env.ray.buffers import ReceivedArrays
+from sb3_nigt.vec_env.ray.buffers import BufferLayout, ReceivedArrays
 
 
 def assert_same(got, wanted):
@@ -70,15 +71,14 @@ def test_packing_of_parts():
 # Trajectories as flat buffers
 
 FIELDS = {
-    "parameters": ((5,), "float32"),
-    "gradient": ((3,), "float32"),
-    "rewards": ((9,), "float64"),
-    "samples": ((9,), "<i8"),
-    "actions": ((9, 2), "|u1"),
-    "observation/image": ((10, 2, 2, 3), "uint8"),
-    "observation/point": ((10, 3), "float32"),
-    "observation/side": ((10,), "int64"),
+    "rewards": StepField((), np.dtype(np.float64)),
+    "samples": StepField((), np.dtype("<i8")),
+    "actions": StepField((2,), np.dtype("|u1")),
+    "observation/image": StepField((2, 2, 3), np.dtype(np.uint8), n_extra=1),
+    "observation/point": StepField((3,), np.dtype(np.float32), n_extra=1),
+    "observation/side": StepField((), np.dtype(np.int64), n_extra=1),
 }
+LAYOUT = BufferLayout(StepTable(FIELDS), n_parameters=3)
 
 
 def make_trajectory(n):
@@ -107,9 +107,9 @@ def make_trajectory(n):
 
 @pytest.mark.parametrize("n", [0, 1, 7, 9])
 def test_a_trajectory_comes_back_as_it_was(n):
-    received = ReceivedArrays(FIELDS, n_workers=2)
+    received = ReceivedArrays(LAYOUT, n_workers=2)
     trajectory = make_trajectory(n)
-    buffer = received.layout.pack(trajectory)
+    buffer = LAYOUT.pack(trajectory)
     assert buffer.dtype == np.uint8
     buffer.setflags(write=False)  # as it comes out of the object store
     received.take_trajectory(1, n, buffer)
@@ -124,8 +124,8 @@ def test_a_trajectory_comes_back_as_it_was(n):
 
 
 def test_buffers_of_another_size():
-    received = ReceivedArrays(FIELDS, n_workers=1)
-    buffer = received.layout.pack(make_trajectory(3))
+    received = ReceivedArrays(LAYOUT, n_workers=1)
+    buffer = LAYOUT.pack(make_trajectory(3))
     for n, wrong in ((3, buffer[:-1]), (4, buffer), (3, np.append(buffer, np.uint8(0)))):
         with pytest.raises(ValueError, match=rf"a trajectory of {n} steps has \d+ bytes, got {len(wrong)}"):
             received.take_trajectory(0, n, wrong)

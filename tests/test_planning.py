@@ -10,8 +10,9 @@ from envs import LengthFromSeedEnv, run_rounds, simulated
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
+from paper import MaleniaNIGT, RennalaNIGT, SyncNIGT
 
-from sb3_nigt import AFedPG, MaleniaNIGT, Recording, RennalaNIGT, RunRecorder, SyncNIGT
+from sb3_nigt import AFedPG, Recording, RunRecorder
 from sb3_nigt.planning import (
     ORDERS,
     afedpg_interval,
@@ -174,7 +175,7 @@ def trained(method, schedule, m, env, n_rounds):
     kwargs = {} if method == "AFedPG" else {"n_trajectories": m}
     kwargs |= {"schedule": schedule} if method in ("Rennala", "Malenia") else {}
     policy = {"policy_kwargs": {"net_arch": [2]}, "device": "cpu", "seed": 0}
-    return run_rounds(CLASSES[method]("MlpPolicy", env, n_steps=9, **policy, **kwargs), n_rounds)
+    return run_rounds(CLASSES[method]("MlpPolicy", env, horizon=9, **policy, **kwargs), n_rounds)
 
 
 rows = pytest.mark.parametrize(("method", "schedule"), [(row.method, row.schedule) for row in plan([1.0]).methods])
@@ -296,7 +297,7 @@ def test_bad_arguments(arguments, message):
 
 
 def recorded(tmp_path, algorithm, env, **kwargs):
-    model = algorithm("MlpPolicy", env, device="cpu", seed=0, n_steps=9, policy_kwargs={"net_arch": [2]}, **kwargs)
+    model = algorithm("MlpPolicy", env, device="cpu", seed=0, horizon=9, policy_kwargs={"net_arch": [2]}, **kwargs)
     model.learn(200, callback=RunRecorder(tmp_path / "run.jsonl"))
     return measure(Recording.load(tmp_path / "run.jsonl")), model
 

@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 from conformance import WorkerVecEnvTests
 from envs import FixedLengthEnv, LengthFromSeedEnv, PointEnv, job, parameters, prepared, run, train_rounds
+from paper import MaleniaNIGT, RennalaNIGT
 from processes import FAILED, FaultyEnv, ends_of, explode, hang, worker_processes
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_nigt import AFedPG, MaleniaNIGT, ProcessVecEnv, RennalaNIGT, SimulatedVecEnv, WorkerError
+from sb3_nigt import AFedPG, ProcessVecEnv, SimulatedVecEnv, WorkerError
 
 
 class TestProcessVecEnv(WorkerVecEnvTests):
@@ -209,7 +210,7 @@ def test_shared_memory_that_does_not_fit(make):
     # a step of LengthFromSeedEnv takes at least 8 bytes, its reward
     n_steps = room.f_bavail * room.f_frsize // 8 + 1
     with pytest.raises(ValueError, match=r"MB of shared memory, /dev/shm has \d+ MB free: give a smaller n_steps"):
-        RennalaNIGT("MlpPolicy", make(LengthFromSeedEnv), n_steps=n_steps, seed=0).learn(1)
+        RennalaNIGT("MlpPolicy", make(LengthFromSeedEnv), horizon=n_steps, seed=0).learn(1)
 
 
 def test_workers_end_with_their_parent(tmp_path):

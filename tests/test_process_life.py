@@ -10,12 +10,13 @@ from functools import partial
 import numpy as np
 import pytest
 from envs import LengthFromSeedEnv, job, parameters, prepared, train_rounds
+from paper import MaleniaNIGT, RennalaNIGT
 from processes import FAILED, Bell, ends_of, hang, is_running, ring, worker_processes
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from sb3_nigt import MaleniaNIGT, ProcessVecEnv, RennalaNIGT, SimulatedVecEnv
+from sb3_nigt import ProcessVecEnv, SimulatedVecEnv
 
 ARGUMENTS = {"n_trajectories": 6, "learning_rate": 0.1, "seed": 1, "policy_kwargs": {"net_arch": [8]}}
 

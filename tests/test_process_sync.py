@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from envs import DictEnv, LengthFromSeedEnv, PointEnv
 from gymnasium import spaces
+from paper import RennalaNIGT
 from processes import hang
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from sb3_nigt import ProcessVecEnv, RennalaNIGT, WorkerError
+from sb3_nigt import ProcessVecEnv, WorkerError
 
 FAILED = "ignore:Worker .* failed:UserWarning"
 ACTIONS = np.zeros((2, 1), dtype=np.float32)

@@ -17,22 +17,11 @@ import pytest
 from gymnasium import spaces
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from paper import MaleniaNIGT, RennalaNIGT, SyncNIGT
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, VecCheckNan, VecFrameStack, VecMonitor, VecNormalize
 
-from sb3_nigt import (
-    AFedPG,
-    FixedTimes,
-    MaleniaNIGT,
-    RandomTimes,
-    RennalaNIGT,
-    RennalaPG,
-    ReplayedTimes,
-    SimulatedVecEnv,
-    SyncNIGT,
-    SyncPG,
-    VaryingTimes,
-)
+from sb3_nigt import AFedPG, FixedTimes, RandomTimes, RennalaPG, ReplayedTimes, SimulatedVecEnv, SyncPG, VaryingTimes
 from sb3_nigt.parameters import flatten
 
 ENVS = ["simulated", "dummy", "plain"]
@@ -75,7 +64,7 @@ ACTIONS = {
 BAD_ARGUMENTS = {
     "learning_rate": [-0.1, float("nan"), "0.1", None],
     "gamma": [1.5, -0.1, float("nan"), None],
-    "n_steps": [0, 1.5, True],
+    "horizon": [0, 1.5, True],
     "eta": [0.0, 1.5, float("nan")],
     "n_trajectories": [0, -1, 2.5],
     "n_initial_trajectories": [0, 0.5],
@@ -162,7 +151,7 @@ class Rounds(BaseCallback):
         return True
 
     def _on_rollout_end(self):
-        self.ends.append((self.model.last_round, self.model.num_timesteps, self.model._workers.steps_executed))
+        self.ends.append((self.model.last_round, self.model.num_timesteps, self.model.workers.steps_executed))
 
 
 def falling_rate(progress):
@@ -210,7 +199,7 @@ def valid_config(rng, algorithm, env):
     )
     kwargs = {
         "learning_rate": rng.choice([0, 0.0, 2**-6, 0.5, falling_rate]),
-        "n_steps": rng.randint(1, 12),
+        "horizon": rng.randint(1, 12),
         "gamma": rng.choice([0, 0.0, 0.9, 1, 1.0]),
         "seed": rng.choice([0, None, rng.randrange(2**31)]),
     }
@@ -328,7 +317,7 @@ def check_reports(config, ends):
         np.testing.assert_array_equal(report.counts, np.bincount([a.worker for a in report.arrivals], minlength=n))
         assert report.counts.sum() == len(report.arrivals) > 0
         assert report.weights @ report.counts == pytest.approx(1.0)
-        assert all(1 <= a.n_steps <= config.kwargs["n_steps"] for a in report.arrivals)
+        assert all(1 <= a.n_steps <= config.kwargs["horizon"] for a in report.arrivals)
         assert all(a.started_at <= a.finished_at <= a.arrived_at <= report.finished_at for a in report.arrivals)
         assert clock <= report.started_at <= report.finished_at
         clock = report.finished_at
@@ -368,7 +357,7 @@ def plain_config(algorithm, kwargs, lengths, env):
 
 def test_episode_without_end_among_others_is_not_starved():
     """The others never all end in one step, so there is no natural moment at which the environments could be reset."""
-    kwargs = {"n_trajectories": 40, "n_steps": 20, "schedule": "first_finished"}
+    kwargs = {"n_trajectories": 40, "horizon": 20, "schedule": "first_finished"}
     assert run(plain_config(MaleniaNIGT, kwargs, [5, 7, 9, 11, 13, None], "dummy")) == "trained"
 
 
@@ -384,7 +373,7 @@ def test_schedules_see_progress_from_one_to_zero(algorithm, env):
 
     kwargs = {name: partial(falling, name) for name in seen}
     RandomEnv.steps = 0
-    model = algorithm("MlpPolicy", plain_config(algorithm, {}, [4, 4], env).make_env(), n_steps=6, **kwargs)
+    model = algorithm("MlpPolicy", plain_config(algorithm, {}, [4, 4], env).make_env(), horizon=6, **kwargs)
     for _ in range(2):
         for name in seen:
             seen[name].clear()

@@ -11,21 +11,13 @@ import numpy as np
 import pytest
 from conformance import WorkerVecEnvTests
 from envs import FixedLengthEnv, LengthFromSeedEnv, PointEnv, job, parameters, prepared, run, same, train_rounds
+from paper import MaleniaNIGT, RennalaNIGT
 from processes import FAILED, Bell, FaultyEnv, ends_of, explode, hang, kill_myself, ring, stop_myself
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_nigt import (
-    MaleniaNIGT,
-    Recording,
-    RennalaNIGT,
-    RunRecorder,
-    SimulatedVecEnv,
-    WorkerError,
-    make_worker_vec_env,
-    replay,
-)
+from sb3_nigt import Recording, RunRecorder, SimulatedVecEnv, WorkerError, make_worker_vec_env, replay
 
 ray = pytest.importorskip("ray")
 
@@ -33,7 +25,7 @@ from ray.cluster_utils import Cluster  # noqa: E402
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: E402
 
 from sb3_nigt import RayVecEnv  # noqa: E402
-from sb3_nigt.vec_env import ray_vec_env  # noqa: E402
+from sb3_nigt.vec_env.ray import vec_env as ray_vec_env  # noqa: E402
 from sb3_nigt.vec_env.ray.handle import RayWorker  # noqa: E402
 
 STORE = 80 * 2**20

@@ -17,7 +17,7 @@ TESTS = os.path.dirname(__file__)
 
 ray = pytest.importorskip("ray")
 
-from sb3_nigt.vec_env import ray_cluster, ray_vec_env  # noqa: E402
+from sb3_nigt.vec_env.ray import cluster, vec_env  # noqa: E402
 
 ENVS = [LengthFromSeedEnv] * 2
 
@@ -61,7 +61,7 @@ def no_ray(monkeypatch):
 )
 def test_bad_arguments(kwargs, says):
     with pytest.raises(ValueError, match=re.escape(says)):
-        ray_vec_env.RayVecEnv(**{"env_fns": ENVS, **kwargs})
+        vec_env.RayVecEnv(**{"env_fns": ENVS, **kwargs})
 
 
 # Who may connect
@@ -76,22 +76,22 @@ def test_bad_arguments(kwargs, says):
     ],
 )
 def test_only_a_cluster_that_refuses_strangers(no_ray, monkeypatch, prints, says):
-    monkeypatch.setattr(ray_cluster, "PROBE", f"print({prints!r})")
+    monkeypatch.setattr(cluster, "PROBE", f"print({prints!r})")
     error, says = (AssertionError, "Ray was started") if says is None else (ValueError, says)
     for address in ({"address": "example.org:6379"}, {}):
         monkeypatch.setenv("RAY_ADDRESS", "example.org:6379")
         with pytest.raises(error, match=says):
-            ray_vec_env.RayVecEnv(ENVS, **address)
+            vec_env.RayVecEnv(ENVS, **address)
     with pytest.raises(AssertionError, match="Ray was started"):
-        ray_vec_env.RayVecEnv(ENVS, allow_unauthenticated=True)
+        vec_env.RayVecEnv(ENVS, allow_unauthenticated=True)
 
 
 def test_no_ray_of_our_own_without_a_token(no_ray, monkeypatch):
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     with pytest.raises(ValueError, match=r"RAY_AUTH_MODE='disabled' is not allowed: .*listens on all network interfaces"):
-        ray_vec_env.RayVecEnv(ENVS)
+        vec_env.RayVecEnv(ENVS)
     with pytest.raises(AssertionError, match="Ray was started"):
-        ray_vec_env.RayVecEnv(ENVS, allow_unauthenticated=True)
+        vec_env.RayVecEnv(ENVS, allow_unauthenticated=True)
 
 
 def test_nobody_else_can_read_the_token(no_ray, monkeypatch, tmp_path):
@@ -103,7 +103,7 @@ def test_nobody_else_can_read_the_token(no_ray, monkeypatch, tmp_path):
     tokens = set()
     for _ in range(2):
         with pytest.raises(AssertionError, match="Ray was started"):
-            ray_vec_env.RayVecEnv(ENVS, address="local")
+            vec_env.RayVecEnv(ENVS, address="local")
         assert path.stat().st_mode & 0o777 == 0o600
         tokens.add(path.read_text())
     assert len(tokens) == 1
@@ -111,10 +111,10 @@ def test_nobody_else_can_read_the_token(no_ray, monkeypatch, tmp_path):
 
 
 def test_version():
-    ray_cluster.check_version("2.52.0")
-    ray_cluster.check_version("3.0.0rc1")
+    cluster.check_version("2.52.0")
+    cluster.check_version("3.0.0rc1")
     with pytest.raises(ValueError, match=r"Ray 2.9.3 is too old, 2.52 or newer is needed"):
-        ray_cluster.check_version("2.9.3")
+        cluster.check_version("2.9.3")
 
 
 # A Ray of our own

@@ -6,23 +6,14 @@ from functools import partial
 import numpy as np
 import pytest
 from envs import LengthFromSeedEnv, parameters, run_rounds, simulated
+from paper import MaleniaNIGT, RennalaNIGT, SyncNIGT
 from stable_baselines3.common.callbacks import CallbackList
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from sb3_nigt import (
-    AFedPG,
-    MaleniaNIGT,
-    ProcessVecEnv,
-    Recording,
-    RennalaNIGT,
-    RunRecorder,
-    SimulatedVecEnv,
-    SyncNIGT,
-    replay,
-)
+from sb3_nigt import AFedPG, ProcessVecEnv, Recording, RunRecorder, SimulatedVecEnv, replay
 
 ENV_FNS = [LengthFromSeedEnv] * 3
-SETTINGS = {"n_trajectories": 7, "n_steps": 5, "learning_rate": 0.1, "seed": 3, "policy_kwargs": {"net_arch": [8]}}
+SETTINGS = {"n_trajectories": 7, "horizon": 5, "learning_rate": 0.1, "seed": 3, "policy_kwargs": {"net_arch": [8]}}
 RUNS = {
     "planned": (RennalaNIGT, {"schedule": "planned"}),
     "pipelined": (RennalaNIGT, {"schedule": "pipelined"}),
@@ -177,7 +168,7 @@ def test_model_that_does_not_fit(tmp_path):
         replay(trained, recording)
     for name, value, says in (
         ("seed", 4, r"parameters is \d+, the recorded model began with \d+"),
-        ("n_steps", 4, "n_steps is 4, the recorded model began with 5"),
+        ("horizon", 4, "horizon is 4, the recorded model began with 5"),
         ("learning_rate", 0.2, "learning_rate is 0.2, the recorded model began with 0.1"),
     ):
         other = RennalaNIGT("MlpPolicy", SimulatedVecEnv(ENV_FNS), device="cpu", **{**SETTINGS, name: value})

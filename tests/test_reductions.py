@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch as th
 from envs import LengthFromActionEnv, LengthFromSeedEnv, parameters, run_rounds, simulated
+from paper import MaleniaNIGT, RennalaNIGT, SyncNIGT
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from sb3_nigt import AFedPG, MaleniaNIGT, RennalaNIGT, RennalaPG, SyncNIGT, SyncPG
+from sb3_nigt import AFedPG, RennalaPG, SyncPG
 
 N_ROUNDS = 5
 
@@ -20,7 +21,7 @@ fixed_lengths = (4,) * 3
 
 def make(algorithm, env_fns=random_lengths, step_times=1.0, per="step", task_ids=None, seed=3, **kwargs):
     env = simulated(env_fns, step_times, per=per, task_ids=task_ids)
-    return algorithm("MlpPolicy", env, n_steps=5, seed=seed, device="cpu", policy_kwargs={"net_arch": [4]}, **kwargs)
+    return algorithm("MlpPolicy", env, horizon=5, seed=seed, device="cpu", policy_kwargs={"net_arch": [4]}, **kwargs)
 
 
 def trained(*args, **kwargs):
@@ -88,7 +89,7 @@ def test_rennala_with_equal_speeds_is_synchronous_on_a_plain_vec_env():
     def on_plain(algorithm, m):
         env = DummyVecEnv([LengthFromSeedEnv] * 3)
         env.seed(0)
-        model = algorithm("MlpPolicy", env, n_steps=9, n_trajectories=m, seed=3, device="cpu", policy_kwargs={"net_arch": [4]})
+        model = algorithm("MlpPolicy", env, horizon=9, n_trajectories=m, seed=3, device="cpu", policy_kwargs={"net_arch": [4]})
         run_rounds(model, N_ROUNDS)
         return parameters(model)
 

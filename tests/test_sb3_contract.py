@@ -9,7 +9,8 @@ import json
 import numpy as np
 import pytest
 import torch as th
-from envs import FixedLengthEnv, LengthFromSeedEnv, NeverEndingEnv
+from envs import FixedLengthEnv, LengthFromSeedEnv, NeverEndingEnv, accepted
+from paper import MaleniaNIGT, RennalaNIGT, SyncNIGT
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.callbacks import (
     BaseCallback,
@@ -22,17 +23,7 @@ from stable_baselines3.common.callbacks import (
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from sb3_nigt import (
-    AFedPG,
-    FixedTimes,
-    MaleniaNIGT,
-    RennalaNIGT,
-    RennalaPG,
-    SimulatedVecEnv,
-    SyncNIGT,
-    SyncPG,
-    make_worker_vec_env,
-)
+from sb3_nigt import AFedPG, FixedTimes, RennalaPG, SimulatedVecEnv, SyncPG, make_worker_vec_env
 
 ALGORITHMS = [RennalaNIGT, MaleniaNIGT, SyncNIGT, SyncPG, RennalaPG, AFedPG]
 STEP_TIMES = [1.0, 2.0, 5.0]
@@ -45,7 +36,7 @@ def workers(env_class=LengthFromSeedEnv, **kwargs):
 def make(algorithm=RennalaNIGT, env=None, **kwargs):
     if algorithm is not AFedPG:
         kwargs = {"n_trajectories": 4, **kwargs}
-    return algorithm("MlpPolicy", env or workers(), seed=0, **{"n_steps": 20, **kwargs})
+    return algorithm("MlpPolicy", env or workers(), seed=0, **{"horizon": 20, **kwargs})
 
 
 def parameters_of(model):
@@ -204,15 +195,15 @@ def test_normalized_observations_are_frozen_within_a_round_and_merged_after_it()
     env = VecNormalize(workers(), norm_reward=False)
     model = make(env=env)
     model.learn(1)
-    first = [t.point.transform_obs.statistics[None] for t in model._accepted]
+    first = [t.point.transform_obs.statistics[None] for t in accepted(model)]
     assert all(np.array_equal(mean, first[0][0]) for mean, _ in first)
     # by hand: the mean of all observations that the statistics have seen, three from the reset and those of the round
-    raw = np.concatenate([t.observations for t in model._accepted])
+    raw = np.concatenate([t.observations for t in accepted(model)])
     prior = 1e-4  # VecNormalize's initial count, at mean 0
     expected = (first[0][0] * (3 + prior) + raw.sum(axis=0)) / (3 + prior + len(raw))
     assert env.obs_rms.mean == pytest.approx(expected, abs=1e-7)
     assert env.obs_rms.count == pytest.approx(3 + prior + len(raw))
-    trajectory = model._accepted[0]
+    trajectory = accepted(model)[0]
     by_library = np.clip((trajectory.observations - first[0][0]) / first[0][1], -10, 10)
     assert trajectory.policy_observations == pytest.approx(by_library, abs=1e-6)
 
@@ -222,12 +213,12 @@ def test_normalized_rewards():
     model = make(env=env)
     model.learn(1)
     # FixedLengthEnv has two steps; the running returns of an episode are r_0 and 0.5 r_0 + r_1
-    returns = [r for t in model._accepted for r in (t.rewards[0], 0.5 * t.rewards[0] + t.rewards[1])]
+    returns = [r for t in accepted(model) for r in (t.rewards[0], 0.5 * t.rewards[0] + t.rewards[1])]
     assert env.ret_rms.mean == pytest.approx(np.mean(returns), rel=1e-3)
     assert env.ret_rms.count == pytest.approx(len(returns), abs=1e-3)
     model.learn(1, reset_num_timesteps=False)
-    std = np.sqrt(model._accepted[0].point.transform_rewards.parts[0].std ** 2)
-    assert model._accepted[0].learning_rewards == pytest.approx(model._accepted[0].rewards / std)
+    std = np.sqrt(accepted(model)[0].point.transform_rewards.parts[0].std ** 2)
+    assert accepted(model)[0].learning_rewards == pytest.approx(accepted(model)[0].rewards / std)
 
 
 def test_evaluation_with_normalization(tmp_path):
@@ -241,7 +232,7 @@ def test_evaluation_with_normalization(tmp_path):
 @pytest.mark.parametrize("algorithm", [PPO, A2C])
 def test_lock_step_algorithms_wait_for_the_slowest(algorithm):
     env = workers()
-    model = algorithm("MlpPolicy", env, n_steps=16, seed=0, **({"batch_size": 48} if algorithm is PPO else {}))
+    model = algorithm("MlpPolicy", env, horizon=16, seed=0, **({"batch_size": 48} if algorithm is PPO else {}))
     model.learn(96)
     # 96 timesteps are 32 steps of three workers, each as long as the slowest one's 5 seconds
     assert env.clock.now() == 32 * max(STEP_TIMES)
@@ -267,7 +258,7 @@ def test_never_ending_environment():
 
 
 def test_one_trajectory_of_one_environment_is_exactly_h_steps(tmp_path):
-    model = RennalaNIGT("MlpPolicy", NeverEndingEnv(), n_trajectories=1, n_steps=20, seed=0)
+    model = RennalaNIGT("MlpPolicy", NeverEndingEnv(), n_trajectories=1, horizon=20, seed=0)
     assert model.learn(20).num_timesteps == 20
     assert model.learn(1, reset_num_timesteps=False).num_timesteps == 40
     model.save(tmp_path / "model")
@@ -288,7 +279,7 @@ def test_stock_policy_of_the_library():
     from stable_baselines3.common.policies import ActorCriticPolicy
 
     model = make()
-    stock = RennalaNIGT(ActorCriticPolicy, workers(), n_trajectories=4, n_steps=20, seed=0).learn(100)
+    stock = RennalaNIGT(ActorCriticPolicy, workers(), n_trajectories=4, horizon=20, seed=0).learn(100)
     assert type(stock.policy.optimizer) is type(model.policy.optimizer)
     assert np.isfinite(parameters_of(stock)).all()
     assert not any("value_net" in name for name, _ in model.policy.named_parameters())

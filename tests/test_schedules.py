@@ -8,9 +8,10 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from sb3_nigt.aggregators import Malenia, Rennala, Synchronous
+from sb3_nigt.aggregators import Malenia, Rennala, Synchronous, TicketPool
 from sb3_nigt.messages import TrajectoryKey
 from sb3_nigt.schedules import FirstFinished, Immediate, Pipelined, Planned
+from sb3_nigt.schedules.tickets import RoundTickets
 
 
 class Round:
@@ -218,7 +219,7 @@ def test_new_predictions_count_at_once():
 @pytest.mark.parametrize(("back", "durations"), [(1, [1.5, 5.0, 20.0]), (2, [20.0, 1.5, 5.0])])
 def test_ticket_is_free_before_the_end_of_what_is_in_flight(back, durations):
     """
-    M = 4, everybody has a ticket; then the durations turn out to be 1.5, 5, 20. At 1 the one of 5 s is back, one ticket is left.
+    M = 4, all have a ticket; then the durations turn out to be 1.5, 5, 20. At 1 the one of 5 s is back, one ticket is left.
 
     The one of 1.5 s could have it done by 1.5 + 1.5 = 3, the one of 5 s by 6 only. But the one of 20 s makes the round last
     until 20 anyway, whether it is the first in the list or the last.
@@ -226,6 +227,22 @@ def test_ticket_is_free_before_the_end_of_what_is_in_flight(back, durations):
     schedule = Planned()
     assert len(schedule.begin(Rennala(4), 0, 0.0, np.array([9.0, 9.0, 9.0]), [])) == 3
     assert [start.worker for start in schedule.accepted(back, 1.0, np.array(durations))] == [back]
+
+
+def test_small_durations_are_compared_as_they_are():
+    """M = 3: worker 0 is done with all by 0.3, before worker 1 with its first, and nothing in flight lasts longer."""
+    assert [s.worker for s in Planned().begin(Rennala(3), 0, 0.0, np.array([0.1, 0.35]), [])] == [0]
+
+
+@pytest.mark.parametrize(("duration", "started"), [(0.3, [0, 1, 2]), (0.31, [0, 1])])
+def test_a_tie_is_one_at_large_times_as_well(duration, started):
+    """
+    M = 4 and 0.1, 0.25, 0.3 s: workers 0 and 1 take a ticket each. Of the two left worker 0 would bring the second by 0.3.
+
+    So worker 2 is in time. But 10^6 + 0.1 + 0.1 + 0.1 is smaller than 10^6 + 0.3 by 10^-10 after rounding.
+    """
+    starts = Planned().begin(Rennala(4), 0, 1e6, np.array([0.1, 0.25, duration]), [])
+    assert [start.worker for start in starts] == started
 
 
 def test_rejected_trajectory_is_made_up_for_with_fresh_random_numbers():
@@ -261,6 +278,31 @@ def test_a_new_round_forgets_the_old_one(schedule_cls):
     assert counts.tolist() == [3, 2, 0]  # the record of a past round is not written to
 
 
+# Tickets
+
+
+def test_tickets_of_a_round_by_hand():
+    """
+    Pools {0, 2} with two tickets and {1} with one. Ticket k of the first pool has the random numbers of trajectory ⌊k/2⌋ of
+    worker 0 (k even) or 2 (k odd).
+    """
+    tickets = RoundTickets(7, [TicketPool((0, 2), 2), TicketPool((1,), 1)])
+    assert tickets.pool_of == {0: 0, 2: 0, 1: 1}
+    only = tickets.take(1, 0.5)
+    assert (only.round, only.pool, only.number, only.started_at) == (7, 1, 0, 0.5)
+    assert [tickets.left(pool) for pool in range(2)] == [2, 0]
+    assert tickets.any_left  # in the first pool
+    taken = [tickets.take(0, 1.0) for _ in range(2)]
+    assert not tickets.any_left
+    for ticket in taken:  # both have failed, and two more are issued
+        tickets.replace(ticket)
+    more = [tickets.take(0, 2.0) for _ in range(2)]
+    keys = [TrajectoryKey(7, 0, 0), TrajectoryKey(7, 2, 0), TrajectoryKey(7, 0, 1), TrajectoryKey(7, 2, 1)]
+    assert [tickets.key(ticket) for ticket in taken + more] == keys
+    tickets.give_back(more[0])
+    assert tickets.take(0, 3.0).number == more[0].number
+
+
 # Immediate
 
 
@@ -272,6 +314,7 @@ def test_immediate_starts_idle_workers_only():
     assert schedule.accepted(2, 1.0, durations) == []
     assert schedule.complete
     assert schedule.counts.tolist() == [0, 0, 1]
+    assert schedule.counts.dtype == np.int64
 
 
 def test_immediate_makes_up_for_a_rejected_trajectory_and_gathers_the_first_round():

@@ -1,5 +1,6 @@
 """What the ranks of a group agree on, worked out by hand and without any process; what is refused."""
 
+from collections import Counter
 from datetime import timedelta
 from functools import partial
 from itertools import count, cycle
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch.distributed as dist
 from envs import FixedLengthEnv, LengthFromSeedEnv, PointEnv, job, prepared, run_rounds, same, simulated
+from paper import MaleniaNIGT, RennalaNIGT
 from stable_baselines3.common.callbacks import (
     BaseCallback,
     CallbackList,
@@ -20,9 +22,11 @@ from stable_baselines3.common.callbacks import (
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import KVWriter, Logger
 
-from sb3_nigt import AFedPG, MaleniaNIGT, ProcessVecEnv, RennalaNIGT, RunRecorder, SimulatedVecEnv
+from sb3_nigt import AFedPG, ProcessVecEnv, RunRecorder, SimulatedVecEnv
 from sb3_nigt.aggregators import Malenia, Rennala
+from sb3_nigt.algorithms.group import Alone
 from sb3_nigt.distributed import AllReduceGroup, is_first_rank
+from sb3_nigt.distributed import ledger as ledger_module
 from sb3_nigt.distributed.callbacks import callbacks_of
 from sb3_nigt.distributed.ledger import ARRIVED, REJECTED, STARTED, Entry, Ledger
 from sb3_nigt.distributed.line import StoreLine
@@ -151,6 +155,192 @@ def test_all_ranks_read_the_same_from_the_list(lines):
         assert ledger.is_over()
         assert [entry.worker for entry in ledger.admitted] == [2, 0]
     assert told[0] == told[1] == told[2]
+
+
+class CountedLine:
+    """
+    A line to a store, with a clock of its own: every request takes so many seconds.
+
+    :param seconds: of a request
+    """
+
+    def __init__(self, seconds):
+        self.seconds, self.now = seconds, 0.0
+        self.lists, self.counters, self.requests, self.n_checks = {}, Counter(), [], 0
+
+    def monotonic(self):
+        return self.now
+
+    def _request(self, name):
+        self.requests.append(name)
+        self.now += self.seconds
+
+    def call(self, function):
+        before = sum(map(len, self.lists.values()))
+        result = function(self)
+        appended = sum(map(len, self.lists.values())) > before
+        self._request(
+            {(True, True): "append", (True, False): "append, read", (False, False): "read"}[appended, result is None]
+        )
+        return result
+
+    def add(self, key, amount):
+        self._request("look" if amount == 0 else "end")
+        self.counters[key] += amount
+        return self.counters[key]
+
+    def check(self, keys=None):
+        if keys is None:
+            self.n_checks += 1
+        return keys is not None and all(key in self.lists for key in keys)
+
+    def append(self, key, data):
+        assert data
+        self.lists[key] = self.lists.get(key, b"") + data
+
+    def get(self, key):
+        return self.lists[key]  # the store would wait for a key that is not there
+
+
+@pytest.fixture
+def ledger_on(monkeypatch):
+    """Make a ledger of round 7 that counts the first two, on a line where a request takes so many seconds."""
+
+    def make(seconds):
+        line, told = CountedLine(seconds), []
+        monkeypatch.setattr(ledger_module, "time", line)
+        rule = SharedFirstFinished(Rennala(2), 7, UNKNOWN, SimulatedClock())
+        return Ledger(line, "7/", 7, rule, told.append), line, told
+
+    return make
+
+
+def test_an_entry_is_read_as_it_was_written():
+    """2 bytes, 4 integers and 3 floats of 8 bytes: 58."""
+    entry = Entry(ARRIVED, 3, TrajectoryKey(7, 2, 5), 11, True, -1.5, 0.25, 0.75)
+    assert len(entry.pack()) == 58
+    assert Entry.unpack(7, entry.pack()) == entry
+    start = Entry(STARTED, 3, TrajectoryKey(7, 2, 5))
+    assert start == Entry(STARTED, 3, TrajectoryKey(7, 2, 5), 0, False, 0.0, 0.0, 0.0)
+    assert Entry.unpack(7, start.pack()) == start
+
+
+def test_only_what_counts_is_admitted(ledger_on):
+    """Arrivals 1 and 3 count, 2 is rejected, and 4 comes too late, which is no reason to reject it."""
+    ledger, line, told = ledger_on(0.0)
+    entries = [arrival(0), arrival(1, kind=REJECTED), arrival(2), arrival(0, 1)]
+    for entry in entries:
+        line.append("7/arrivals", entry.pack())
+    ledger.read()
+    read = [Entry.unpack(7, entry.pack()) for entry in entries]
+    assert ledger.admitted == told == [read[0], read[2]]
+    assert ledger.rejected == [read[1]]
+    ledger.read()  # nothing is read twice, and the end is told once
+    assert (len(told), len(ledger.rejected), line.counters["7/over"]) == (2, 1, 1)
+    ledger.enter(arrival(2, 1))
+    assert len(told) == 2
+
+
+def test_an_empty_list_is_not_waited_for(ledger_on):
+    ledger, line, told = ledger_on(0.0)
+    ledger.read()
+    assert (told, line.requests) == ([], ["read"])
+    assert not ledger.is_over()
+
+
+def test_readings_take_a_tenth_of_the_time(ledger_on):
+    """
+    A request takes 0.1 ms, so there is none of the same kind for 1 ms after it.
+
+    t = 0: an arrival is entered and read until 0.1; the next reading is due at 1.1. At 0.1 another one is only appended, until
+    0.2. The first look at the counter is at 0.2, until 0.3; the next one is due at 1.3. Then the list is due as well: it is
+    read until 1.4, and completes the round, which all are told until 1.5; the counter need not be asked.
+    """
+    ledger, line, told = ledger_on(1e-4)
+    ledger.enter(arrival(0))
+    assert (line.requests, len(told)) == (["append, read"], 1)
+    ledger.enter(arrival(1))
+    assert (line.requests[1:], len(told)) == (["append"], 1)
+    assert not ledger.is_over()
+    assert line.requests[2:] == ["look"]
+    line.now = 1.29e-3
+    assert not ledger.is_over()
+    assert (line.requests[3:], len(told)) == ([], 1)
+    line.now = 1.31e-3
+    assert ledger.is_over()
+    assert (line.requests[3:], len(told)) == (["read", "end"], 2)
+    assert line.counters["7/over"] == 1
+    for _ in range(3):
+        line.now += 1.0
+        assert ledger.is_over()
+    assert line.requests[5:] == []
+    assert line.n_checks == 2  # each time that it looked for failures of other ranks as well
+
+
+def test_the_list_is_read_when_it_is_due_and_something_is_new(ledger_on):
+    """
+    0.1 ms a request. The list is read until 0.1, so the next reading is due at 1.1. An arrival that is entered at 0.5 is only
+    appended; it is read once the list is due, together with a look at the counter.
+
+    Without anything new of its own a rank only looks at the counter, which the rank that completes the round increments.
+    """
+    ledger, line, told = ledger_on(1e-4)
+    ledger.read()
+    line.now = 5e-4
+    ledger.enter(arrival(0))
+    assert (line.requests, told) == (["read", "append"], [])
+    line.now = ledger._next_read - 1e-6
+    assert not ledger.is_over()
+    assert (line.requests[2:], told) == (["look"], [])
+    line.now = ledger._next_look
+    assert not ledger.is_over()
+    assert (line.requests[3:], len(told)) == (["read", "look"], 1)
+    line.now = ledger._next_look
+    assert not ledger.is_over()
+    assert line.requests[5:] == ["look"]
+    line.counters["7/over"] += 1
+    line.now = ledger._next_look
+    assert ledger.is_over()
+    assert line.requests[6:] == ["look"]
+
+
+def test_an_arrival_is_read_with_the_append_when_reading_is_due(ledger_on):
+    ledger, line, told = ledger_on(1e-4)
+    ledger.read()
+    line.now = ledger._next_read
+    ledger.enter(arrival(0))
+    assert (line.requests[1:], len(told)) == (["append, read"], 1)
+    line.now = ledger._next_look = ledger._next_read = 1.0  # both at the same moment
+    line.append("7/arrivals", arrival(1).pack())
+    assert not ledger.is_over()  # nothing of its own is unread: the rank that has entered it reads it
+    assert line.requests[2:] == ["look"]
+    ledger.enter(arrival(1))
+    line.now = ledger._next_look = ledger._next_read
+    assert ledger.is_over()
+
+
+def test_a_slow_store_is_asked_after_every_step_of_two_milliseconds(ledger_on):
+    """A request takes a second: not ten, but 2 ms pass before the next one."""
+    ledger, line, _ = ledger_on(1.0)
+    ledger.read()
+    assert not ledger.is_over()
+    line.now += 0.0019
+    assert not ledger.is_over()
+    assert line.requests == ["read", "look"]
+    line.now += 0.0002
+    assert not ledger.is_over()
+    assert line.requests == ["read", "look", "look"]
+
+
+def test_a_failure_of_another_rank_is_noticed_while_looking(ledger_on):
+    ledger, line, _ = ledger_on(0.0)
+
+    def check(keys=None):
+        raise RankError("rank 2 is out of paper")
+
+    line.check = check
+    with pytest.raises(RankError, match="rank 2 is out of paper"):
+        ledger.is_over()
 
 
 def test_the_first_reason_is_the_one_that_counts(lines):
@@ -301,8 +491,7 @@ def test_a_round_is_one_reduction_and_one_exchange_of_counts(alone):
     ungrouped = RennalaNIGT("MlpPolicy", simulated([LengthFromSeedEnv] * 2), n_trajectories=4, seed=0)
     assert ungrouped.group is None
     run_rounds(ungrouped, 1)
-    assert ungrouped._session is None
-    assert ungrouped._ranks is None
+    assert isinstance(ungrouped._group, Alone)
 
 
 def test_a_group_of_one_computes_what_no_group_does(alone):

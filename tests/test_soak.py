@@ -13,12 +13,13 @@ import time
 import gymnasium as gym
 import numpy as np
 import pytest
+from paper import RennalaNIGT
 from processes import FAILED, is_running
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 
-from sb3_nigt import ProcessVecEnv, RennalaNIGT, make_worker_vec_env
+from sb3_nigt import ProcessVecEnv, make_worker_vec_env
 
 SECONDS = float(os.environ.get("SOAK_SECONDS", "600"))
 N_WORKERS, M, EPISODES = 10, 20, 12

@@ -105,7 +105,9 @@ speeds = st.lists(st.sampled_from([0.5, 1.0, 2.0, 3.0, 7.0, 50.0, 2**0.5, 3**0.5
 @given(speeds, st.integers(1, 40), st.sampled_from(["rennala", "malenia", "synchronous"]), st.data())
 def test_a_round_ends_at_the_first_moment_that_the_rule_allows(step_times, m, name, data):
     step_times = np.array(step_times)
-    starts = np.array(data.draw(st.lists(st.sampled_from([0.0, 0.3, 1.0]), min_size=len(step_times), max_size=len(step_times))))
+    starts = np.array(
+        data.draw(st.lists(st.sampled_from([0.0, 0.3, 1.0]), min_size=len(step_times), max_size=len(step_times)))
+    )
     n = len(step_times)
     rule = {"rennala": Rennala(m), "malenia": Malenia.of(m, range(n)), "synchronous": Synchronous(m)}[name]
     end, counts = round_of_steps(starts, step_times, rule.is_complete)

@@ -8,13 +8,14 @@ import gymnasium as gym
 import mujoco
 import numpy as np
 import pytest
-from envs import FixedLengthEnv, PointEnv, parameters, run_rounds
+from envs import FixedLengthEnv, PointEnv, accepted, parameters, run_rounds
 from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
+from paper import MaleniaNIGT
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 from stable_baselines3.common.monitor import Monitor
 
-from sb3_nigt import MaleniaNIGT, ProcessVecEnv, SimulatedVecEnv, make_worker_vec_env
+from sb3_nigt import ProcessVecEnv, SimulatedVecEnv, make_worker_vec_env
 from sb3_nigt.envs import FlippedObservation, TargetVelocity, make_task_env, make_tasks
 
 PAPER = ["Humanoid-v4", "Reacher-v4", "Walker2d-v4", "Hopper-v4"]
@@ -251,7 +252,7 @@ def test_default_tasks_differ(family):
 def test_training_on_each_family(family):
     """Two rounds; every task is in each, with half of the weight."""
     env = make_worker_vec_env(**make_tasks(family, "Hopper-v4", n_workers=2), step_times=[1, 10])
-    model = MaleniaNIGT("MlpPolicy", env, n_trajectories=4, n_steps=20, seed=0, device="cpu")
+    model = MaleniaNIGT("MlpPolicy", env, n_trajectories=4, horizon=20, seed=0, device="cpu")
     start = parameters(model)
     for report in run_rounds(model, 2):
         assert report.counts.min() > 0
@@ -268,9 +269,9 @@ def test_processes_run_the_trajectories_of_the_simulator(tasks):
     results = []
     for vec_env_cls in (SimulatedVecEnv, ProcessVecEnv):
         env = make_worker_vec_env(**make_tasks(*tasks, n_workers=2), vec_env_cls=vec_env_cls)
-        model = MaleniaNIGT("MlpPolicy", env, n_trajectories=2, n_steps=60, seed=1, device="cpu")
+        model = MaleniaNIGT("MlpPolicy", env, n_trajectories=2, horizon=60, seed=1, device="cpu")
         model.learn(1)
-        results.append({t.key: t for t in model._accepted})
+        results.append({t.key: t for t in accepted(model)})
         env.close()
     simulator, processes = results
     assert processes.keys() == simulator.keys()

@@ -7,9 +7,10 @@ import pytest
 from envs import LengthFromSeedEnv, NeverEndingEnv, run_rounds, simulated
 from hypothesis import given
 from hypothesis import strategies as st
+from paper import RennalaNIGT
 from stable_baselines3.common.callbacks import BaseCallback
 
-from sb3_nigt import AFedPG, RennalaNIGT
+from sb3_nigt import AFedPG
 from sb3_nigt.messages import SamplingPoint, TrajectoryKey
 from sb3_nigt.sampling.ticks import TickAssembler
 from sb3_nigt.sampling.trajectory import Trajectory
@@ -143,7 +144,7 @@ class StepCounter(BaseCallback):
 @pytest.mark.parametrize("make", [AFedPG, RennalaNIGT], ids=lambda cls: cls.__name__)
 def test_learn_counts_n_timesteps_a_call(make):
     env = simulated([LengthFromSeedEnv] * 3, [1.0, 2.0, 5.0])
-    model, callback = make("MlpPolicy", env, n_steps=4, seed=0, device="cpu"), StepCounter()
+    model, callback = make("MlpPolicy", env, horizon=4, seed=0, device="cpu"), StepCounter()
     model.learn(300, callback)
     assert callback.counts == list(range(3, model.num_timesteps + 1, 3))
     assert callback.counts[-1] >= 300
@@ -156,7 +157,7 @@ def test_learn_counts_n_timesteps_a_call(make):
 def test_discarded_steps_are_shown_too():
     """first_finished, H = 4, speeds 1 and 3: w0 arrives at 4 and completes M = 1; w1 has made one step: 5 steps a round."""
     env = simulated([NeverEndingEnv] * 2, [1.0, 3.0])
-    model = RennalaNIGT("MlpPolicy", env, n_trajectories=1, n_steps=4, schedule="first_finished", seed=0, device="cpu")
+    model = RennalaNIGT("MlpPolicy", env, n_trajectories=1, horizon=4, schedule="first_finished", seed=0, device="cpu")
     reports = run_rounds(model, 6)
     assert [(r.used_steps, r.discarded_steps) for r in reports] == [(4, 1)] * 6
     assert model.num_timesteps == 30
@@ -169,7 +170,7 @@ def test_discarded_steps_of_an_episode_do_not_end_it():
     That is 15 steps and three ends of an episode a round, 30 and six in two.
     """
     env = simulated([3, 7], [2.0, 3.0], per="trajectory")
-    make, callback = partial(RennalaNIGT, n_trajectories=3, n_steps=10, schedule="first_finished"), StepCounter()
+    make, callback = partial(RennalaNIGT, n_trajectories=3, horizon=10, schedule="first_finished"), StepCounter()
     make("MlpPolicy", env, seed=0, device="cpu").learn(30, callback)
     assert callback.counts[-1] == 30
     assert callback.n_dones == 6
@@ -189,7 +190,7 @@ def test_discarded_steps_of_an_episode_do_not_end_it():
 )
 def test_no_step_is_executed_that_the_clock_does_not_know(schedule, step_times, m, executed):
     env = simulated([2, 2, 2], step_times)
-    model = RennalaNIGT("MlpPolicy", env, n_trajectories=m, n_steps=10, schedule=schedule, seed=0, device="cpu")
+    model = RennalaNIGT("MlpPolicy", env, n_trajectories=m, horizon=10, schedule=schedule, seed=0, device="cpu")
     reports = run_rounds(model, 2)
     assert [worker_env.n_steps_executed for worker_env in env.envs] == [2 * steps for steps in executed]
     assert sum(r.used_steps + r.discarded_steps for r in reports) == env.steps_executed == 2 * sum(executed)
@@ -199,13 +200,13 @@ def test_no_step_is_executed_that_the_clock_does_not_know(schedule, step_times, 
 def test_steps_are_counted_right_where_seconds_are_rounded(step_time):
     """Two equal workers, M = 1: when the first one has made its three steps, the other one has, too."""
     env = simulated([3, 3], step_time)
-    model = RennalaNIGT("MlpPolicy", env, n_trajectories=1, n_steps=10, schedule="first_finished", seed=0, device="cpu")
+    model = RennalaNIGT("MlpPolicy", env, n_trajectories=1, horizon=10, schedule="first_finished", seed=0, device="cpu")
     assert [(r.used_steps, r.discarded_steps) for r in run_rounds(model, 20)] == [(3, 3)] * 20
 
 
 def test_false_stops_at_once():
     env = simulated([NeverEndingEnv] * 2)
-    model, callback = RennalaNIGT("MlpPolicy", env, n_steps=10, seed=0, device="cpu"), StepCounter(stop_after=3)
+    model, callback = RennalaNIGT("MlpPolicy", env, horizon=10, seed=0, device="cpu"), StepCounter(stop_after=3)
     model.learn(1000, callback)
     assert callback.counts == [2, 4, 6]
     assert model.num_timesteps == 6

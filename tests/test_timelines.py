@@ -5,16 +5,17 @@ from functools import partial
 import numpy as np
 import pytest
 from envs import FixedLengthEnv, NeverEndingEnv, ScriptedLengthEnv, run_rounds, simulated
+from paper import MaleniaNIGT, RennalaNIGT, SyncNIGT
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from sb3_nigt import AFedPG, MaleniaNIGT, RennalaNIGT, RennalaPG, SyncNIGT, SyncPG
+from sb3_nigt import AFedPG, RennalaPG, SyncPG
 from sb3_nigt.messages import TrajectoryKey
 
 both_schedules = pytest.mark.parametrize("schedule", ["first_finished", "planned"])
 
 
 def train(algorithm, env, n_rounds, n_steps=10, **kwargs):
-    model = algorithm("MlpPolicy", env, n_steps=n_steps, seed=0, device="cpu", policy_kwargs={"net_arch": [2]}, **kwargs)
+    model = algorithm("MlpPolicy", env, horizon=n_steps, seed=0, device="cpu", policy_kwargs={"net_arch": [2]}, **kwargs)
     return model, run_rounds(model, n_rounds)
 
 

@@ -34,7 +34,7 @@ from sb3_nigt.vec_env.base import WorkerVecEnv
 from sb3_nigt.vec_env.wrappers import WrapperStack
 
 RULES: dict[type[Schedule], type[SharedRule]] = {FirstFinished: SharedFirstFinished, Planned: SharedPlanned}
-ARGUMENTS = ("n_trajectories", "n_initial_trajectories", "n_steps", "gamma", "eta", "learning_rate", "schedule")
+ARGUMENTS = ("n_trajectories", "n_initial_trajectories", "horizon", "gamma", "eta", "learning_rate", "schedule")
 MUST_AGREE = ("algorithm", *ARGUMENTS, "observation_space", "action_space", "n_parameters", "n_statistics", "timeout", "debug")
 HEADER = 6  # numbers of a rank in front of those of its workers, see Session._exchange
 

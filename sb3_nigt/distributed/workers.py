@@ -37,6 +37,7 @@ class RankWorkers(TrajectoryWorkers):
         self.inner, self.ranks, self.offset, self.task_ids = inner, ranks, offset, task_ids
         self.own = range(offset, offset + inner.num_envs)
         self.tasks_differ = len(set(task_ids)) > 1
+        self.sums_by_worker = inner.sums_by_worker
         self.clock = WallClock()
         self.prefix = ""  # of the store's keys for the current round
         self.total_restarts = 0  # of processes, on all ranks

@@ -61,7 +61,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seeds", metavar="N", type=positive_integer, default=5, help="runs of each method")
     parser.add_argument("--target-return", metavar="R", type=finite_number, help="return whose time is in the table")
-    parser.add_argument("--tuned", metavar="FILE", type=tuned_file, default=[], help="arguments that sb3-nigt tune has found")
+    parser.add_argument(
+        "--paper", action="store_true", help="the paper's algorithms to the letter, not the defaults of this package"
+    )
+    parser.add_argument(
+        "--tuned", metavar="FILE", type=tuned_file, default=[], help="arguments that sb3-nigt tune has found; implies --paper"
+    )
     add_execution(parser, "compare")
 
 
@@ -138,11 +143,13 @@ def run(args: argparse.Namespace) -> None:
             f"{', '.join(baselines)}: with --time-per trajectory a step of all workers costs h over max_episode_steps, which "
             "favours them where episodes end early; --time-per step treats all alike"
         )
-    runs = seeded_runs(args.algos, args.seeds, setting, budget, args.tuned)
+    runs = seeded_runs(args.algos, args.seeds, setting, budget, args.tuned, args.paper or bool(args.tuned))
     compare(runs, args.output, args.processes, args.target_return)
 
 
-def seeded_runs(names: Sequence[str], n_seeds: int, setting: Setting, budget: Budget, tuned: Sequence[Tuned]) -> list[Run]:
+def seeded_runs(
+    names: Sequence[str], n_seeds: int, setting: Setting, budget: Budget, tuned: Sequence[Tuned], paper: bool = False
+) -> list[Run]:
     """
     List the runs of a comparison, seed by seed, so that early on there is something of every method.
 
@@ -151,9 +158,10 @@ def seeded_runs(names: Sequence[str], n_seeds: int, setting: Setting, budget: Bu
     :param setting: environment and workers
     :param budget: of each run
     :param tuned: their arguments; empty: the defaults
+    :param paper: the paper's algorithms to the letter
     """
     arguments = {name: arguments_of(name, setting, tuned) for name in names}
-    return [Run(name, seed, setting, budget, arguments[name]) for seed in range(n_seeds) for name in names]
+    return [Run(name, seed, setting, budget, arguments[name], paper=paper) for seed in range(n_seeds) for name in names]
 
 
 def compare(runs: Sequence[Run], output: Path, processes: int, threshold: float | None = None) -> None:

@@ -98,11 +98,11 @@ class Experiment:
 
 def number_of_parameters(env: str) -> int:
     """
-    Count d, the parameters of the default policy.
+    Count d, the parameters of the paper's policy.
 
     :param env: a registered id
     """
-    model = make_model("rennala", Setting(env, (1.0,), (0.0,)).make_workers(0), 0, {})
+    model = make_model("rennala", Setting(env, (1.0,), (0.0,)).make_workers(0), 0, {}, paper=True)
     return sum(p.numel() for p in model.policy.parameters())
 
 

@@ -11,6 +11,7 @@ from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_nigt.algorithms.base import AsyncPolicyGradient
+from sb3_nigt.algorithms.paper import PAPER
 from sb3_nigt.experiments.setting import CountedVecEnv
 from sb3_nigt.methods import METHODS
 
@@ -38,7 +39,9 @@ def check_method(name: str) -> str:
     return base if schedule == METHODS[base].default_schedule else name.strip()
 
 
-def make_model(method: str, workers: CountedVecEnv, seed: int, arguments: dict[str, Any]) -> BaseAlgorithm:
+def make_model(
+    method: str, workers: CountedVecEnv, seed: int, arguments: dict[str, Any], paper: bool = False
+) -> BaseAlgorithm:
     """
     Make the algorithm.
 
@@ -46,13 +49,16 @@ def make_model(method: str, workers: CountedVecEnv, seed: int, arguments: dict[s
     :param workers: to train on
     :param seed: of everything random
     :param arguments: where they are not the defaults
+    :param paper: the paper's algorithm to the letter, instead of the defaults of this package
     """
     base, _, schedule = method.partition(":")
     common: dict[str, Any] = {"seed": seed, "device": "cpu"}
     if base in METHODS:
         if schedule:
-            common["schedule"] = schedule
-        return METHODS[base].algorithm("MlpPolicy", workers, **common, **arguments)
+            common |= {"schedule": schedule, **({"rollout": "trajectories"} if METHODS[base].takes("rollout") else {})}
+        if paper and METHODS[base].takes("gae_lambda"):
+            common = {**PAPER, **common}
+        return METHODS[base].algorithm("MlpPolicy", workers, **{**common, **arguments})
     policy = "LinearPolicy" if base == "ars" else "MlpPolicy"
     return BASELINES[base](policy, workers, **common, **{**_adapted(base, workers.num_envs), **arguments})
 

@@ -166,6 +166,7 @@ class Run:
     :param budget: its length
     :param arguments: of the algorithm, where they are not its defaults
     :param label: what the run is called in files, tables and pictures; None: the method
+    :param paper: the paper's algorithm to the letter, instead of the defaults of this package
     """
 
     method: str
@@ -174,6 +175,7 @@ class Run:
     budget: Budget
     arguments: dict[str, Any] = field(default_factory=dict)
     label: str | None = None
+    paper: bool = False
 
     @property
     def name(self) -> str:

@@ -50,7 +50,7 @@ def execute(run: Run, directory: Path) -> None:
     """
     curve, configuration = files_of(run, directory)
     workers = run.setting.make_workers(run.seed)
-    model = make_model(run.method, workers, run.seed, run.arguments)
+    model = make_model(run.method, workers, run.seed, run.arguments, run.paper)
     with curve.open("w", newline="", encoding="utf-8") as file:
         writer = CurveWriter(run, workers, file)
         with suppress(_BudgetSpent):

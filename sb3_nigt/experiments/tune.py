@@ -148,7 +148,7 @@ def tune(candidates: dict[str, Candidates], setting: Setting, budget: Budget, ou
             break
         seeds = range(FIRST_SEED, FIRST_SEED + n_seeds)
         runs = [
-            Run(method, seed, setting, budget, candidates[method][label], label)
+            Run(method, seed, setting, budget, candidates[method][label], label, paper=True)
             for method in open_methods
             for label in left[method]
             for seed in seeds

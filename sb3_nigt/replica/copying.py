@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
 import io
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import cloudpickle
+import numpy as np
 import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.distributions import Distribution
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import nn
 
@@ -32,6 +37,8 @@ def copy_of(policy: ActorCriticPolicy, device: th.device | str) -> ActorCriticPo
     :raises ValueError: if something in it cannot be copied, or would be shared with the copy
     """
     policy = getattr(policy, "_orig_mod", policy)  # behind torch.compile
+    _check_functions(policy)
+    _warn_of_tensor_hooks(policy)
     memo: dict[int, Any] = {id(part): None for part in _left_out(policy)}
     for tensor in _tensors_of_a_graph(policy):  # what a forward pass has left behind cannot be copied otherwise
         memo[id(tensor)] = tensor.detach().clone()
@@ -84,7 +91,7 @@ def fingerprint(policy: ActorCriticPolicy) -> object:
     state = {id(tensor): (tuple(tensor.shape), str(tensor.dtype), tensor.requires_grad) for tensor in _state(policy)}
     left_out = {id(part): "left out" for part in _left_out(policy)}
     try:
-        _StructurePickler(buffer, {**state, **left_out}).dump(policy)
+        _StructurePickler(buffer, {**state, **left_out, id(policy.action_dist): _kind(policy.action_dist)}).dump(policy)
     except Exception:  # there is no common type of these errors
         return object()
     return hashlib.sha256(buffer.getvalue()).hexdigest()
@@ -99,7 +106,42 @@ class _StructurePickler(cloudpickle.Pickler):  # type: ignore[misc]
 
     def persistent_id(self, obj: Any) -> Any:
         """Called for every object before it is pickled; None: pickle it."""
+        if isinstance(obj, spaces.Space):  # it may have been sampled from, and holds a generator
+            return type(obj), repr(obj)
         return self._descriptions.get(id(obj))
+
+
+def _check_functions(policy: ActorCriticPolicy) -> None:
+    """Refuse functions that have closed over a part of the policy: they are copied as they are, with the live part."""
+    named = (*policy.named_modules(), *policy.named_parameters(), *policy.named_buffers())
+    parts = {id(part): name or "the policy itself" for name, part in named}
+    for module in policy.modules():
+        for function in (*vars(module).values(), *module._forward_hooks.values(), *module._forward_pre_hooks.values()):
+            held = [parts[id(content)] for content in _closed_over(function) if id(content) in parts]
+            if held:
+                raise ValueError(
+                    f"policy={type(policy).__name__}: the function {function.__qualname__} in it refers to {held[0]}, of "
+                    "which workers have a copy, and it would go on using the original. Take the module from the arguments of "
+                    "a hook, or give functools.partial(function, module), which is copied together with the module."
+                )
+
+
+def _closed_over(function: Any) -> Iterator[Any]:
+    for cell in getattr(function, "__closure__", None) or ():
+        with contextlib.suppress(ValueError):  # the cell is empty
+            yield cell.cell_contents
+
+
+def _warn_of_tensor_hooks(policy: ActorCriticPolicy) -> None:
+    kinds = ("_backward_hooks", "_post_accumulate_grad_hooks")
+    names = [name for name, p in policy.named_parameters() if any(getattr(p, kind, None) for kind in kinds)]
+    if names:
+        warnings.warn(
+            f"The hooks of {', '.join(names[:3])}{', …' if len(names) > 3 else ''} are not called: workers compute the "
+            "gradients with copies of the parameters, and torch does not copy such hooks. Put them on a module, or change "
+            "p.grad in the step() of an optimizer of your own.",
+            stacklevel=2,
+        )
 
 
 def _state(policy: nn.Module) -> Iterator[th.Tensor]:
@@ -114,6 +156,13 @@ def _left_out(policy: ActorCriticPolicy) -> list[Any]:
     return [part for part in parts if part is not None]
 
 
-def _tensors_of_a_graph(policy: nn.Module) -> Iterator[th.Tensor]:
-    for module in policy.modules():
-        yield from (value for value in vars(module).values() if isinstance(value, th.Tensor) and not value.is_leaf)
+def _kind(distribution: Distribution) -> tuple[Any, ...]:
+    """Type and settings of a distribution, without what the last forward pass has left in it."""
+    plain = (int, float, str, list, tuple, np.ndarray)
+    settings = {n: repr(x) for n, x in vars(distribution).items() if isinstance(x, plain) and n != "distribution"}
+    return type(distribution), settings
+
+
+def _tensors_of_a_graph(policy: ActorCriticPolicy) -> Iterator[th.Tensor]:
+    for part in (*policy.modules(), policy.action_dist):
+        yield from (value for value in vars(part).values() if isinstance(value, th.Tensor) and not value.is_leaf)

@@ -85,7 +85,7 @@ def batches(
     batch: list[tuple[Any, npt.NDArray[Any], npt.NDArray[np.float32]]] = []
     room = MAX_ELEMENTS
     for trajectory, exact in zip(trajectories, coefficients, strict=True):
-        rounded = exact.astype(np.float32)
+        rounded = in_float32(exact)
         rows = max(1, MAX_ELEMENTS // trajectory.observation_size)
         for start in range(0, trajectory.n_steps, rows):
             piece = slice(start, start + rows)
@@ -98,6 +98,16 @@ def batches(
             room -= size
     if batch:
         yield _concatenated(batch)
+
+
+def in_float32(coefficients: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float32]:
+    """
+    Round coefficients to what gradients are computed with; one beyond the range of float32 makes the gradient infinite.
+
+    :param coefficients: c_t
+    """
+    with np.errstate(over="ignore"):  # the algorithm looks at the gradient, and skips one that is not finite
+        return coefficients.astype(np.float32)
 
 
 def _concatenated(

@@ -151,21 +151,26 @@ def has_numpy_network(policy: ActorCriticPolicy) -> bool:
         and type(policy).get_distribution is ActorPolicy.get_distribution
         and type(policy)._get_action_dist_from_latent is ActorPolicy._get_action_dist_from_latent
         and type(policy).extract_features is ActorPolicy.extract_features
+        and policy.pi_features_extractor is policy.features_extractor
         and type(policy.features_extractor) is FlattenExtractor
         and type(policy.mlp_extractor) is MlpExtractor
-        and type(policy.action_net) is nn.Linear
         and isinstance(space, spaces.Box)
         and not (policy.normalize_images and is_image_space(space))
         and type(policy.action_dist) in NUMPY_DISTRIBUTIONS
         and policy.activation_fn in ACTIVATIONS
-        and all(
-            type(layer) is (policy.activation_fn if number % 2 else nn.Linear)
-            for number, layer in enumerate(policy.mlp_extractor.policy_net)
-        )
         and type(policy.mlp_extractor.policy_net) is nn.Sequential
+        and _is_plain_chain([*policy.mlp_extractor.policy_net, policy.action_net], policy.activation_fn)
         and type(policy.features_extractor.flatten) is nn.Flatten
         and not any(_is_changed(module) for module in policy.modules())
     )
+
+
+def _is_plain_chain(chain: list[nn.Module], activation_fn: type[nn.Module]) -> bool:
+    """Whether linear layers and activations alternate, and each layer has a weight and a bias that no other layer has."""
+    if not all(type(module) is (activation_fn if number % 2 else nn.Linear) for number, module in enumerate(chain)):
+        return False
+    tensors = [tensor for module in chain[::2] for tensor in (module.weight, module.bias)]
+    return len(chain) % 2 == 1 and all(type(t) is nn.Parameter for t in tensors) and len({*map(id, tensors)}) == len(tensors)
 
 
 def _is_changed(module: nn.Module) -> bool:

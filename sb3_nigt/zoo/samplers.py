@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 NORMALIZED_STEPS = (2.0 ** EXPONENTS[0], 2.0 ** EXPONENTS[-1])  # α in the paper, where a step has length α
 PLAIN_STEPS = (1e-6, 1e-1)  # the step is α g, and g is as large as the rewards
 MORE_ETAS = (*ETAS, 0.5, 1.0)  # the paper's, and such as forget within a run of few rounds
+ROUND_SIZES = {  # the first one that an algorithm has; AFedPG has the last one only
+    "n_steps": (20, 50, 100, 200),
+    "n_trajectories": N_TRAJECTORIES,
+    "n_initial_trajectories": N_TRAJECTORIES,
+}
 NET_ARCHS = {"tiny": [64], "small": [64, 64], "medium": [256, 256]}  # rl_zoo3's for on-policy algorithms
 ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}
 
@@ -41,10 +46,10 @@ def sample(
     """
     takes = inspect.signature(algorithm).parameters
     steps = NORMALIZED_STEPS if "eta" in takes else PLAIN_STEPS
-    m = "n_trajectories" if "n_trajectories" in takes else "n_initial_trajectories"  # AFedPG has the second one only
+    size, sizes = next((name, values) for name, values in ROUND_SIZES.items() if name in takes)
     drawn = {
         "learning_rate": trial.suggest_float("learning_rate", *steps, log=True),
-        m: trial.suggest_categorical(m, N_TRAJECTORIES),
+        size: trial.suggest_categorical(size, sizes),
         "one_minus_gamma": trial.suggest_float("one_minus_gamma", 1e-4, 0.03, log=True),
         "net_arch": trial.suggest_categorical("net_arch", tuple(NET_ARCHS)),
         "activation_fn": trial.suggest_categorical("activation_fn", tuple(ACTIVATIONS)),

@@ -12,6 +12,7 @@ import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_nigt.algorithms import RennalaNIGT
+from sb3_nigt.algorithms.paper import PAPER, PAPER_POLICY
 from sb3_nigt.experiments.benchmark.places import is_first, on_ranks, processes_and_actors
 from sb3_nigt.experiments.benchmark.rates import step_at_random
 from sb3_nigt.experiments.benchmark.table import Row, counted
@@ -115,7 +116,7 @@ def _rounds(
             "MlpPolicy",
             env,
             n_trajectories=N_TRAJECTORIES,
-            policy_kwargs={"net_arch": [width, width]},
+            **{**PAPER, "policy_kwargs": {**PAPER_POLICY, "net_arch": [width, width]}},
             device="cpu",
             seed=0,
         )

@@ -13,6 +13,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import SubprocVecEnv
 
 from sb3_nigt.algorithms import RennalaNIGT
+from sb3_nigt.algorithms.paper import PAPER
 from sb3_nigt.experiments.benchmark.rates import RandomProcesses
 from sb3_nigt.experiments.benchmark.table import Row
 from sb3_nigt.vec_env import ProcessVecEnv, make_worker_vec_env
@@ -71,7 +72,7 @@ def measure(
     a2c = A2C("MlpPolicy", make_vec_env(env_id, n_workers, vec_env_cls=SubprocVecEnv), learning_rate=0.0, device="cpu")
     for m in n_trajectories:
         env = make_worker_vec_env(env_id, n_workers, vec_env_cls=ProcessVecEnv)
-        kwargs: dict[str, Any] = {"n_trajectories": m, "schedule": schedule, "learning_rate": 1e-9}
+        kwargs: dict[str, Any] = {**PAPER, "n_trajectories": m, "schedule": schedule, "learning_rate": 1e-9}
         model = RennalaNIGT("MlpPolicy", env, seed=0, device="cpu", **kwargs)
         for warm in (model, a2c):
             learning_rate_of_steps(warm, 1.0)

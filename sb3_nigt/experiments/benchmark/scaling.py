@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 from sb3_nigt.algorithms import RennalaNIGT
+from sb3_nigt.algorithms.paper import PAPER
 from sb3_nigt.experiments.benchmark.places import is_first, on_ranks, processes_and_actors
 from sb3_nigt.experiments.benchmark.processes import learning_rate_of_steps
 from sb3_nigt.experiments.benchmark.rates import RandomProcesses
@@ -43,7 +44,7 @@ def _rates(
     raw = RandomProcesses(env_id, 1) if is_first() else None
     rates, reference = [], []
     try:
-        model = RennalaNIGT("MlpPolicy", env, learning_rate=1e-9, seed=0, device="cpu")
+        model = RennalaNIGT("MlpPolicy", env, seed=0, device="cpu", **{**PAPER, "learning_rate": 1e-9})
         learning_rate_of_steps(model, WARM_UP_SECONDS)
         for _ in range(repeats):
             rates.append(learning_rate_of_steps(model, seconds))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sb3_nigt.algorithms import RennalaNIGT
+from sb3_nigt.algorithms.paper import PAPER
 from sb3_nigt.experiments.benchmark.rates import rate, step_at_random
 from sb3_nigt.experiments.benchmark.table import Row
 from sb3_nigt.vec_env import SimulatedVecEnv, make_worker_vec_env
@@ -23,7 +24,7 @@ def measure(env_id: str, n_workers: int, timesteps: int, repeats: int) -> Iterat
     assert isinstance(vec_env, SimulatedVecEnv)
     raw, learning = [], []
     for seed in range(-1, repeats):  # the first one warms up
-        model = RennalaNIGT("MlpPolicy", vec_env, seed=max(0, seed), device="cpu")
+        model = RennalaNIGT("MlpPolicy", vec_env, seed=max(0, seed), device="cpu", **PAPER)
 
         def learn(model: RennalaNIGT = model) -> int:
             return model.learn(timesteps).num_timesteps

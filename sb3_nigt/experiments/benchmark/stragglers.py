@@ -15,6 +15,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.monitor import Monitor
 
 from sb3_nigt.algorithms import RennalaNIGT, SyncNIGT
+from sb3_nigt.algorithms.paper import PAPER
 from sb3_nigt.experiments.benchmark.table import Row
 from sb3_nigt.vec_env import ProcessVecEnv
 
@@ -73,8 +74,8 @@ class RoundTimes(BaseCallback):
 
 
 ALGORITHMS: dict[str, tuple[Callable[..., BaseAlgorithm], dict[str, Any]]] = {
-    "RennalaNIGT": (RennalaNIGT, {"n_trajectories": N_TRAJECTORIES}),
-    "SyncNIGT": (SyncNIGT, {"n_trajectories": N_TRAJECTORIES}),
+    "RennalaNIGT": (RennalaNIGT, {**PAPER, "n_trajectories": N_TRAJECTORIES}),
+    "SyncNIGT": (SyncNIGT, {**PAPER, "n_trajectories": N_TRAJECTORIES}),
     "PPO": (PPO, {"n_steps": 2 * EPISODE_STEPS, "batch_size": 2 * EPISODE_STEPS, "n_epochs": 1}),
 }
 

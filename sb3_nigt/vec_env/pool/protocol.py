@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from sb3_nigt.errors import RemoteError
 from sb3_nigt.messages import Contribution, TrajectoryKey
+from sb3_nigt.replica.gradients import in_float32
 
 # First byte of a message. Parent to worker:
 JOB, CONTEXT, GRADIENT, COMMAND = b"J", b"X", b"G", b"C"
@@ -38,7 +39,7 @@ def encode_contributions(number: int, contributions: Sequence[Contribution]) -> 
     """
     parts = [GRADIENT, NUMBER_FORMAT.pack(number)]
     for contribution in contributions:
-        coefficients = contribution.coefficients.astype(np.float32)
+        coefficients = in_float32(contribution.coefficients)
         parts += [CONTRIBUTION_FORMAT.pack(*contribution.key, len(coefficients)), coefficients.tobytes()]
     return b"".join(parts)
 

@@ -1,4 +1,4 @@
-"""What every aggregator must do, as tests for pytest (extra ``[tests]``): an aggregator of your own inherits them."""
+"""What every aggregator must do: tests that an aggregator of your own inherits."""
 
 from __future__ import annotations
 

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import torch as th
-from envs import collect, job
+from envs import LengthFromSeedEnv, coefficients, collect, contributions, job, make_policy, prepared
 from gymnasium import spaces
 from torch import nn
 
 from sb3_nigt import SimulatedVecEnv
 from sb3_nigt.messages import SamplingPoint, TrajectoryKey
-from sb3_nigt.parameters import PolicySpec, flatten, load_flat
+from sb3_nigt.parameters import flatten, load_flat
 from sb3_nigt.policies import MIN_STD, ActorPolicy
 from sb3_nigt.replica.gradients import policy_gradient
 from sb3_nigt.replica.mlp import bernoulli_score, categorical_score, gaussian_score
@@ -27,8 +27,7 @@ ACTION_SPACES = {
 
 def replica_of(action_space, **policy_kwargs):
     observation_space = spaces.Box(-1.0, 1.0, (2, 3), np.float32)
-    spec = PolicySpec(ActorPolicy, observation_space, action_space, policy_kwargs, th.device("cpu"))
-    return PolicyReplica(spec, gamma=0.9)
+    return PolicyReplica(make_policy(observation_space, action_space, ActorPolicy, **policy_kwargs))
 
 
 def trajectory(replica, point, rng, length, number):
@@ -55,8 +54,8 @@ def test_equals_autograd(name, net_arch, activation_fn):
     expected = th.zeros(len(scale))
     for one, weight in zip(trajectories, weights, strict=True):
         load_flat(replica.policy, one.point.parameters)
-        expected += policy_gradient(replica.policy, [one], [weight], 0.9)
-    gradient = replica.gradient(trajectories, weights)
+        expected += policy_gradient(replica.policy, [one], coefficients([one], [weight], 0.9))
+    gradient = replica.gradient(trajectories, coefficients(trajectories, weights, 0.9))
     th.testing.assert_close(gradient, expected, rtol=2e-5, atol=2e-5 * float(expected.abs().max()))
     assert float(expected.norm()) > 0.1
 
@@ -68,9 +67,10 @@ def test_frozen_parameters_take_no_part():
             self.action_net.requires_grad_(False)
 
     space = spaces.Box(-1.0, 1.0, (2, 3), np.float32)
-    replica = PolicyReplica(PolicySpec(HalfFrozen, space, ACTION_SPACES["box"], {}, th.device("cpu")), 0.9)
+    replica = PolicyReplica(make_policy(space, ACTION_SPACES["box"], HalfFrozen))
     point = SamplingPoint(0, flatten(replica.policy))
-    gradient = replica.gradient([trajectory(replica, point, np.random.default_rng(0), 5, 0)], [1.0])
+    trajectories = [trajectory(replica, point, np.random.default_rng(0), 5, 0)]
+    gradient = replica.gradient(trajectories, coefficients(trajectories, [1.0], 0.9))
     sizes = [p.numel() for p in replica.policy.parameters()]
     for p, part in zip(replica.policy.parameters(), th.split(gradient, sizes), strict=True):
         assert bool(part.any()) == p.requires_grad
@@ -96,11 +96,9 @@ def test_categorical_and_bernoulli_scores_by_hand():
 
 
 def test_sums_by_worker_are_the_same_up_to_rounding():
-    from envs import LengthFromSeedEnv, prepared
-
     env, point = prepared(SimulatedVecEnv([LengthFromSeedEnv] * 3))
-    arrivals = [a for a, _ in collect(env, [job(point, w, number=k) for k in range(3) for w in range(3)])]
+    accepted = contributions(collect(env, [job(point, w, number=k) for k in range(3) for w in range(3)]))
     weights = np.array([0.3, 0.1, 0.7])
-    whole = env.gradient(arrivals, weights)
+    whole = env.gradient(accepted, weights)
     env.sums_by_worker = True
-    th.testing.assert_close(env.gradient(arrivals, weights), whole, rtol=1e-5, atol=1e-6)
+    th.testing.assert_close(env.gradient(accepted, weights), whole, rtol=1e-5, atol=1e-6)

@@ -1,0 +1,765 @@
+"""What workers must do: three suites, each the contract of one class, that workers of your own inherit."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, ClassVar
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch as th
+from gymnasium import spaces
+from numpy.testing import assert_allclose, assert_array_equal
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+
+from sb3_nigt.aggregators import Rennala
+from sb3_nigt.algorithms.book import BetweenRounds, LengthEstimate
+from sb3_nigt.algorithms.paper import PAPER, PAPER_POLICY
+from sb3_nigt.algorithms.rennala_nigt import RennalaNIGT
+from sb3_nigt.algorithms.round import run_round
+from sb3_nigt.estimators import ReturnToGo
+from sb3_nigt.messages import Arrival, Contribution, Job, RoundReport, SamplingPoint, TrajectoryKey
+from sb3_nigt.parameters import flatten, load_flat
+from sb3_nigt.policies import ActorPolicy, MlpPolicy, MultiInputPolicy
+from sb3_nigt.replica.copying import copy_of
+from sb3_nigt.replica.gradients import policy_gradient
+from sb3_nigt.sampling.trajectory import Trajectory
+from sb3_nigt.schedules import FirstFinished
+from sb3_nigt.testing.environments import DictEnv, FixedLengthEnv, LengthFromSeedEnv, NanEnv, NeverEndingEnv
+from sb3_nigt.vec_env.base import RolloutSpec, RoundWorkers
+from sb3_nigt.vec_env.simulated import SimulatedVecEnv
+
+EnvFn = Callable[[], gym.Env[Any, Any]]
+Arrived = tuple[Arrival, Trajectory]
+Start = Callable[[int, int], tuple[Any, SamplingPoint]]  # number of workers, steps of each trajectory
+Make = Callable[..., Any]  # functions that make environments
+Coefficients = list[npt.NDArray[np.float64]]
+
+
+# Jobs without an algorithm
+
+
+def make_policy(
+    observation_space: spaces.Space[Any],
+    action_space: spaces.Space[Any],
+    policy_class: type[ActorCriticPolicy] = MlpPolicy,
+    **policy_kwargs: Any,
+) -> ActorCriticPolicy:
+    """
+    Make a policy as an algorithm would, without touching torch's random numbers.
+
+    :param observation_space: of the environment
+    :param action_space: of the environment
+    :param policy_class: of the policy
+    :param policy_kwargs: further arguments of the policy
+    """
+    if issubclass(policy_class, ActorPolicy):
+        policy_kwargs = {**PAPER_POLICY, **policy_kwargs}
+    with th.random.fork_rng(devices=[]):
+        policy = policy_class(observation_space, action_space, lambda progress: 0.0, **policy_kwargs)
+    policy.set_training_mode(False)
+    return policy
+
+
+def _paper(policy: str, env: VecEnv, **kwargs: Any) -> RennalaNIGT:
+    """The paper's algorithm, whose rounds are made of trajectories."""
+    policy_kwargs = {**PAPER_POLICY, **kwargs.pop("policy_kwargs", {})}
+    return RennalaNIGT(policy, env, **{**PAPER, **kwargs, "policy_kwargs": policy_kwargs})
+
+
+def prepared(
+    workers: Any,
+    policy_class: type[ActorCriticPolicy] = MlpPolicy,
+    n_steps: int = 20,
+    seed: int = 0,
+    env: VecEnv | None = None,
+) -> tuple[Any, SamplingPoint]:
+    """
+    Prepare workers; return them and a sampling point of round 0 whose parameters are always the same.
+
+    :param workers: any ``TrajectoryWorkers``
+    :param policy_class: of the policy
+    :param n_steps: H
+    :param seed: of the trajectories
+    :param env: has the spaces; None: the workers themselves have
+    """
+    env = workers if env is None else env
+    policy = make_policy(env.observation_space, env.action_space, policy_class, net_arch=[4])
+    workers.prepare(RolloutSpec(copy_of(policy, "cpu"), n_steps, seed))
+    size = len(flatten(policy))
+    return workers, SamplingPoint(0, np.random.default_rng(0).normal(0.0, 0.5, size).astype(np.float32))
+
+
+def job(point: SamplingPoint, worker: int, number: int = 0) -> Job:
+    """
+    Return a job of the point's round, for the worker that it was first meant for.
+
+    :param point: where it is sampled
+    :param worker: index of the worker
+    :param number: which of its trajectories
+    """
+    return Job(worker, TrajectoryKey(point.round, worker, number), point)
+
+
+def run(workers: RoundWorkers, one_job: Job) -> Trajectory:
+    """
+    Run one job while nothing else is in flight.
+
+    :param workers: that run it
+    :param one_job: its worker must be idle
+    """
+    workers.submit(one_job)
+    return arrive(workers)[1]
+
+
+def arrive(workers: RoundWorkers) -> Arrived:
+    """
+    Wait for an arrival.
+
+    :param workers: one of them must be busy
+    """
+    arrived = workers.next_arrival()
+    assert arrived is not None
+    return arrived
+
+
+def collect(workers: RoundWorkers, jobs: Sequence[Job]) -> list[Arrived]:
+    """
+    Run jobs as soon as their workers are idle; return what arrives, in order of arrival.
+
+    :param workers: that run them
+    :param jobs: in the order in which each worker takes its own
+    """
+    waiting, results = list(jobs), list[Arrived]()
+    while len(results) < len(jobs):
+        for one_job in list(waiting):
+            if not workers.busy(one_job.worker):
+                workers.submit(one_job)
+                waiting.remove(one_job)
+        results.append(arrive(workers))
+    return results
+
+
+def coefficients(trajectories: Sequence[Trajectory], weights: Any, gamma: float = 0.99) -> Coefficients:
+    """
+    Return w_j C_jt of the paper's estimator, as ``policy_gradient`` takes them.
+
+    :param trajectories: complete ones
+    :param weights: w_j, one a trajectory
+    :param gamma: γ
+    """
+    arrived: list[Any] = [(None, trajectory) for trajectory in trajectories]  # the paper's estimator looks at nothing else
+    own = ReturnToGo(gamma).coefficients(arrived, np.zeros(0))
+    return [weight * one for weight, one in zip(weights, own, strict=True)]
+
+
+def contributions(arrived: Sequence[Arrived], gamma: float = 0.99) -> list[Contribution]:
+    """
+    Return what the paper's estimator makes of trajectories.
+
+    :param arrived: arrivals with their trajectories
+    :param gamma: γ
+    """
+    scored = coefficients([t for _, t in arrived], np.ones(len(arrived)), gamma)
+    return [Contribution(a.worker, a.key, own) for (a, _), own in zip(arrived, scored, strict=True)]
+
+
+def leaves(observations: Any) -> list[npt.NDArray[Any]]:
+    """
+    Return the arrays of an observation, or of a dict of observations.
+
+    :param observations: one or a batch
+    """
+    return [observations[key] for key in sorted(observations)] if isinstance(observations, dict) else [observations]
+
+
+def same(first: Trajectory, second: Trajectory) -> bool:
+    """
+    Tell whether two trajectories are equal bit for bit.
+
+    :param first: one of them
+    :param second: the other
+    """
+    arrays = [
+        (t.samples, t.actions, t.rewards, *leaves(t.observations), *leaves(t.final_observation)) for t in (first, second)
+    ]
+    flags = [(t.key, t.terminated, t.truncated, t.rejected) for t in (first, second)]
+    return flags[0] == flags[1] and all(np.array_equal(a, b) for a, b in zip(*arrays, strict=True))
+
+
+class RoundWorkersTests:
+    """
+    The contract of ``RoundWorkers``, which rounds are made of: jobs in, arrivals out. Nothing depends on how long that takes.
+
+    :cvar steps_together: all environments make each step together, so that idle ones step as well, and callbacks have seen
+        the steps of a trajectory before it is cancelled
+    """
+
+    steps_together: ClassVar[bool] = False
+
+    @pytest.fixture
+    def start(self) -> Start:
+        """Override this: return a function that prepares n workers for trajectories of a given length, see ``Start``."""
+        raise NotImplementedError
+
+    def test_every_worker_delivers_its_trajectory(self, start: Start) -> None:
+        """Each job arrives once, with its key, and frees its worker."""
+        workers, point = start(3, 4)
+        assert not any(workers.busy(worker) for worker in range(3))
+        for worker in range(3):
+            workers.submit(job(point, worker))
+            assert workers.busy(worker)
+        names = []
+        for _ in range(3):
+            arrival, trajectory = arrive(workers)
+            assert not workers.busy(arrival.worker)
+            assert arrival.key == trajectory.key
+            assert arrival.n_steps == trajectory.n_steps == 4
+            assert arrival.task_id == workers.task_ids[arrival.worker]
+            assert arrival.rejected is None
+            names.append((arrival.worker, arrival.key))
+        assert sorted(names) == [(worker, TrajectoryKey(0, worker, 0)) for worker in range(3)]
+        assert workers.steps_executed == 12
+
+    def test_times_go_forward(self, start: Start) -> None:
+        """Arrivals come in the order of their times; a worker starts when it is given a job, not earlier."""
+        workers, point = start(2, 3)
+        before = workers.clock.now()
+        arrived = collect(workers, [job(point, worker, number) for number in range(3) for worker in range(2)])
+        times = [arrival.arrived_at for arrival, _ in arrived]
+        assert times == sorted(times)
+        for worker in range(2):
+            free_at, own = before, [arrival for arrival, _ in arrived if arrival.worker == worker]
+            assert [arrival.key.number for arrival in own] == [0, 1, 2]
+            for arrival in own:
+                assert free_at <= arrival.started_at <= arrival.finished_at <= arrival.arrived_at <= workers.clock.now()
+                free_at = arrival.finished_at
+
+    def test_cancel_stops_everything(self, start: Start) -> None:
+        """Nothing of the past turns up again."""
+        workers, point = start(3, 50)
+        for worker in range(3):
+            workers.submit(job(point, worker))
+        assert arrive(workers)[0].n_steps == 50
+        cancelled = workers.cancel()
+        assert not any(workers.busy(worker) for worker in range(3))
+        while len(cancelled) < 2 and not self.steps_together:  # what a worker has not said at once comes with a later call
+            cancelled += workers.cancel()
+        names = {(cancelled_job.worker, cancelled_job.key) for cancelled_job, _, _ in cancelled}
+        assert len(names) == len(cancelled) == (0 if self.steps_together else 2)
+        assert all(one.key == trajectory.key and trajectory.n_steps <= 50 for one, _, trajectory in cancelled)
+        workers.submit(job(point, 1, number=1))
+        assert arrive(workers)[0].key == TrajectoryKey(0, 1, 1)
+        assert workers.cancel() == []
+
+    def test_durations_are_predicted(self, start: Start) -> None:
+        """One positive number a worker, the same or larger for longer trajectories; also before anything was measured."""
+        workers, point = start(2, 3)
+        for _ in range(2):
+            short, long = workers.predicted_durations(5.0), workers.predicted_durations(10.0)
+            assert short.shape == long.shape == (2,)
+            assert (short > 0).all()
+            assert (long >= short).all()
+            collect(workers, [job(point, worker) for worker in range(2)])
+
+    def test_nothing_is_lost(self, start: Start) -> None:
+        """A worker that has not failed is neither lost nor has a failure to report."""
+        workers, point = start(2, 3)
+        collect(workers, [job(point, worker) for worker in range(2)])
+        assert workers.lost() == frozenset()
+        assert [workers.last_failure(worker) for worker in range(2)] == ["", ""]
+
+    def test_an_aggregation_takes_no_time_or_some(self, start: Start) -> None:
+        """The clock never goes back."""
+        workers, point = start(2, 3)
+        run(workers, job(point, 1))
+        before = workers.clock.now()
+        workers.aggregate_messages([0, 1])
+        assert workers.clock.now() >= before
+
+    def test_rounds_run_on_them(self, start: Start) -> None:
+        """Three rounds that end with the fifth trajectory: each has five of its own, and leaves no worker busy."""
+        workers, point = start(2, 4)
+        memory, schedule = BetweenRounds(LengthEstimate(4.0)), FirstFinished()
+        for number in range(3):
+            here = SamplingPoint(number, point.parameters)
+            result = run_round(workers, schedule, Rennala(5), Rennala(5), here, lambda trajectory: True, memory)
+            assert result is not None
+            keys = [arrival.key for arrival, _ in result.accepted]
+            assert len(set(keys)) == len(keys) == 5
+            assert {key.round for key in keys} == {number}
+            assert result.report.counts.tolist() == [sum(key.stream == worker for key in keys) for worker in range(2)]
+            assert result.report.used_steps == 20
+            assert result.report.discarded_steps >= 0
+            assert result.report.started_at <= result.report.finished_at
+            assert not any(workers.busy(worker) for worker in range(2))
+
+
+class TrajectoryWorkersTests(RoundWorkersTests):
+    """
+    The contract of ``TrajectoryWorkers``: what a trajectory holds, and gradients of what was accepted.
+
+    :cvar make_workers: called with functions that make environments; the class, or a ``staticmethod``
+    :cvar infos_of_all_steps: False if only Monitor's summary of an episode comes back
+    """
+
+    make_workers: ClassVar[Callable[..., Any]]
+    infos_of_all_steps: ClassVar[bool] = True
+
+    @classmethod
+    def env_of(cls, workers: Any) -> VecEnv:
+        """
+        Return what has the spaces and is closed at the end; the workers themselves, unless this is overridden.
+
+        :param workers: made by ``make_workers``
+        """
+        env: VecEnv = workers
+        return env
+
+    @pytest.fixture
+    def make(self) -> Iterator[Make]:
+        """Make workers that are closed after the test."""
+        made: list[Any] = []
+
+        def make(*env_fns: EnvFn, **kwargs: Any) -> Any:
+            made.append(type(self).make_workers(list(env_fns), **kwargs))
+            return made[-1]
+
+        yield make
+        for workers in made:
+            self.env_of(workers).close()
+
+    @pytest.fixture
+    def start(self, make: Make) -> Start:
+        """Workers of environments whose episodes are longer than the horizon."""
+        return lambda n_workers, length: self.prepared(make(*[NeverEndingEnv] * n_workers), n_steps=length)
+
+    def prepared(
+        self, workers: Any, policy_class: type[ActorCriticPolicy] = MlpPolicy, n_steps: int = 20, seed: int = 0
+    ) -> tuple[Any, SamplingPoint]:
+        """
+        Prepare workers, see the function of this name.
+
+        :param workers: made by ``make_workers``
+        :param policy_class: of the policy
+        :param n_steps: H
+        :param seed: of the trajectories
+        """
+        return prepared(workers, policy_class, n_steps, seed, self.env_of(workers))
+
+    # Trajectories
+
+    def test_every_job_arrives_once_and_frees_its_worker(self, make: Make) -> None:
+        """Trajectories of different lengths, and the sum of their rewards."""
+        workers, point = self.prepared(make(*[partial(FixedLengthEnv, length) for length in (3, 1, 2)]))
+        for worker in range(3):
+            workers.submit(job(point, worker))
+        arrivals = []
+        for _ in range(3):
+            arrival, trajectory = arrive(workers)
+            assert not workers.busy(arrival.worker)
+            assert trajectory.key == arrival.key
+            assert trajectory.point.round == point.round
+            assert arrival.n_steps == trajectory.n_steps
+            assert arrival.episode_return == trajectory.rewards.sum()
+            assert arrival.started_at <= arrival.finished_at <= arrival.arrived_at <= workers.clock.now()
+            assert arrival.rejected is None
+            arrivals.append((arrival.worker, arrival.key, arrival.n_steps))
+        assert sorted(arrivals) == [(w, TrajectoryKey(0, w, 0), length) for w, length in enumerate((3, 1, 2))]
+        assert workers.steps_executed == (9 if self.steps_together else 6)
+
+    def test_trajectory_has_one_row_a_step_and_the_state_after_the_last(self, make: Make) -> None:
+        """The reward of ``PointEnv`` is 1 - |s_{t+1}|² + 0.1 a_t."""
+        workers, point = self.prepared(make(partial(FixedLengthEnv, 3)))
+        trajectory = run(workers, job(point, 0))
+        assert trajectory.observations.shape == (3, 2)
+        assert trajectory.actions.shape == (3, 1)
+        assert trajectory.final_observation.shape == (2,)
+        after = np.vstack([trajectory.observations[1:], trajectory.final_observation])
+        expected = 1 - np.sum(after.astype(np.float64) ** 2, axis=1) + 0.1 * trajectory.actions[:, 0]
+        assert_allclose(trajectory.rewards, expected, atol=1e-6)
+        assert len(trajectory.infos) == 3
+        if self.infos_of_all_steps:
+            assert [info["t"] for info in trajectory.infos] == [1, 2, 3]
+
+    def test_horizon_cuts_without_an_end_of_episode(self, make: Make) -> None:
+        """An episode that ends at the horizon has ended."""
+        env_fns = NeverEndingEnv, partial(FixedLengthEnv, 4), partial(FixedLengthEnv, 3)
+        workers, point = self.prepared(make(*env_fns), n_steps=4)
+        cut, ended, early = [run(workers, job(point, worker)) for worker in range(3)]
+        assert (cut.n_steps, cut.terminated, cut.truncated) == (4, False, False)
+        assert (ended.n_steps, ended.terminated, ended.truncated) == (4, True, False)
+        assert (early.n_steps, early.terminated, early.truncated) == (3, True, False)
+
+    def test_dict_observations_and_discrete_actions(self, make: Make) -> None:
+        """Each part of a Dict has its own rows."""
+        workers, point = self.prepared(make(DictEnv), MultiInputPolicy)
+        trajectory = run(workers, job(point, 0))
+        assert {key: array.shape for key, array in trajectory.observations.items()} == {"point": (2, 2), "side": (2,)}
+        assert set(trajectory.actions.tolist()) <= {0, 1, 2}
+
+    @pytest.mark.parametrize("what", ["reward", "observation"])
+    def test_numbers_that_are_not_finite_are_rejected(self, make: Make, what: str) -> None:
+        """The trajectory ends there; the other worker has nothing to do with it."""
+        workers, point = self.prepared(make(partial(NanEnv, what), FixedLengthEnv))
+        workers.submit(job(point, 0))
+        arrival, trajectory = arrive(workers)
+        assert arrival.rejected == trajectory.rejected == what
+        assert arrival.n_steps == 2
+        assert run(workers, job(point, 1)).rejected is None
+
+    def test_cancel_stops_everybody_and_hands_out_the_steps(self, make: Make) -> None:
+        """Also a trajectory that would take a million steps."""
+        workers, point = self.prepared(make(partial(FixedLengthEnv, 3), NeverEndingEnv, NeverEndingEnv), n_steps=10**6)
+        for worker in range(3):
+            workers.submit(job(point, worker))
+        assert arrive(workers)[0].worker == 0
+        cancelled = workers.cancel()
+        assert not any(workers.busy(worker) for worker in range(3))
+        while len(cancelled) < 2 and not self.steps_together:  # what a worker has not said at once comes with a later call
+            cancelled += workers.cancel()
+        if not self.steps_together:
+            assert sorted(cancelled_job.worker for cancelled_job, _, _ in cancelled) == [1, 2]
+            assert workers.steps_executed == 3 + sum(trajectory.n_steps for _, _, trajectory in cancelled)
+        for cancelled_job, started_at, trajectory in cancelled:
+            assert cancelled_job.key == trajectory.key == TrajectoryKey(0, cancelled_job.worker, 0)
+            assert started_at <= workers.clock.now()
+            assert trajectory.n_steps < 10**6
+            assert len(trajectory.actions) == len(trajectory.infos) == len(trajectory.observations) == trajectory.n_steps
+            assert (trajectory.terminated, trajectory.truncated) == (False, False)
+        workers.submit(job(point, 0, number=1))
+        assert arrive(workers)[0].key == TrajectoryKey(0, 0, 1)
+        assert workers.cancel() == []
+
+    def test_trajectory_is_sampled_at_its_point(self, make: Make) -> None:
+        """All parameters 0 but the last two, the biases of μ and of the argument of the softplus: μ = ±3, σ = 1e-6."""
+        workers, _ = self.prepared(make(NeverEndingEnv, NeverEndingEnv), n_steps=5)
+        size = sum(p.numel() for p in workers.rollout_spec.policy.parameters())
+        points = {mean: SamplingPoint(0, np.array([0] * (size - 2) + [mean, -30], dtype=np.float32)) for mean in (3, -3)}
+        for sign in (1, -1, 1):
+            for worker, mean in ((0, 3 * sign), (1, -3 * sign)):  # both in flight together
+                workers.submit(job(points[mean], worker))
+            samples = {arrival.worker: trajectory.samples for arrival, trajectory in (arrive(workers), arrive(workers))}
+            assert_allclose(samples[0], np.full((5, 1), 3 * sign), atol=1e-4)
+            assert_allclose(samples[1], np.full((5, 1), -3 * sign), atol=1e-4)
+
+    def test_noise_of_a_long_trajectory_does_not_repeat(self, make: Make) -> None:
+        """With all parameters 0 the policy is the same in every state, so equal noise would be an equal sample."""
+        workers, point = self.prepared(make(NeverEndingEnv), n_steps=200)
+        constant = SamplingPoint(0, np.zeros_like(point.parameters))
+        assert len(np.unique(run(workers, job(constant, 0)).samples)) == 200
+
+    def test_noise_follows_from_seed_and_key(self, make: Make) -> None:
+        """With all parameters 0 the samples are the noise: the same for the same key and seed, another one otherwise."""
+        workers, point = self.prepared(make(NeverEndingEnv, NeverEndingEnv), n_steps=5)
+        constant = SamplingPoint(0, np.zeros_like(point.parameters))
+        base = run(workers, Job(0, TrajectoryKey(0, 0, 0), constant)).samples
+        assert_array_equal(run(workers, Job(1, TrajectoryKey(0, 0, 0), constant)).samples, base)  # on another worker
+        for key in (TrajectoryKey(1, 0, 0), TrajectoryKey(0, 1, 0), TrajectoryKey(0, 0, 1)):
+            assert not np.array_equal(run(workers, Job(0, key, constant)).samples, base)
+        workers, _ = self.prepared(workers, n_steps=5, seed=1)
+        assert not np.array_equal(run(workers, Job(0, TrajectoryKey(0, 0, 0), constant)).samples, base)
+
+    # Gradients
+
+    def reference(self, workers: Any, arrived: Sequence[Arrived], scored: Coefficients) -> th.Tensor:
+        """
+        Return Σ_j Σ_t c_jt ∇ log π(a_jt | s_jt) by autograd, each trajectory at the point that sampled it.
+
+        :param workers: prepared
+        :param arrived: what was accepted
+        :param scored: c_jt, one array a trajectory
+        """
+        policy, parts = copy_of(workers.rollout_spec.policy, "cpu"), []
+        for (_, trajectory), own in zip(arrived, scored, strict=True):
+            load_flat(policy, trajectory.point.parameters)
+            parts.append(policy_gradient(policy, [trajectory], [own]))
+        return th.stack(parts).sum(0)
+
+    def test_gradient_is_that_of_the_weighted_steps(self, make: Make) -> None:
+        """Against autograd; linear in the weights, and each worker's part can be had alone."""
+        workers, point = self.prepared(make(*[LengthFromSeedEnv] * 2))
+        results = collect(workers, [job(point, w, number=k) for k in range(2) for w in range(2)])
+        weights, scored = np.array([0.5, 0.125]), contributions(results, gamma=0.5)
+        own = coefficients([t for _, t in results], [weights[a.worker] for a, _ in results], gamma=0.5)
+        expected = self.reference(workers, results, own)
+        gradient = workers.gradient(scored, weights)
+        assert gradient.dtype == th.float32
+        assert float(gradient.norm()) > 0.01
+        th.testing.assert_close(gradient, expected, rtol=1e-5, atol=1e-6)
+        th.testing.assert_close(workers.gradient(scored, -2 * weights), -2 * gradient)
+        alone = [workers.gradient(scored, np.eye(2)[w] * weights[w]) for w in range(2)]
+        th.testing.assert_close(alone[0] + alone[1], gradient, rtol=1e-5, atol=1e-6)
+
+    def test_coefficients_are_taken_as_they_come(self, make: Make) -> None:
+        """They need not have anything to do with rewards, and a trajectory that is left out counts for nothing."""
+        workers, point = self.prepared(make(*[LengthFromSeedEnv] * 2))
+        results = collect(workers, [job(point, w, number=k) for k in range(2) for w in range(2)])
+        rng, weights = np.random.default_rng(3), np.array([2.0, 0.5])
+        chosen = [pair for pair in results if pair[0].key != TrajectoryKey(0, 1, 0)]
+        own = [rng.normal(size=a.n_steps) for a, _ in chosen]
+        scored = [Contribution(a.worker, a.key, c) for (a, _), c in zip(chosen, own, strict=True)]
+        expected = self.reference(workers, chosen, [weights[a.worker] * c for (a, _), c in zip(chosen, own, strict=True)])
+        th.testing.assert_close(workers.gradient(scored, weights), expected, rtol=1e-4, atol=1e-5)
+        nothing = [Contribution(c.worker, c.key, 0 * c.coefficients) for c in scored]
+        assert not workers.gradient(nothing, weights).any()
+
+    def test_gradient_does_not_depend_on_who_came_first(self, make: Make) -> None:
+        """Not by a bit."""
+        workers, point = self.prepared(make(*[LengthFromSeedEnv] * 3))
+        scored = contributions(collect(workers, [job(point, w, number=k) for k in range(3) for w in range(3)]))
+        weights = np.array([0.3, 0.1, 0.7])
+        gradient = workers.gradient(scored, weights)
+        for seed in range(5):
+            shuffled = [scored[i] for i in np.random.default_rng(seed).permutation(len(scored))]
+            assert th.equal(workers.gradient(shuffled, weights), gradient)
+
+    def test_gradient_is_taken_where_the_trajectory_was_sampled(self, make: Make) -> None:
+        """Two points in flight together; one sum over both."""
+        workers, here = self.prepared(make(FixedLengthEnv, FixedLengthEnv))
+        there = SamplingPoint(0, here.parameters * np.float32(1.5))
+        workers.submit(job(here, 0))
+        workers.submit(job(there, 1))
+        arrived = sorted((arrive(workers) for _ in range(2)), key=lambda pair: pair[0].worker)
+        scored, weights = contributions(arrived), np.ones(2)
+        both = workers.gradient(scored, weights)
+        apart = [workers.gradient([one], weights) for one in scored]
+        th.testing.assert_close(both, apart[0] + apart[1])
+        for pair, one, gradient in zip(arrived, scored, apart, strict=True):
+            th.testing.assert_close(gradient, self.reference(workers, [pair], [one.coefficients]), rtol=1e-4, atol=1e-5)
+
+    def test_forget_spares_what_is_in_flight(self, make: Make) -> None:
+        """And what has arrived for a round that is still to be counted."""
+        workers, point = self.prepared(make(FixedLengthEnv, FixedLengthEnv))
+        workers.submit(job(point, 0))
+        workers.submit(job(point, 1))
+        arrive(workers)
+        workers.forget(before_round=1)
+        scored = contributions([arrive(workers)])
+        assert float(workers.gradient(scored, np.ones(2)).norm()) > 0
+        early = contributions(collect(workers, [Job(0, TrajectoryKey(1, 0, 0), point)]))
+        workers.forget(before_round=1)
+        assert float(workers.gradient(early, np.ones(2)).norm()) > 0
+
+    # Life cycle
+
+    def test_prepare_voids_jobs_and_takes_new_settings(self, make: Make) -> None:
+        """What was in flight does not arrive."""
+        workers, point = self.prepared(make(NeverEndingEnv, NeverEndingEnv), n_steps=5)
+        workers.submit(job(point, 0))
+        workers, point = self.prepared(workers, n_steps=2)
+        assert not workers.busy(0)
+        workers.submit(job(point, 1))
+        arrival, _ = arrive(workers)
+        assert (arrival.worker, arrival.n_steps) == (1, 2)
+
+
+class WorkerVecEnvTests(TrajectoryWorkersTests):
+    """
+    The contract of a ``WorkerVecEnv``: its trajectories follow from their keys alone, and it is a ``VecEnv`` as well.
+
+    ``make_workers`` also takes ``task_ids``.
+    """
+
+    # Random numbers
+
+    def test_trajectory_depends_on_nothing_but_seed_key_and_parameters(self, make: Make) -> None:
+        """Not on the order of the jobs, nor on which worker of a task runs them."""
+        first, point = self.prepared(make(*[LengthFromSeedEnv] * 3))
+        second, same_point = self.prepared(make(*[LengthFromSeedEnv] * 3))
+        keys = [TrajectoryKey(2, stream, number) for stream in range(3) for number in range(2)]
+        forward = {a.key: t for a, t in collect(first, [Job(key.stream, key, point) for key in keys])}
+        # backwards, with other jobs in between, and key (r, i, j) on worker i + 1: workers of one task are exchangeable
+        run(second, job(same_point, 2, number=9))
+        elsewhere = [Job((key.stream + 1) % 3, key, same_point) for key in reversed(keys)]
+        backward = {a.key: t for a, t in collect(second, elsewhere)}
+        for key in keys:
+            assert same(forward[key], backward[key]), key
+
+    def test_every_part_of_the_key_and_the_seed_matter(self, make: Make) -> None:
+        """For the environment and for the noise."""
+        workers, point = self.prepared(make(NeverEndingEnv, NeverEndingEnv))
+        base = run(workers, Job(0, TrajectoryKey(0, 0, 0), point))
+        for key in (TrajectoryKey(1, 0, 0), TrajectoryKey(0, 1, 0), TrajectoryKey(0, 0, 1)):
+            other = run(workers, Job(0, key, point))
+            assert not np.array_equal(base.observations[0], other.observations[0])
+            assert not np.array_equal(base.samples, other.samples)
+        workers, point = self.prepared(workers, seed=1)
+        other = run(workers, Job(0, TrajectoryKey(0, 0, 0), point))
+        assert not np.array_equal(base.observations[0], other.observations[0])
+        assert not np.array_equal(base.samples, other.samples)
+
+    def test_shorter_horizon_gives_the_beginning_of_the_same_trajectory(self, make: Make) -> None:
+        """Random numbers are drawn step by step."""
+        workers, point = self.prepared(make(NeverEndingEnv), n_steps=150)
+        long = run(workers, job(point, 0))
+        workers, point = self.prepared(workers, n_steps=7)
+        short = run(workers, job(point, 0))
+        assert (long.n_steps, short.n_steps) == (150, 7)
+        assert_array_equal(long.observations[:7], short.observations)
+        assert_array_equal(long.samples[:7], short.samples)
+        assert_array_equal(long.rewards[:7], short.rewards)
+
+    @pytest.mark.parametrize("env_class", [LengthFromSeedEnv, DictEnv])
+    def test_planned_round_has_the_trajectories_of_the_simulator(self, make: Make, env_class: EnvFn) -> None:
+        """Bit for bit: tickets do not depend on time, so not on who runs them and where."""
+        env_fns, policy = [env_class] * 3, "MultiInputPolicy" if env_class is DictEnv else "MlpPolicy"
+        rounds = []
+        for env in (make(*env_fns), SimulatedVecEnv(env_fns)):
+            model = _paper(policy, env, n_trajectories=7, horizon=9, seed=4, device="cpu")
+            kept = _KeepRounds()
+            model.learn(1, callback=kept)
+            rounds.append(kept.rounds[0])
+        here, simulator = rounds
+        assert len(here) == 7
+        assert here.keys() == simulator.keys()
+        assert all(same(trajectory, simulator[key]) for key, trajectory in here.items())
+
+    # Rounds
+
+    def test_planned_training_is_that_of_the_simulator(self, make: Make) -> None:
+        """Only the order of the sums may differ, by who has run which ticket."""
+        results = []
+        for env in (make(*[LengthFromSeedEnv] * 3), SimulatedVecEnv([LengthFromSeedEnv] * 3)):
+            policy_kwargs = {"net_arch": [8]}
+            model = _paper("MlpPolicy", env, learning_rate=0.1, n_trajectories=6, seed=1, policy_kwargs=policy_kwargs)
+            while model.n_updates < 4:
+                model.learn(1, reset_num_timesteps=False)
+            results.append(flatten(model.policy))
+        assert_allclose(results[0], results[1], rtol=2e-4, atol=2e-5)
+
+    @pytest.mark.parametrize("schedule", ["planned", "pipelined"])
+    def test_nothing_is_discarded_where_all_is_planned(self, make: Make, schedule: str) -> None:
+        """Also steps that come in while a gradient is waited for belong to some round."""
+        model = _paper("MlpPolicy", make(*[LengthFromSeedEnv] * 3), n_trajectories=7, schedule=schedule, seed=0)
+        kept = _KeepRounds(20)
+        model.learn(10**9, callback=kept)
+        assert [report.discarded_steps for report in kept.reports] == [0] * 20
+        assert [report.counts.sum() for report in kept.reports] == [7] * 20
+        staleness = {a.staleness for report in kept.reports for a in report.arrivals}
+        assert staleness == ({0, 1} if schedule == "pipelined" else {0})
+
+    # Gradients
+
+    def test_gradient_follows_the_point_of_the_same_key(self, make: Make) -> None:
+        """A key that is sampled once more, at another point, gives the gradient of that point."""
+        workers, here = self.prepared(make(FixedLengthEnv, FixedLengthEnv))
+        there, weights = SamplingPoint(0, here.parameters * np.float32(1.5)), np.ones(2)
+        first = workers.gradient(contributions(collect(workers, [job(there, 1)])), weights)
+        for point, is_same in ((there, True), (here, False)):
+            workers.forget(before_round=1)
+            again = contributions(collect(workers, [job(point, 1)]))
+            assert th.equal(workers.gradient(again, weights), first) == is_same
+
+    # Interruption
+
+    def test_an_interrupted_wait_goes_on_where_it_has_stopped(self, make: Make) -> None:
+        """Where ``can_be_interrupted`` says so: the trajectory is that of a wait that was not interrupted."""
+        workers = make(NeverEndingEnv)
+        if not workers.can_be_interrupted:
+            pytest.skip("these workers cannot be interrupted")
+        workers, point = self.prepared(workers)
+        expected, turns = run(workers, job(point, 0)), itertools.cycle([True, False])
+        workers.interrupt = lambda: next(turns)
+        workers, point = self.prepared(workers)
+        workers.submit(job(point, 0))
+        n_interrupted = 0
+        while (arrived := workers.next_arrival()) is None:
+            n_interrupted += 1
+            assert workers.busy(0)
+        assert n_interrupted > 0
+        assert same(arrived[1], expected)
+
+    # Stable-Baselines3's API
+
+    def test_synchronous_api_before_and_after_trajectories(self, make: Make) -> None:
+        """The numbers of a ``DummyVecEnv``."""
+        env_fns = [partial(FixedLengthEnv, 3), partial(FixedLengthEnv, 4)]
+        env, reference = make(*env_fns), DummyVecEnv(list(env_fns))
+        actions = np.random.default_rng(0).uniform(-1, 1, (9, 2, 1)).astype(np.float32)
+        for _ in range(2):
+            for vec_env in (env, reference):
+                vec_env.seed(7)
+            assert_array_equal(env.reset(), reference.reset())
+            assert not env.busy(0)  # the reset of the second turn voids the job of the first
+            for action in actions:
+                ours, theirs = env.step(action), reference.step(action)
+                for a, b in zip(ours[:3], theirs[:3], strict=True):
+                    assert_array_equal(a, b)
+                assert [info["t"] for info in ours[3]] == [info["t"] for info in theirs[3]]
+            _, point = self.prepared(env)
+            env.submit(job(point, 0))
+
+    def test_step_after_trajectories_starts_new_episodes(self, make: Make) -> None:
+        """Of all environments, whichever has run a trajectory."""
+        env, point = self.prepared(make(partial(FixedLengthEnv, 3), partial(FixedLengthEnv, 3)))
+        env.reset()
+        env.step(np.zeros((2, 1), dtype=np.float32))
+        run(env, job(point, 0))
+        _, _, dones, infos = env.step(np.zeros((2, 1), dtype=np.float32))
+        assert [info["t"] for info in infos] == [1, 1]
+        assert not dones.any()
+
+    # What the workers are
+
+    @pytest.mark.parametrize(("given", "expected"), [(None, (0, 1)), (["a", "a"], ("a", "a"))])
+    def test_tasks_that_do_not_differ(self, make: Make, given: Any, expected: tuple[Any, ...]) -> None:
+        """None given, or the same one twice."""
+        env = make(FixedLengthEnv, FixedLengthEnv, task_ids=given)
+        assert tuple(env.task_ids) == expected
+        assert env.task_ids_given == (given is not None)
+        assert not env.tasks_differ
+
+    def test_tasks_that_differ(self, make: Make) -> None:
+        """Each arrival names the task of its worker."""
+        env, point = self.prepared(make(FixedLengthEnv, FixedLengthEnv, FixedLengthEnv, task_ids=["a", "b", "a"]))
+        assert env.tasks_differ
+        arrivals = [a for a, _ in collect(env, [job(point, worker) for worker in range(3)])]
+        assert sorted((a.worker, a.task_id) for a in arrivals) == [(0, "a"), (1, "b"), (2, "a")]
+        with pytest.raises(ValueError, match=r"task_ids has 1 entries for 2 workers"):
+            make(FixedLengthEnv, FixedLengthEnv, task_ids=["a"])
+
+    def test_spaces_must_agree(self, make: Make) -> None:
+        """One policy acts everywhere."""
+        with pytest.raises(ValueError, match=r"observation space of worker 1 is Dict.*worker 0 is Box"):
+            make(FixedLengthEnv, DictEnv)
+        with pytest.raises(ValueError, match="env_fns"):
+            make()
+
+    def test_speeds_have_one_entry_a_worker(self, make: Make) -> None:
+        """Steps, messages, and whole trajectories."""
+        env, _ = self.prepared(make(FixedLengthEnv, FixedLengthEnv))
+        durations = env.predicted_durations(5.0)
+        for times in (env.step_times, env.message_times, durations):
+            assert np.shape(times) == (2,)
+        assert (env.message_times >= 0).all()
+        assert (durations > 0).all()
+        assert env.time_per in ("step", "trajectory")
+
+
+class _KeepRounds(BaseCallback):
+    """
+    Keeps reports and accepted trajectories of some rounds, then stops.
+
+    :param n_rounds: how many
+    """
+
+    def __init__(self, n_rounds: int = 1) -> None:
+        super().__init__()
+        self.n_rounds = n_rounds
+        self.reports: list[RoundReport] = []
+        self.rounds: list[dict[TrajectoryKey, Trajectory]] = []
+
+    def _on_rollout_end(self) -> None:
+        model: Any = self.model
+        self.reports.append(model.last_round)
+        self.rounds.append({trajectory.key: trajectory for _, trajectory in model._accepted})
+
+    def _on_step(self) -> bool:
+        return len(self.reports) < self.n_rounds

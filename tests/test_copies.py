@@ -1,0 +1,19 @@
+"""The workers' copy of the policy, on every kind of workers; those on Ray are in ``test_ray.py``."""
+
+from copies import PolicyCopyTests
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from sb3_nigt import ProcessVecEnv, SimulatedVecEnv
+
+
+class TestSimulated(PolicyCopyTests):
+    vec_env_cls = SimulatedVecEnv
+
+
+class TestProcesses(PolicyCopyTests):
+    vec_env_cls = ProcessVecEnv
+    pickles = True
+
+
+class TestPlainVecEnv(PolicyCopyTests):
+    vec_env_cls = DummyVecEnv
