@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-pytest.register_assert_rewrite("conformance", "envs")
+pytest.register_assert_rewrite("copies", "envs", "sb3_nigt.testing.aggregators", "sb3_nigt.testing.workers")
 
 import torch as th  # noqa: E402
 

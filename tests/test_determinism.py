@@ -8,7 +8,6 @@ from functools import partial
 
 import numpy as np
 import pytest
-from conformance import WorkerVecEnvTests
 from envs import (
     DictEnv,
     FixedLengthEnv,
@@ -24,6 +23,7 @@ from stable_baselines3.common.env_checker import check_env
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_nigt import AFedPG, MaleniaNIGT, RandomTimes, RennalaNIGT, RennalaPG, SimulatedVecEnv, SyncNIGT, SyncPG
+from sb3_nigt.testing import WorkerVecEnvTests
 
 POLICY = {"net_arch": [4]}
 ALGORITHMS = {
@@ -41,7 +41,7 @@ ALGORITHMS = {
 
 
 class TestSimulatedVecEnv(WorkerVecEnvTests):
-    vec_env_cls = SimulatedVecEnv
+    make_workers = SimulatedVecEnv
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,8 @@ import time
 
 import numpy as np
 import pytest
+import torch as th
+from copies import CHANGES, MIXED
 from envs import LengthFromSeedEnv, collect, contributions, job, keep_outputs, parameters, prepared, run, run_rounds, simulated
 from ranks import N_WORKERS, SIZE, SlowEnv, checksum, make, on_ranks
 from stable_baselines3.common.callbacks import BaseCallback
@@ -11,7 +13,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_nigt import MaleniaNIGT, ProcessVecEnv, RennalaNIGT, SyncNIGT
-from sb3_nigt.distributed import AllReduceGroup
+from sb3_nigt.distributed import AllReduceGroup, state
 from sb3_nigt.distributed.ledger import Ledger
 from sb3_nigt.distributed.ranks import Ranks
 from sb3_nigt.messages import Job, SamplingPoint
@@ -271,6 +273,21 @@ def test_moments_merge_to_those_of_all_trajectories():
         np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-9)
     merged.set_state(np.concatenate([np.ravel(part) for part in alone.state()]))
     assert all((one == other).all() for one, other in zip(alone.state(), merged.state(), strict=True))
+
+
+def test_the_start_has_all_buffers_of_the_policy():
+    """Also integers, and doubles that float32 cannot hold."""
+    first, other = (
+        RennalaNIGT("MlpPolicy", simulated([2]), policy_kwargs={"net_arch": [4], **MIXED}, seed=seed) for seed in (0, 1)
+    )
+    for name in ("integer buffer", "float64 buffer"):
+        CHANGES[name][0](first.policy)
+    for model in (first, other):
+        run_rounds(model, 1 + (model is first))  # the optimizers have a state
+    state.unpack(other, WrapperStack(), state.pack(first, WrapperStack()))
+    for name, tensor in first.policy.state_dict().items():
+        assert th.equal(tensor, other.policy.state_dict()[name]), name
+    assert first.policy.optimizer.direction_norm() == other.policy.optimizer.direction_norm()
 
 
 def resume(rank, path):

@@ -11,7 +11,6 @@ from functools import partial
 import gymnasium as gym
 import numpy as np
 import pytest
-from conformance import WorkerVecEnvTests
 from envs import FixedLengthEnv, LengthFromSeedEnv, PointEnv, job, parameters, prepared, run, train_rounds
 from processes import FAILED, FaultyEnv, ends_of, explode, hang, worker_processes
 from stable_baselines3 import PPO
@@ -20,10 +19,11 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_nigt import AFedPG, MaleniaNIGT, ProcessVecEnv, RennalaNIGT, SimulatedVecEnv, WorkerError
+from sb3_nigt.testing import WorkerVecEnvTests
 
 
 class TestProcessVecEnv(WorkerVecEnvTests):
-    vec_env_cls = ProcessVecEnv
+    make_workers = ProcessVecEnv
     infos_of_all_steps = False
 
 

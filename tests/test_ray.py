@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
-from conformance import WorkerVecEnvTests
+from copies import PolicyCopyTests
 from envs import FixedLengthEnv, LengthFromSeedEnv, PointEnv, job, parameters, prepared, run, same, train_rounds
 from processes import FAILED, Bell, FaultyEnv, ends_of, explode, hang, kill_myself, ring, stop_myself
 from stable_baselines3 import PPO
@@ -26,6 +26,7 @@ from sb3_nigt import (
     make_worker_vec_env,
     replay,
 )
+from sb3_nigt.testing import WorkerVecEnvTests
 
 ray = pytest.importorskip("ray")
 
@@ -105,8 +106,14 @@ class SpareRayVecEnv(RayVecEnv):
 
 @pytest.mark.usefixtures("cluster")
 class TestRayVecEnv(WorkerVecEnvTests):
-    vec_env_cls = SpareRayVecEnv
+    make_workers = SpareRayVecEnv
     infos_of_all_steps = False
+
+
+@pytest.mark.usefixtures("cluster")
+class TestPolicyCopies(PolicyCopyTests):
+    vec_env_cls = SpareRayVecEnv
+    pickles = True
 
 
 @pytest.fixture

@@ -52,7 +52,7 @@ def job(worker, number=0, point=POINT, committed=False):
 
 
 def run(one_job, job_number, point_number=1):
-    return Run(one_job.worker, job_number, point_number, one_job.point.round, one_job.key)
+    return Run(one_job, job_number, point_number)
 
 
 def failed(worker, reason, what_next):
@@ -78,7 +78,6 @@ EVENTS = {
     "has no place": lambda roster, now, worker: roster.unplaced(worker, now),
     "has a place": lambda roster, now, worker: roster.placed(worker, 0, now),
     "is not heard": lambda roster, now, worker: roster.unheard(worker, 0, now),
-    "somebody listens": lambda roster, now: roster.wake(now),
     "settings": lambda roster, now: roster.new_settings(),
     "is prepared": lambda roster, now, worker: roster.prepare(worker, 0, now),
     "gradients": lambda roster, now: roster.jobs.begin_gradients(now),
@@ -498,7 +497,7 @@ def test_while_the_parent_was_away(longest_look, examined):
     """An hour in a callback. Counters in shared memory tell that the worker hung; those that are asked for do not."""
     roster = started(longest_look=longest_look)
     assert roster.is_time_to_look(0.0)
-    play(roster, (0, "submitted", (job(0),), [SendPoint(0, POINT), run(job(0), 1)]), (3600, "somebody listens", (), []))
+    play(roster, (0, "submitted", (job(0),), [SendPoint(0, POINT), run(job(0), 1)]))
     assert roster.is_time_to_look(3600.1)
     assert roster.look(0, 0, 3600.1) == ([Examine(0, 3600.1)] if examined else [])
     assert not roster.is_time_to_look(3600.2)
@@ -740,12 +739,13 @@ class Chaos:
                 self.doing[one.worker] = "gone"
             elif type(one) in self.TOLD:
                 before, after = self.TOLD[type(one)]
-                assert self.doing[one.worker] == before
-                self.doing[one.worker] = after
+                worker = one.job.worker if isinstance(one, Run) else one.worker
+                assert self.doing[worker] == before
+                self.doing[worker] = after
             if isinstance(one, StartWorker):
                 self.roster.launched(one.worker, 0, self.now)
             if isinstance(one, Run):
-                assert one.key == self.roster.slots[one.worker].job.key
+                assert one.job is self.roster.slots[one.job.worker].job
 
 
 @pytest.mark.parametrize("seed", range(100))

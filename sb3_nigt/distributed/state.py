@@ -9,7 +9,7 @@ import numpy as np
 import torch as th
 
 from sb3_nigt.algorithms.trained import TrainedModel
-from sb3_nigt.parameters import flatten, load_flat
+from sb3_nigt.parameters import Layout
 from sb3_nigt.vec_env.wrappers import WrapperStack
 
 
@@ -54,7 +54,9 @@ def pack(model: TrainedModel, stack: WrapperStack) -> th.Tensor:
     :param model: whose
     :param stack: the wrappers of its environment
     """
-    parts = [flatten(model.policy), *(tensor.detach().cpu().numpy() for tensor in _optimizer_state(model)), *stack.state()]
+    layout = Layout(model.policy)
+    policy = [layout.flatten(), *layout.other_buffers().values()]
+    parts = [*policy, *(tensor.detach().cpu().numpy() for tensor in _optimizer_state(model)), *stack.state()]
     return th.from_numpy(np.concatenate([np.asarray(part, dtype=np.float64).ravel() for part in parts]))
 
 
@@ -66,9 +68,13 @@ def unpack(model: TrainedModel, stack: WrapperStack, vector: th.Tensor) -> None:
     :param stack: the wrappers of its environment, changed
     :param vector: numbers
     """
-    n_policy = len(flatten(model.policy))
-    load_flat(model.policy, vector[:n_policy].float().numpy())
-    position = n_policy
+    layout = Layout(model.policy)
+    layout.load(vector[: layout.size].float().numpy())
+    position, others = layout.size, layout.other_buffers()
+    for values in others.values():
+        values[...] = vector[position : position + values.size].numpy().reshape(values.shape)
+        position += values.size
+    layout.load_buffers(others)
     for tensor in _optimizer_state(model):
         tensor.copy_(vector[position : position + tensor.numel()].view_as(tensor))
         position += tensor.numel()

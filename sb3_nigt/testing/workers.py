@@ -9,10 +9,8 @@ from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch as th
-from gymnasium import spaces
 from numpy.testing import assert_allclose, assert_array_equal
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import ActorCriticPolicy
@@ -22,8 +20,7 @@ from sb3_nigt.aggregators import Rennala
 from sb3_nigt.algorithms.book import BetweenRounds, LengthEstimate
 from sb3_nigt.algorithms.rennala_nigt import RennalaNIGT
 from sb3_nigt.algorithms.round import run_round
-from sb3_nigt.estimators import ReturnToGo
-from sb3_nigt.messages import Arrival, Contribution, Job, RoundReport, SamplingPoint, TrajectoryKey
+from sb3_nigt.messages import Contribution, Job, RoundReport, SamplingPoint, TrajectoryKey
 from sb3_nigt.parameters import flatten, load_flat
 from sb3_nigt.policies import MlpPolicy, MultiInputPolicy
 from sb3_nigt.replica.copying import copy_of
@@ -31,155 +28,12 @@ from sb3_nigt.replica.gradients import policy_gradient
 from sb3_nigt.sampling.trajectory import Trajectory
 from sb3_nigt.schedules import FirstFinished
 from sb3_nigt.testing.environments import DictEnv, FixedLengthEnv, LengthFromSeedEnv, NanEnv, NeverEndingEnv
-from sb3_nigt.vec_env.base import RolloutSpec, RoundWorkers
+from sb3_nigt.testing.jobs import Arrived, Coefficients, arrive, coefficients, collect, contributions, job, prepared, run, same
 from sb3_nigt.vec_env.simulated import SimulatedVecEnv
 
 EnvFn = Callable[[], gym.Env[Any, Any]]
-Arrived = tuple[Arrival, Trajectory]
 Start = Callable[[int, int], tuple[Any, SamplingPoint]]  # number of workers, steps of each trajectory
 Make = Callable[..., Any]  # functions that make environments
-Coefficients = list[npt.NDArray[np.float64]]
-
-
-# Jobs without an algorithm
-
-
-def make_policy(
-    observation_space: spaces.Space[Any],
-    action_space: spaces.Space[Any],
-    policy_class: type[ActorCriticPolicy] = MlpPolicy,
-    **policy_kwargs: Any,
-) -> ActorCriticPolicy:
-    """
-    Make a policy as an algorithm would, without touching torch's random numbers.
-
-    :param observation_space: of the environment
-    :param action_space: of the environment
-    :param policy_class: of the policy
-    :param policy_kwargs: further arguments of the policy
-    """
-    with th.random.fork_rng(devices=[]):
-        policy = policy_class(observation_space, action_space, lambda progress: 0.0, **policy_kwargs)
-    policy.set_training_mode(False)
-    return policy
-
-
-def prepared(
-    workers: Any,
-    policy_class: type[ActorCriticPolicy] = MlpPolicy,
-    n_steps: int = 20,
-    seed: int = 0,
-    env: VecEnv | None = None,
-) -> tuple[Any, SamplingPoint]:
-    """
-    Prepare workers; return them and a sampling point of round 0 whose parameters are always the same.
-
-    :param workers: any ``TrajectoryWorkers``
-    :param policy_class: of the policy
-    :param n_steps: H
-    :param seed: of the trajectories
-    :param env: has the spaces; None: the workers themselves have
-    """
-    env = workers if env is None else env
-    policy = make_policy(env.observation_space, env.action_space, policy_class, net_arch=[4])
-    workers.prepare(RolloutSpec(copy_of(policy, "cpu"), n_steps, seed))
-    size = len(flatten(policy))
-    return workers, SamplingPoint(0, np.random.default_rng(0).normal(0.0, 0.5, size).astype(np.float32))
-
-
-def job(point: SamplingPoint, worker: int, number: int = 0) -> Job:
-    """
-    Return a job of the point's round, for the worker that it was first meant for.
-
-    :param point: where it is sampled
-    :param worker: index of the worker
-    :param number: which of its trajectories
-    """
-    return Job(worker, TrajectoryKey(point.round, worker, number), point)
-
-
-def run(workers: RoundWorkers, one_job: Job) -> Trajectory:
-    """
-    Run one job while nothing else is in flight.
-
-    :param workers: that run it
-    :param one_job: its worker must be idle
-    """
-    workers.submit(one_job)
-    return arrive(workers)[1]
-
-
-def arrive(workers: RoundWorkers) -> Arrived:
-    """
-    Wait for an arrival.
-
-    :param workers: one of them must be busy
-    """
-    arrived = workers.next_arrival()
-    assert arrived is not None
-    return arrived
-
-
-def collect(workers: RoundWorkers, jobs: Sequence[Job]) -> list[Arrived]:
-    """
-    Run jobs as soon as their workers are idle; return what arrives, in order of arrival.
-
-    :param workers: that run them
-    :param jobs: in the order in which each worker takes its own
-    """
-    waiting, results = list(jobs), list[Arrived]()
-    while len(results) < len(jobs):
-        for one_job in list(waiting):
-            if not workers.busy(one_job.worker):
-                workers.submit(one_job)
-                waiting.remove(one_job)
-        results.append(arrive(workers))
-    return results
-
-
-def coefficients(trajectories: Sequence[Trajectory], weights: Any, gamma: float = 0.99) -> Coefficients:
-    """
-    Return w_j C_jt of the paper's estimator, as ``policy_gradient`` takes them.
-
-    :param trajectories: complete ones
-    :param weights: w_j, one a trajectory
-    :param gamma: γ
-    """
-    return [weight * own for weight, own in zip(weights, ReturnToGo(gamma).coefficients(trajectories), strict=True)]
-
-
-def contributions(arrived: Sequence[Arrived], gamma: float = 0.99) -> list[Contribution]:
-    """
-    Return what the paper's estimator makes of trajectories.
-
-    :param arrived: arrivals with their trajectories
-    :param gamma: γ
-    """
-    scored = coefficients([t for _, t in arrived], np.ones(len(arrived)), gamma)
-    return [Contribution(a.worker, a.key, own) for (a, _), own in zip(arrived, scored, strict=True)]
-
-
-def leaves(observations: Any) -> list[npt.NDArray[Any]]:
-    """
-    Return the arrays of an observation, or of a dict of observations.
-
-    :param observations: one or a batch
-    """
-    return [observations[key] for key in sorted(observations)] if isinstance(observations, dict) else [observations]
-
-
-def same(first: Trajectory, second: Trajectory) -> bool:
-    """
-    Tell whether two trajectories are equal bit for bit.
-
-    :param first: one of them
-    :param second: the other
-    """
-    arrays = [
-        (t.samples, t.actions, t.rewards, *leaves(t.observations), *leaves(t.final_observation)) for t in (first, second)
-    ]
-    flags = [(t.key, t.terminated, t.truncated, t.rejected) for t in (first, second)]
-    return flags[0] == flags[1] and all(np.array_equal(a, b) for a, b in zip(*arrays, strict=True))
 
 
 class RoundWorkersTests:

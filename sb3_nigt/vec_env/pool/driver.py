@@ -84,7 +84,8 @@ class Driver:
         self.transport.handles[said.worker].send_context(said.context)
 
     def _run(self, said: do.Run) -> None:
-        self.transport.handles[said.worker].run(said.job_number, said.point_number, said.round, said.key)
+        job = said.job
+        self.transport.handles[job.worker].run(said.job_number, said.point_number, job.point.round, job.key)
 
     def _cancel(self, said: do.CancelJob) -> None:
         self.transport.handles[said.worker].cancel(said.job_number)
@@ -125,7 +126,6 @@ class Driver:
     def pump(self, seconds: float) -> None:
         """Take in what the workers say within some seconds, look for hung ones, restart those that are due."""
         roster = self.roster
-        roster.wake(self.now())
         active = roster.listened_to()
         for worker in self.transport.ready(active, seconds):
             self._receive(worker)
@@ -133,7 +133,8 @@ class Driver:
         if roster.is_time_to_look(now):
             for worker in active:
                 self._look(worker, now)
-        self.carry_out(roster.tick(now))
+        if due := roster.tick(now):
+            self.carry_out(due)
 
     def _receive(self, worker: int) -> None:
         handle, roster = self.transport.handles[worker], self.roster
@@ -192,7 +193,7 @@ class Driver:
         :param workers: that are waited for
         :param enough: ``any`` or ``all``: how many of them must have been absent for too long
         """
-        worker = self.roster.without_place(workers, enough, self.now())
+        worker = self.roster.without_place(workers, enough, self.now()) if self.roster.down else None
         if worker is not None:
             said = f"{self.transport.why_no_place(worker)} Nothing goes on without it."
             raise WorkerError(said, worker, self.task_ids[worker])

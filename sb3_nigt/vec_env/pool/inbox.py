@@ -23,13 +23,14 @@ class Inbox:
 
     :param task_ids: the task of each worker
     :param clock: of the workers
+    :ivar arrived: what has come and was not taken
     :ivar kept: what has been taken and not forgotten, by worker and key
     """
 
     def __init__(self, task_ids: Sequence[Hashable], clock: WallClock) -> None:
         self.kept: dict[tuple[int, TrajectoryKey], Trajectory] = {}
         self._task_ids, self._clock = task_ids, clock
-        self._arrived: deque[tuple[Arrival, Trajectory]] = deque()
+        self.arrived: deque[tuple[Arrival, Trajectory]] = deque()
         self._discarded: list[tuple[Job, float, Trajectory]] = []
 
     def open(self, arrays: WorkerArrays, table: StepTable) -> None:
@@ -58,7 +59,7 @@ class Inbox:
             arrived_at=self._clock.now(),
             rejected=trajectory.rejected,
         )
-        self._arrived.append((arrival, trajectory))
+        self.arrived.append((arrival, trajectory))
 
     def discard(self, worker: int, key: TrajectoryKey, point: SamplingPoint, said: protocol.RemoteArrival) -> None:
         """Read a trajectory that nobody wants."""
@@ -70,7 +71,7 @@ class Inbox:
         now = self._clock.now()
         nothing = protocol.RemoteArrival(0, 0, 0, 0, 0, 0, now, now, *[math.nan] * 4)
         arrival = Arrival(job.worker, self._task_ids[job.worker], job.key, 0, 0.0, now, now, now, rejected=reason)
-        self._arrived.append((arrival, self._read(job.worker, job.key, job.point, nothing)))
+        self.arrived.append((arrival, self._read(job.worker, job.key, job.point, nothing)))
 
     def _read(self, worker: int, key: TrajectoryKey, point: SamplingPoint, said: protocol.RemoteArrival) -> Trajectory:
         """Copy a trajectory out of the arrays, which the worker's next one overwrites."""
@@ -93,20 +94,17 @@ class Inbox:
 
     # What is taken out
 
-    def __bool__(self) -> bool:
-        return bool(self._arrived)
-
     def take(self) -> tuple[Arrival, Trajectory]:
         """Return the next arrival, and keep its trajectory for its gradient."""
-        arrival, trajectory = self._arrived.popleft()
+        arrival, trajectory = self.arrived.popleft()
         self.kept[arrival.worker, arrival.key] = trajectory
         return arrival, trajectory
 
     def void(self) -> None:
         """Nobody wants what has arrived and was not taken."""
-        for arrival, trajectory in self._arrived:
+        for arrival, trajectory in self.arrived:
             self._discarded.append((Job(arrival.worker, arrival.key, trajectory.point), arrival.started_at, trajectory))
-        self._arrived.clear()
+        self.arrived.clear()
 
     def take_discarded(self) -> list[tuple[Job, float, Trajectory]]:
         """Return the jobs that nobody wants, when each began, and the steps that it made."""

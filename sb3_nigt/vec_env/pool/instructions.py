@@ -69,13 +69,11 @@ class SendContext:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Start a trajectory at the point that was sent last; numbers count the jobs and the points of this process."""
+    """Start a trajectory at the point that was sent last; numbers count the jobs of this process and the points."""
 
-    worker: int
+    job: Job
     job_number: int
     point_number: int
-    round: int  # that begins at the point
-    key: TrajectoryKey
 
 
 @dataclass(frozen=True, slots=True)

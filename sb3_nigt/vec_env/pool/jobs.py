@@ -75,7 +75,7 @@ class Jobs:
         slot.job_number += 1
         slot.state = State.BUSY
         slot.heartbeat.begin(steps, now)
-        told.append(do.Run(worker, slot.job_number, slot.point_number, job.point.round, job.key))
+        told.append(do.Run(job, slot.job_number, slot.point_number))
         return told
 
     def arrived(self, worker: int, said: RemoteArrival, steps: int, now: float) -> list[Instruction]:

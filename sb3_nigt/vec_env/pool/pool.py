@@ -102,7 +102,7 @@ class WorkerPool(WorkerVecEnv):
 
     def lost(self) -> frozenset[int]:
         """See ``TrajectoryWorkers``."""
-        return frozenset(self._roster.within(State.LOST))
+        return frozenset(worker for worker in self._roster.down if self._roster.slots[worker].state is State.LOST)
 
     def last_failure(self, worker: int) -> str:
         """See ``TrajectoryWorkers``."""
@@ -156,7 +156,7 @@ class WorkerPool(WorkerVecEnv):
 
     def next_arrival(self) -> tuple[Arrival, Trajectory] | None:
         """See ``TrajectoryWorkers``."""
-        while not self._inbox:
+        while not self._inbox.arrived:
             waited_for = self._roster.jobs.under_way()
             if not waited_for:
                 raise RuntimeError("There is nothing to wait for: no worker has a job.")

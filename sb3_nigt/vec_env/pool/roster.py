@@ -19,7 +19,7 @@ from sb3_nigt.vec_env.pool import instructions as do
 from sb3_nigt.vec_env.pool.instructions import Instruction
 from sb3_nigt.vec_env.pool.jobs import Jobs
 from sb3_nigt.vec_env.pool.restarts import RestartHistory, RestartLimits
-from sb3_nigt.vec_env.pool.slot import Slot, State
+from sb3_nigt.vec_env.pool.slot import SILENT, Slot, State
 from sb3_nigt.vec_env.pool.speeds import Speeds
 
 START_SECONDS = 120.0  # granted to imports, making the environment and gradients, which give no sign of life
@@ -42,6 +42,7 @@ class Roster:
     :param place_seconds: without a place, after which a worker counts as absent
     :param placement_timeout: seconds for which workers that are needed may be absent
     :param longest_look: seconds between two looks up to which silence counts; in a longer one no sign of life could be heard
+    :ivar down: workers that are not there and do not come up either: they wait for a restart, have no place, or are lost
     :ivar jobs: what the workers that are there run, hold and owe
     :ivar is_open: the workers that are needed at the start have come up; from now on a worker that fails is restarted
     """
@@ -60,6 +61,7 @@ class Roster:
         self.jobs = Jobs(self.slots, speeds)
         self.speeds, self.timeout, self.placement_timeout = speeds, timeout, placement_timeout
         self.is_open = False
+        self.down: set[int] = set()
         self._task_ids, self._place_seconds, self._longest_look = task_ids, place_seconds, longest_look
         self._has_settings = False
         self._next_look = 0.0
@@ -78,7 +80,7 @@ class Roster:
     def listened_to(self) -> list[int]:
         """Workers that owe an answer."""
         owed = self.jobs.gradients_owed
-        return [worker for worker, slot in enumerate(self.slots) if slot.owes_an_answer or worker in owed]
+        return [worker for worker, slot in enumerate(self.slots) if slot.state not in SILENT or worker in owed]
 
     def without_place(self, workers: Sequence[int], enough: Callable[[Iterable[bool]], bool], now: float) -> int | None:
         """
@@ -95,7 +97,7 @@ class Roster:
     def predicted_durations(self, n_steps: float, now: float) -> npt.NDArray[np.float64]:
         """Seconds until a trajectory that is submitted now will end; infinite for workers that are absent or lost."""
         durations = self.speeds.expected() * n_steps
-        for worker in self.within(State.WAITING, State.ABSENT, State.LOST):
+        for worker in self.down:
             durations[worker] += max(0.0, self.slots[worker].restart_at - now)
         return durations
 
@@ -111,6 +113,7 @@ class Roster:
         slot = self.slots[worker]
         slot.state, slot.job_number, slot.restart_at, slot.absent_since = State.STARTING, 0, math.inf, math.inf
         slot.heartbeat.begin(steps, now)
+        self.down.discard(worker)
 
     def unplaced(self, worker: int, now: float) -> list[Instruction]:
         """The cluster has no place for it yet; after a while others may run what it was to run."""
@@ -118,6 +121,7 @@ class Roster:
         if slot.state is not State.STARTING or slot.heartbeat.look(0, now) <= self._place_seconds:
             return []
         slot.state, slot.absent_since = State.ABSENT, now - self._place_seconds
+        self.down.add(worker)
         return self.jobs.give_up(worker, RETURNED) if slot.job is not None and slot.job.committed else []
 
     def placed(self, worker: int, steps: int, now: float) -> None:
@@ -152,24 +156,21 @@ class Roster:
 
     # It falls silent
 
-    def wake(self, now: float) -> None:
-        """Somebody is about to listen; what could not be heard meanwhile is no worker's silence."""
+    def is_time_to_look(self, now: float) -> bool:
+        """Whether to look at the counters of the workers now; what nobody could hear since the last time is not counted."""
         away = now - self._next_look
+        if away < 0:
+            return False
+        self._next_look = now + POLL_SECONDS
         if away > self._longest_look:
             for slot in self.slots:
                 slot.heartbeat.forgive(away, now)
-
-    def is_time_to_look(self, now: float) -> bool:
-        """Whether the counters of the workers that are listened to should be looked at."""
-        if now < self._next_look:
-            return False
-        self._next_look = now + POLL_SECONDS
         return True
 
     def look(self, worker: int, steps: int, now: float) -> list[Instruction]:
         """Its counter was looked at."""
         slot, owes_gradient = self.slots[worker], worker in self.jobs.gradients_owed
-        if not slot.owes_an_answer and not owes_gradient:
+        if slot.state in SILENT and not owes_gradient:
             return []
         silent, allowed = slot.heartbeat.look(steps, now), slot.heartbeat.allowed(self.timeout)
         if slot.state in (State.STARTING, State.PREPARING) or owes_gradient:
@@ -202,6 +203,7 @@ class Roster:
         slot.state = State.LOST if restart_at is None else State.WAITING
         slot.restart_at = math.inf if restart_at is None else restart_at
         self._next_restart = min(self._next_restart, slot.restart_at)
+        self.down.add(worker)
         if was_needed and not self.jobs.ever_arrived and all(other.history.failures for other in self.slots):
             self.jobs.gone(worker)
             return [end, do.Raise(worker, f"every worker has failed before the first trajectory, this one: {reason}")]
@@ -213,6 +215,7 @@ class Roster:
         """Its machine has gone, which is not its failure: it starts again at once, where there is a place."""
         self.jobs.gone(worker)
         self.slots[worker].state = State.STARTING
+        self.down.discard(worker)
         said = f"Worker {worker} (task {self._task_ids[worker]!r}) has lost its node. It starts again where there is a place."
         return [do.Kill(worker), do.StartWorker(worker), do.Warn(said)]
 

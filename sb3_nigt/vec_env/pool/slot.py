@@ -25,6 +25,9 @@ class State(enum.Enum):
     LOST = "there is none and never will be"
 
 
+SILENT = (State.IDLE, State.WAITING, State.LOST)  # in which no message is waited for, apart from gradients
+
+
 @dataclass(eq=False)
 class Slot:
     """
@@ -53,11 +56,6 @@ class Slot:
     restart_at: float = math.inf
     absent_since: float = math.inf
     last_failure: str = ""
-
-    @property
-    def owes_an_answer(self) -> bool:
-        """Whether a message is waited for, apart from gradients."""
-        return self.state not in (State.IDLE, State.WAITING, State.LOST)
 
     def describe_failure(self, reason: str) -> str:
         """

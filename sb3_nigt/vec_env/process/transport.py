@@ -30,20 +30,24 @@ class ProcessTransport(Transport[RemoteWorker]):
         self._context, self._env_fns = context, env_fns
         self._control = SharedArrays(CONTROL, len(env_fns))
         self.blocks: list[WorkerArrays] = [self._control]
+        self._polled: list[int] | None = None  # workers that the two below are made for
+        self._poll, self._by_descriptor = select.poll(), dict[int, int]()
 
     def _new_handle(self, worker: int) -> RemoteWorker:
+        self._polled = None
         return RemoteWorker(self._context, worker, self._env_fns[worker], self._control, self.now)
 
     def ready(self, workers: Sequence[int], seconds: float) -> list[int]:
         """See ``Transport``."""
-        try:
-            by_descriptor = {self.handles[worker].connection.fileno(): worker for worker in workers}
-        except OSError:  # Ctrl-C has come between the end of a process and the start of the next one
-            return [worker for worker in workers if self.handles[worker].connection.closed]
-        poll = select.poll()
-        for descriptor in by_descriptor:
-            poll.register(descriptor, select.POLLIN)
-        return [by_descriptor[descriptor] for descriptor, _ in poll.poll(1000 * seconds)]
+        if workers != self._polled:
+            try:
+                self._by_descriptor = {self.handles[worker].connection.fileno(): worker for worker in workers}
+            except OSError:  # Ctrl-C has come between the end of a process and the start of the next one
+                return [worker for worker in workers if self.handles[worker].connection.closed]
+            self._poll, self._polled = select.poll(), list(workers)
+            for descriptor in self._by_descriptor:
+                self._poll.register(descriptor, select.POLLIN)
+        return [self._by_descriptor[descriptor] for descriptor, _ in self._poll.poll(1000 * seconds)]
 
     def _new_arrays(self, table: StepTable, horizon: int, layout: Layout) -> WorkerArrays:
         arrays = SharedArrays(round_fields(table, horizon, layout), self.n_workers)
