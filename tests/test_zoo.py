@@ -26,7 +26,7 @@ from sb3_nigt.zoo.__main__ import COMMANDS, PLOTS, WORKERS, main
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs/guide/zoo.md").read_text(encoding="utf-8")
 COMMAND = re.compile(r"^python -m (sb3_nigt\.zoo (\w+) .*)$", re.MULTILINE)
-SHORT = {"train": "-n 300 --eval-freq 150 --eval-episodes 1 --n-trials 2 --no-optim-plots", "enjoy": "-n 300"}
+SHORT = {"train": "-n 300 --eval-freq 150 --eval-episodes 1 --n-trials 2 --no-optim-plots", "enjoy": "-n 1100"}
 COMMANDS_ON_THE_PAGE = [shlex.split(f"{command} {SHORT[name]}") for command, name in COMMAND.findall(PAGE)]
 OPTIMIZE = "--optimize-hyperparameters --n-trials 2 --n-evaluations 1 --no-optim-plots --seed 0"
 
@@ -99,7 +99,7 @@ def test_train_enjoy_and_continue(zoo, algo, capsys):
 
     for which in ("", "--load-best", "--load-checkpoint 100", "--load-last-checkpoint"):
         capsys.readouterr()
-        zoo(f"enjoy --algo {algo} --env CartPole-v1 --no-render -n 600 {which}")
+        zoo(f"enjoy --algo {algo} --env CartPole-v1 --no-render -n 1100 {which}")
         printed = capsys.readouterr().out
         assert f"Loading logs/{algo}/CartPole-v1_1/" in printed
         assert float(re.search(r"Mean reward: ([\d.]+)", printed)[1]) > 0
@@ -128,7 +128,7 @@ def test_normalization(zoo, capsys):
     statistics = VecNormalize.load(f"{folder}/CartPole-v1/vecnormalize.pkl", DummyVecEnv([lambda: gym.make("CartPole-v1")]))
     assert np.array_equal(statistics.obs_rms.mean, model.env.obs_rms.mean)
     for which in ("", "--load-best"):
-        zoo(f"enjoy --algo rennala_nigt --env CartPole-v1 --no-render -n 600 {which}")
+        zoo(f"enjoy --algo rennala_nigt --env CartPole-v1 --no-render -n 1100 {which}")
         assert "Mean reward" in capsys.readouterr().out
     again = train(zoo, "rennala_nigt", f"-i {folder}/CartPole-v1.zip", "normalize:True", "n_envs:2")
     assert again.env.obs_rms.count > model.env.obs_rms.count
