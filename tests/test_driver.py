@@ -65,7 +65,7 @@ class ScriptedHandle(WorkerHandle):
     def _note(self, *args):
         self.told.append(args[0] if args else None)
 
-    cancel = send_context = send_call = close = hang_up = _note
+    cancel = send_context = send_call = close = hang_up = run_segment = _note
 
 
 class ScriptedTransport(Transport):
@@ -110,7 +110,7 @@ class Notes(list):
 def driver():
     transport = ScriptedTransport(2)
     roster = Roster("ab", RestartLimits(10), Speeds(np.ones(2)), timeout=60.0)
-    driver = Driver(roster, transport, Notes(), "ab")
+    driver = Driver(roster, transport, Notes(), Notes(), "ab")
     transport.start_all()
     for worker in range(2):
         roster.launched(worker, 0, 0.0)
