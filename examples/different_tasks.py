@@ -1,8 +1,8 @@
 """
 One policy for two tasks, of which the second is ten times slower: Rennala against Malenia.
 
-By default a hopper learns to hop forward and, on the slow worker, backward. Rennala counts every trajectory alike, so most
-of its gradient is about the quick worker's task; Malenia gives each task half of the weight. Both get the same simulated
+By default a hopper learns to hop forward and, on the slow worker, backward. Rennala counts every step alike, so most of its
+gradient is about the fast worker's task; Malenia gives each task half of the weight. Both get the same simulated
 seconds. Prints the return of the trained policy on each task, the mean of both, and the slow task's weight in the last
 round. One seed says little: the returns differ much between seeds, the weights do not.
 
@@ -29,7 +29,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--family", default="direction", help="flipped, velocity, direction, gravity or friction")
     parser.add_argument("--env", default="Hopper-v5")
-    parser.add_argument("--seconds", type=float, default=40_000, help="simulated; a step of the quick worker takes one")
+    parser.add_argument("--seconds", type=float, default=40_000, help="simulated; a step of the fast worker takes one")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
 
@@ -41,7 +41,7 @@ def main() -> None:
         env = make_worker_vec_env(**tasks, step_times=[1, 10])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # Rennala says that MaleniaNIGT is for this
-            model = algorithm("MlpPolicy", env, n_trajectories=10, learning_rate=2**-5, seed=args.seed, device="cpu")
+            model = algorithm("MlpPolicy", env, seed=args.seed, device="cpu")
         while env.clock.now() < args.seconds:
             model.learn(1, reset_num_timesteps=False)
         returns = []

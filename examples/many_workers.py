@@ -4,8 +4,9 @@ What each method would do with up to ten thousand workers like those of this mac
 Measured: rounds of one trajectory on one real worker. They give the seconds of a step, the lengths of trajectories, and by how
 much a round takes longer than its steps: parameters, trajectory, gradient and update on their way there and back, which is
 the message here. Simulated: worker i of n is √i times slower than the first one, and every message takes what was measured.
-Each method then runs by its own schedule on the clock of the simulator, without environments; Malenia has a task for each
-worker. That a learner takes one message at a time is not simulated: the last column says how many it would have to take.
+Rounds are those of the paper: each method runs its own schedule on the clock of the simulator, without environments; Malenia
+has a task for each worker. That a learner takes one message at a time is not simulated: the last column says how many it
+would have to take.
 
     python examples/many_workers.py
     python examples/many_workers.py --vec-env RayVecEnv
@@ -18,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 import sb3_nigt
-from sb3_nigt import Recording, RennalaNIGT, RunRecorder, make_worker_vec_env
+from sb3_nigt import PAPER, Recording, RennalaNIGT, RunRecorder, make_worker_vec_env
 from sb3_nigt.planning import plan
 
 SHOWN = {
@@ -36,7 +37,7 @@ def measure(env_id: str, vec_env: str, timesteps: int) -> tuple[float, float, li
     try:
         with tempfile.TemporaryDirectory() as folder:
             recorder = RunRecorder(Path(folder) / "run.jsonl")
-            model = RennalaNIGT("MlpPolicy", env, n_trajectories=1, learning_rate=1e-9, seed=0, device="cpu")
+            model = RennalaNIGT("MlpPolicy", env, **PAPER | {"learning_rate": 1e-9}, n_trajectories=1, seed=0, device="cpu")
             model.learn(timesteps, callback=recorder)
             reports = Recording.load(recorder.path).reports
     finally:

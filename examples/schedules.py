@@ -1,5 +1,5 @@
 """
-The three schedules at equal time: which trajectories of a round count, and what idle workers do.
+The three schedules of the paper's algorithm at equal time: which trajectories of a round count, and what idle workers do.
 
 "first_finished" counts whatever ended first, so short episodes too often. "planned" decides before a trajectory starts, and
 workers without a ticket wait. "pipelined" lets them begin with the next round. All start from the same parameters; the return
@@ -26,7 +26,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 
-from sb3_nigt import ProcessVecEnv, RennalaNIGT, make_worker_vec_env
+from sb3_nigt import PAPER, ProcessVecEnv, RennalaNIGT, make_worker_vec_env
 
 SCHEDULES = ("first_finished", "planned", "pipelined")
 EPISODES = 20
@@ -77,7 +77,8 @@ def train(schedule: str, seed: int, args: argparse.Namespace) -> Result:
     else:
         times = np.sqrt(np.arange(1, args.n_workers + 1))
         env = make_worker_vec_env(args.env, args.n_workers, step_times=times, message_times=times)
-    model = RennalaNIGT("MlpPolicy", env, learning_rate=args.learning_rate, schedule=schedule, seed=seed, device="cpu")
+    arguments = PAPER | {"learning_rate": args.learning_rate, "schedule": schedule}
+    model = RennalaNIGT("MlpPolicy", env, **arguments, seed=seed, device="cpu")
     eval_env = Monitor(gym.make(args.env))
     eval_env.reset(seed=seed)
     result = Result()

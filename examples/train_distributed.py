@@ -16,7 +16,7 @@ import torch.distributed as dist
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 
-from sb3_nigt import ProcessVecEnv, RennalaNIGT, SimulatedVecEnv, make_worker_vec_env
+from sb3_nigt import PAPER, ProcessVecEnv, RennalaNIGT, SimulatedVecEnv, make_worker_vec_env
 from sb3_nigt.distributed import RoundCheckpoint, is_first_rank, newest_checkpoint
 
 
@@ -44,6 +44,7 @@ def main() -> None:
         model = RennalaNIGT(
             "MlpPolicy",
             env,
+            **PAPER,  # what ranks can share
             n_trajectories=args.n_trajectories,
             schedule=args.schedule,
             seed=args.seed,

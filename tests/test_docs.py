@@ -13,11 +13,21 @@ from pathlib import Path
 
 import pytest
 import torch as th
-from paper import MaleniaNIGT, RennalaNIGT, SyncNIGT
 from stable_baselines3.common.logger import KVWriter, Logger
 
 import sb3_nigt
-from sb3_nigt import AFedPG, ProcessVecEnv, RennalaPG, SimulatedVecEnv, SyncPG, make_worker_vec_env
+from sb3_nigt import (
+    PAPER,
+    AFedPG,
+    MaleniaNIGT,
+    ProcessVecEnv,
+    RennalaNIGT,
+    RennalaPG,
+    SimulatedVecEnv,
+    SyncNIGT,
+    SyncPG,
+    make_worker_vec_env,
+)
 from sb3_nigt.__main__ import main
 from sb3_nigt.envs.tasks import FAMILIES
 from sb3_nigt.experiments import compare, reproduce
@@ -219,20 +229,20 @@ class Keys(KVWriter):
         pass
 
 
-def logged_keys(algorithm, vec_env_cls=SimulatedVecEnv, **kwargs):
-    env = make_worker_vec_env("CartPole-v1", 2, vec_env_cls=vec_env_cls, step_times=[1, 2])
+def logged_keys(algorithm, vec_env_cls=SimulatedVecEnv, env_id="CartPole-v1", **kwargs):
+    env = make_worker_vec_env(env_id, 2, vec_env_cls=vec_env_cls, step_times=[1, 2])
     model, keys = algorithm("MlpPolicy", env, seed=0, **kwargs), Keys()
     model.set_logger(Logger(None, [keys]))
-    model.learn(300)
+    model.learn(1_300)  # three rounds of steps: the critic's first fit is in the third entry
     model.env.close()
     return {re.sub(r"_\d+$", "_<id>", re.sub(r"^task/.*/", "task/<id>/", key)) for key in keys.keys}
 
 
 def test_keys_of_a_run_are_those_on_the_page():
-    runs = [logged_keys(RennalaNIGT, n_trajectories=2, schedule="first_finished"), logged_keys(AFedPG)]
-    runs += [logged_keys(algorithm, n_trajectories=2) for algorithm in (SyncNIGT, SyncPG, RennalaPG)]
-    runs += [logged_keys(RennalaNIGT, ProcessVecEnv)]
-    runs += [logged_keys(MaleniaNIGT, n_trajectories=2, on_lost_task="drop")]
+    runs = [logged_keys(RennalaNIGT, **PAPER, n_trajectories=2, schedule="first_finished"), logged_keys(AFedPG)]
+    runs += [logged_keys(SyncNIGT), *(logged_keys(algorithm, n_trajectories=2) for algorithm in (SyncPG, RennalaPG))]
+    runs += [logged_keys(RennalaNIGT, ProcessVecEnv, **PAPER)]
+    runs += [logged_keys(MaleniaNIGT, on_lost_task="drop"), logged_keys(RennalaNIGT, env_id="Pendulum-v1")]
     in_a_group = {key for key in documented_keys() if key.startswith("group/")}  # see test_shared_rules.py
     assert set().union(*runs) == documented_keys() - {"rollout/success_rate"} - in_a_group
 

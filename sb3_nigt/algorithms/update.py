@@ -166,10 +166,12 @@ def log_kl(
     """
     optimizer = policy.optimizer
     assert isinstance(optimizer, NIGT)
-    pairs = {"kl": (before, layout.flatten()), "kl_sampling": (point.parameters, layout.flatten(optimizer.extrapolated()))}
-    for name, (old, new) in pairs.items():
-        outputs = [outputs_at(policy, layout, parameters, observations) for parameters in (old, new)]
-        logger.record(f"train/{name}", float(kl(*outputs)))
+
+    def divergence(old: Array, new: Array) -> float:
+        return float(kl(*(outputs_at(policy, layout, parameters, observations) for parameters in (old, new))))
+
+    logger.record("train/kl", divergence(before, layout.flatten()))
+    logger.record("train/kl_sampling", divergence(point.parameters, layout.flatten(optimizer.extrapolated())))
 
 
 def log_update(
