@@ -1,9 +1,9 @@
 """
 The quickstart on real processes: ten workers, one of which is a hundred times slower.
 
-Every step of the last worker sleeps. RennalaNIGT takes what this worker manages and does not wait for it; SyncNIGT waits for it
-in every round, PPO in every step. Each method gets the same real time on the same machine. Prints a table and writes a picture
-with the learning curves and the timeline of RennalaNIGT's last rounds, read from the file that its run was recorded in.
+Every step of the last worker sleeps. RennalaNIGT takes what this worker manages and does not wait for it; SyncNIGT waits for
+it in every round, PPO in every step. Each method gets the same real time on the same machine. Prints a table and writes a
+picture: the learning curves, and the timeline of RennalaNIGT's last rounds, read from the file that its run was recorded in.
 
     python examples/stragglers.py
     python examples/stragglers.py --env Humanoid-v5 --seconds 60
