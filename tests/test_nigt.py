@@ -161,15 +161,22 @@ def test_state_dict_continues_bit_for_bit(through_file):
         assert (flat(copies) == flat(params)).all()
 
 
+def test_defaults():
+    """η as in the pictures of the paper."""
+    assert NIGT([th.nn.Parameter(th.zeros(1))]).defaults == {"lr": 0.01, "eta": 0.1}
+
+
 def test_extrapolated_leaves_everything_as_it_is():
     rng = np.random.default_rng(4)
     params = parameters(rng)
     optimizer = NIGT(params)
     for _ in range(2):  # before the first step, where θ̃ = θ, and after it
         before = flat(params)
+        state = len(optimizer.state)
         points = optimizer.extrapolated()
-        assert list(points) == params  # in order
-        assert [point.shape for point in points.values()] == [p.shape for p in params]
+        assert len(optimizer.state) == state
+        assert list(points) == params
+        assert all(point.shape == p.shape for p, point in points.items())
         assert not any(point.requires_grad for point in points.values())
         for point in points.values():
             point.fill_(7.0)

@@ -235,6 +235,7 @@ def test_abandon_forgets_everything():
     starts = schedule.begin(Rennala(1), 1, 1.0, np.ones(2), [])
     assert starts[0].key == TrajectoryKey(1, 0, 0)
     assert not schedule.complete
+    assert schedule.counts.tolist() == [0, 0]
 
 
 # Rejected and returned

@@ -23,7 +23,8 @@ from stable_baselines3.common.callbacks import (
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from sb3_nigt import AFedPG, FixedTimes, RennalaPG, SimulatedVecEnv, SyncPG, make_worker_vec_env
+import sb3_nigt
+from sb3_nigt import PAPER, AFedPG, FixedTimes, RennalaPG, SimulatedVecEnv, SyncPG, make_worker_vec_env
 
 ALGORITHMS = [RennalaNIGT, MaleniaNIGT, SyncNIGT, SyncPG, RennalaPG, AFedPG]
 STEP_TIMES = [1.0, 2.0, 5.0]
@@ -232,7 +233,7 @@ def test_evaluation_with_normalization(tmp_path):
 @pytest.mark.parametrize("algorithm", [PPO, A2C])
 def test_lock_step_algorithms_wait_for_the_slowest(algorithm):
     env = workers()
-    model = algorithm("MlpPolicy", env, horizon=16, seed=0, **({"batch_size": 48} if algorithm is PPO else {}))
+    model = algorithm("MlpPolicy", env, n_steps=16, seed=0, **({"batch_size": 48} if algorithm is PPO else {}))
     model.learn(96)
     # 96 timesteps are 32 steps of three workers, each as long as the slowest one's 5 seconds
     assert env.clock.now() == 32 * max(STEP_TIMES)
@@ -279,7 +280,8 @@ def test_stock_policy_of_the_library():
     from stable_baselines3.common.policies import ActorCriticPolicy
 
     model = make()
-    stock = RennalaNIGT(ActorCriticPolicy, workers(), n_trajectories=4, horizon=20, seed=0).learn(100)
+    arguments = {**PAPER, "policy_kwargs": None, "horizon": 20, "n_trajectories": 4}
+    stock = sb3_nigt.RennalaNIGT(ActorCriticPolicy, workers(), seed=0, **arguments).learn(100)
     assert type(stock.policy.optimizer) is type(model.policy.optimizer)
     assert np.isfinite(parameters_of(stock)).all()
     assert not any("value_net" in name for name, _ in model.policy.named_parameters())

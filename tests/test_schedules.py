@@ -448,6 +448,13 @@ def test_pipelined_begins_nothing_early_when_the_round_ends_at_this_moment():
         assert rounds_of(schedule.accepted(0, 1.0, np.array(durations))) == expected
 
 
+def test_a_round_ends_whatever_has_begun_early():
+    """M = 1 and then 2: worker 1 is at work for round 1 when round 0 ends, and the other ticket of round 1 waits for it."""
+    schedule, durations = Pipelined(), np.array([1.0, 1.5])
+    assert rounds_of(schedule.begin(Rennala(1), 0, 0.0, durations, [], Rennala(2))) == [(0, 0), (1, 1)]
+    assert schedule.accepted(0, 1.0, durations) == []
+
+
 def test_pipelined_round_goes_on_while_a_ticket_has_no_worker():
     """
     M = 1: worker 0 has the ticket of round 0, worker 1 that of round 1. Worker 0 fails at 1 and counts as slow then, 10 s.

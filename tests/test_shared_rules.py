@@ -191,14 +191,13 @@ def test_a_slow_worker_takes_nothing_over_while_there_are_tickets(lines):
 
 
 def test_the_counter_is_asked_until_it_has_run_out(lines):
-    clock = SimulatedClock()
-    rule = SharedPlanned(Rennala(1), 0, UNKNOWN, clock)
-    assert rule.next(0, lines[0], "0/", 10.0) == TrajectoryKey(0, 0, 0)
-    clock.advance_to(10.0)
-    assert rule.next(1, lines[0], "0/", 10.0) is None
-    n_requests = lines[0].n_requests
-    assert rule.next(1, lines[0], "0/", 10.0) is None
-    assert lines[0].n_requests == n_requests
+    """M = 2; worker 0 is predicted to run one of the two, so it asks for a third, and then no more."""
+    rule = SharedPlanned(Rennala(2), 0, UNKNOWN, SimulatedClock())
+    n_requests = []
+    for worker, key in [(0, TrajectoryKey(0, 0, 0)), (1, TrajectoryKey(0, 1, 0)), (0, None), (0, None)]:
+        assert rule.next(worker, lines[0], "0/", 10.0) == key
+        n_requests.append(lines[0].n_requests)
+    assert np.diff(n_requests).tolist() == [1, 1, 0]
 
 
 def test_a_failed_ticket_is_not_taken_over_but_replaced(lines):
@@ -220,14 +219,21 @@ def test_a_failed_ticket_is_not_taken_over_but_replaced(lines):
 
 
 def test_a_new_ticket_comes_before_one_to_take_over(lines):
-    """M = 2; all tickets are out, that of worker 0 is overdue at 100, and that of worker 1 has failed: ticket 2 is new."""
+    """
+    M = 3, one ticket each. Worker 1 is done at 10 and hears that all are out.
+
+    At 100 ticket 0 is overdue, and ticket 2 has failed: worker 1 gets ticket 3, the second of the first worker's stream.
+    """
     clock = SimulatedClock()
-    rule = SharedPlanned(Rennala(2), 0, UNKNOWN, clock)
-    for worker, key in [(0, TrajectoryKey(0, 0, 0)), (1, TrajectoryKey(0, 1, 0)), (2, None)]:
-        assert rule.next(worker, lines[0], "0/", 10.0) == key
+    rule = SharedPlanned(Rennala(3), 0, UNKNOWN, clock)
+    for worker in range(3):
+        assert rule.next(worker, lines[0], "0/", 10.0) == TrajectoryKey(0, worker, 0)
+    clock.advance_to(10.0)
+    rule.take(arrival(1))
+    assert rule.next(1, lines[0], "0/", 10.0) is None
     clock.advance_to(100.0)
-    rule.take(arrival(1, kind=REJECTED))
-    assert rule.next(2, lines[0], "0/", 10.0) == TrajectoryKey(0, 2, 0)
+    rule.take(arrival(2, kind=REJECTED))
+    assert rule.next(1, lines[0], "0/", 10.0) == TrajectoryKey(0, 0, 1)
 
 
 def test_unknown_speeds_are_guessed_from_the_others():
@@ -240,6 +246,8 @@ def test_unknown_speeds_are_guessed_from_the_others():
 def test_a_lost_worker_has_no_part_in_the_plan():
     rule = SharedPlanned(Rennala(4), 0, np.array([1.0, np.inf, np.nan]), SimulatedClock())
     assert rule._quota == {0: 2, 1: 0, 2: 2}
+    task_lost = SharedPlanned(Malenia(2, (0, 1, 0)), 0, np.array([1.0, np.inf, np.nan]), SimulatedClock())
+    assert task_lost._quota == {0: 1, 1: 0, 2: 0}
 
 
 def test_all_ranks_read_the_same_from_the_list(lines):

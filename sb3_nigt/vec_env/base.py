@@ -189,7 +189,8 @@ class TrajectoryWorkers(RoundWorkers):
         Run a round of steps: all workers step on from where their environments are, until the round is complete.
 
         :param point: θ̃ with its number
-        :param is_complete: of the steps of each worker that began and ended in the round, shape (n,)
+        :param is_complete: of the steps of each worker that began and ended in the round, shape (n,); it is asked about counts
+            that are only predicted as well
         :param meanwhile: called once, while the workers are at work
         :return: None if a callback said stop
         """

@@ -104,8 +104,8 @@ class Driver:
 
     def _run_segment(self, said: do.RunSegment) -> None:
         job, handle = said.job, self.transport.handles[said.job.worker]
-        handle.run_segment(said.job_number, said.point_number, job.point.round, said.start, job.segment_steps)
         self.segments.begun(job.worker, said.start)
+        handle.run_segment(said.job_number, said.point_number, job.point.round, said.start, job.segment_steps)
 
     def _cancel(self, said: do.CancelJob) -> None:
         self.transport.handles[said.worker].cancel(said.job_number)
