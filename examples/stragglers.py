@@ -1,10 +1,9 @@
 """
 The quickstart on real processes: ten workers, one of which is a hundred times slower.
 
-Every step of the last worker sleeps. RennalaNIGT gives it no trajectory that would hold up a round; SyncNIGT waits for it in
-every round, PPO in every step. Both run with rounds of trajectories, with the critic and the natural step of the defaults.
-Each method gets the same real time on the same machine. Prints a table and writes a picture with the learning curves and the
-timeline of RennalaNIGT's last rounds, read from the file that its run was recorded in.
+Every step of the last worker sleeps. RennalaNIGT takes what this worker manages and does not wait for it; SyncNIGT waits for
+it in every round, PPO in every step. Each method gets the same real time on the same machine. Prints a table and writes a
+picture: the learning curves, and the timeline of RennalaNIGT's last rounds, read from the file that its run was recorded in.
 
     python examples/stragglers.py
     python examples/stragglers.py --env Humanoid-v5 --seconds 60
@@ -30,10 +29,9 @@ from stable_baselines3.common.monitor import Monitor
 from sb3_nigt import ProcessVecEnv, Recording, RennalaNIGT, RunRecorder, SyncNIGT
 from sb3_nigt.experiments.plots import LINE_STYLES, draw_timeline
 
-ROUNDS = {"rollout": "trajectories"}  # processes have no rounds of steps yet
 METHODS = {
-    "RennalaNIGT": lambda env, seed: RennalaNIGT("MlpPolicy", env, **ROUNDS, seed=seed, device="cpu"),
-    "SyncNIGT": lambda env, seed: SyncNIGT("MlpPolicy", env, **ROUNDS, seed=seed, device="cpu"),
+    "RennalaNIGT": lambda env, seed: RennalaNIGT("MlpPolicy", env, seed=seed, device="cpu"),
+    "SyncNIGT": lambda env, seed: SyncNIGT("MlpPolicy", env, seed=seed, device="cpu"),
     "PPO": lambda env, seed: PPO("MlpPolicy", env, n_steps=200, batch_size=200, seed=seed, device="cpu"),
 }
 SHOWN_ROUNDS = 6

@@ -542,7 +542,10 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
         scored = update.contributions(self._accepted, self.last_round.weights, self._estimator)  # C_t of every step
         gradient = self._group.workers.gradient(scored, self.last_round.weights).to(self.device)  # g_t = Σ_i w_i S_i
         self._bad_gradients = update.count_bad(gradient, self._bad_gradients, self._n_updates)
-        self._fisher.add(self._accepted, self.last_round.weights, (self._root_seed, self._n_updates))
+        optimizer = self.policy.optimizer
+        has_metric = isinstance(optimizer, NIGT) and optimizer.needs_metric
+        if has_metric:
+            self._fisher.add(self._accepted, self.last_round.weights, (self._root_seed, self._n_updates))
         before = self._layout.flatten()
         if self._bad_gradients == 0:
             update.descend(self.policy, self._layout, gradient, self._fisher, self._point)  # d_t and θ_{t+1}
@@ -552,6 +555,6 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
             update.move_batch_norm(self.policy, [trajectory for _, trajectory in self._accepted])
         update.log_update(self.logger, self.policy, self._n_updates, gradient, self._extrapolation_norm)
         self._estimator.log(self.logger)
-        if isinstance(self.policy.optimizer, NIGT) and self.policy.optimizer.needs_metric:
+        if has_metric:
             update.log_kl(self.logger, self.policy, self._layout, self._fisher.rounds[-1], before, self._point)
         self._group.after_update(self.logger)
