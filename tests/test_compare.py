@@ -103,7 +103,7 @@ def curve_of(method, setting, budget, monkeypatch, **arguments):
     run = Run(method, 0, setting, budget, arguments)
     writer = training.CurveWriter(run, workers, file)
     with pytest.raises(training._BudgetSpent):
-        make_model(method, workers, 0, arguments).learn(10**9, callback=writer)
+        make_model(method, workers, 0, arguments, paper=True).learn(10**9, callback=writer)
     rows = list(csv.DictReader(StringIO(file.getvalue())))
     names = ("seconds", "timesteps", "messages", "return")
     return [tuple(float(row[name]) for name in names) for row in rows]
@@ -168,7 +168,7 @@ def test_evaluation_leaves_training_alone(method):
     for points in (6, 1):
         workers = CARTPOLE.make_workers(3)
         run = Run(method, 3, CARTPOLE, Budget(seconds=1500.0, points=points, episodes=1), SHORT_ROUNDS[method])
-        model = make_model(method, workers, 3, run.arguments)
+        model = make_model(method, workers, 3, run.arguments, paper=True)
         with pytest.raises(training._BudgetSpent):
             model.learn(10**9, callback=training.CurveWriter(run, workers, StringIO()))
         assert model._n_updates > 5
@@ -206,7 +206,7 @@ def test_tasks_are_columns_and_weigh_equally(tmp_path):
 
 
 def test_configuration_is_complete(tmp_path):
-    run = Run("rennala:first_finished", 3, CARTPOLE, FEW, {"eta": 0.5})
+    run = Run("rennala:first_finished", 3, CARTPOLE, FEW, {"eta": 0.5}, paper=True)
     _, record = executed(run, tmp_path)
     assert record["run"] == run.as_json()
     expected = {

@@ -99,7 +99,7 @@ def test_one_process_comes_to_the_same_gradients(trained, case):
     algorithm, kwargs = CASES[case]
     env = simulated([LengthFromSeedEnv] * (SIZE * N_WORKERS))
     model = make(algorithm, env, group=False, **kwargs)
-    env.prepare(RolloutSpec(copy_of(model.policy, "cpu"), model.n_steps, model.root_seed))
+    env.prepare(RolloutSpec(copy_of(model.policy, "cpu"), model.horizon, model.root_seed))
     for report, parameters_of_point, gradient in trained[0][case][2]:
         point = SamplingPoint(report.round, parameters_of_point)
         sampled = collect(env, [Job(arrival.worker, arrival.key, point) for arrival in report.arrivals])

@@ -120,11 +120,11 @@ def oracle(model, report, parameters, env):
     point = SamplingPoint(0, parameters)
     trajectories = []
     for arrival in report.arrivals:
-        sampler = Sampler(env, make_head(replica.policy), model.n_steps)
+        sampler = Sampler(env, make_head(replica.policy), model.horizon)
         seeds = trajectory_seeds(SEED, arrival.key)
         noise = FreshNoise(sampler.head, seeds.actions)
         sampler.begin(arrival.key, point, replica.network(point), seeds.env, noise)
-        sampler.advance(model.n_steps)
+        sampler.advance(model.horizon)
         assert sampler.n_done == arrival.n_steps
         trajectories.append(sampler.trajectory())
     with th.no_grad():

@@ -73,12 +73,16 @@ class GeneralizedAdvantage(Estimator):
         terminated, ended = (np.zeros(len(values), dtype=bool) for _ in range(2))
         terminated[ends - 1] = [t.terminated for t in trajectories]
         ended[ends - 1] = True  # nothing is summed beyond the end of a trajectory
+        is_first = self.scale.moments.weight < 1  # there is no unit yet: take that of this round
+        if is_first:
+            self._move_scale(accepted)
         rewards = self.scale.normalize(np.concatenate([t.learning_rewards for t in trajectories]))
         advantages = gae(rewards, values, following, terminated, ended, self.gamma, self.gae_lambda)
         self._lesson = _Lesson(seen, lambda_returns(advantages, values), values, tasks)
         by_step = np.repeat([weights[arrival.worker] for arrival, _ in accepted], lengths)
         moments = task_moments(advantages, tasks, by_step, self._n_tasks)
-        self._move_scale(accepted)
+        if not is_first:
+            self._move_scale(accepted)
         return np.split(standardize(advantages, tasks, moments), ends[:-1])
 
     def _move_scale(self, accepted: Sequence[tuple[Arrival, Trajectory]]) -> None:
