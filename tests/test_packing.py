@@ -78,7 +78,7 @@ FIELDS = {
     "observation/point": StepField((3,), np.dtype(np.float32), n_extra=1),
     "observation/side": StepField((), np.dtype(np.int64), n_extra=1),
 }
-LAYOUT = BufferLayout(StepTable(FIELDS), n_parameters=3)
+LAYOUT = BufferLayout(StepTable(FIELDS), n_parameters=3, rows=10)
 
 
 def make_trajectory(n):
@@ -133,3 +133,20 @@ def test_buffers_of_another_size():
     assert received.of(0)["gradient"].tolist() == [0.0, 1.0, 2.0]
     with pytest.raises(ValueError, match="a gradient has 3 numbers, got 4"):
         received.take_gradient(0, np.arange(4, dtype=np.float32).view(np.uint8))
+
+
+def test_parts_of_segments_survive_unless_their_size_is_wrong():
+    arrays = LAYOUT.new_arrays()
+    rng = np.random.default_rng(0)
+    for array in arrays.values():
+        array[...] = rng.integers(0, 100, array.shape)
+    for n_steps, n_pieces in ((0, 0), (0, 1), (3, 1), (5, 4), (9, 2)):
+        buffer = LAYOUT.pack_segment(arrays, n_steps, n_pieces)
+        unpacked = LAYOUT.unpack_segment(n_steps, n_pieces, buffer)
+        assert unpacked.keys() == arrays.keys()
+        for name, array in unpacked.items():
+            assert np.array_equal(array, arrays[name][: len(array)])
+        assert len(unpacked["notes"]) == n_pieces
+        assert len(unpacked["rewards"]) == max(0, n_steps + n_pieces - 1)
+        with pytest.raises(ValueError, match="bytes"):
+            LAYOUT.unpack_segment(n_steps + 20, n_pieces, buffer)
