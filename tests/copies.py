@@ -303,7 +303,15 @@ class PolicyCopyTests:
         kwargs = {} if algorithm is AFedPG else {"n_trajectories": 4}
         policy_kwargs = {"net_arch": [4], **policy_kwargs}
         model = algorithm(
-            "MlpPolicy", env, ALPHA, horizon=HORIZON, seed=1, device="cpu", policy_kwargs=policy_kwargs, gamma=GAMMA, **kwargs
+            "MlpPolicy",
+            env,
+            learning_rate=ALPHA,
+            horizon=HORIZON,
+            seed=1,
+            device="cpu",
+            policy_kwargs=policy_kwargs,
+            gamma=GAMMA,
+            **kwargs,
         )
         generator = th.Generator().manual_seed(0)
         with th.no_grad():

@@ -283,3 +283,13 @@ def test_a_plain_vec_env():
     assert [report.counts.tolist() for report in reports] == [[4, 4, 4]] * 3
     assert [a.n_steps for a in reports[1].arrivals if a.worker == 0] == [1, 3]
     assert model.num_timesteps == 36
+
+
+def test_environments_live_on_between_two_calls_of_learn():
+    """h = 1 and 5, n_steps=4: the slow worker's second step goes on until 10, into the round of the next learn()."""
+    model = make(env_fns=(NeverEndingEnv,) * 2, step_times=[1.0, 5.0], n_steps=4)
+    for _ in range(2):
+        model.learn(1, reset_num_timesteps=False)
+    first_of = {arrival.worker: arrival.started_at for arrival in reversed(model.last_round.arrivals)}
+    assert model.last_round.started_at == 7.0
+    assert first_of[1] == 10.0

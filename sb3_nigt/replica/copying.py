@@ -88,12 +88,16 @@ def fingerprint(policy: ActorCriticPolicy) -> object:
     """
     policy = getattr(policy, "_orig_mod", policy)
     buffer = io.BytesIO()
+    attributes = vars(policy.action_dist)
+    last = {name: attributes.pop(name) for name in ("distribution",) if name in attributes}  # of the last forward pass, if any
     state = {id(tensor): (tuple(tensor.shape), str(tensor.dtype), tensor.requires_grad) for tensor in _state(policy)}
     left_out = {id(part): "left out" for part in _left_out(policy)}
     try:
         _StructurePickler(buffer, {**state, **left_out, id(policy.action_dist): _kind(policy.action_dist)}).dump(policy)
     except Exception:  # there is no common type of these errors
         return object()
+    finally:
+        attributes.update(last)
     return hashlib.sha256(buffer.getvalue()).hexdigest()
 
 
