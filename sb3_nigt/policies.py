@@ -16,7 +16,7 @@ from stable_baselines3.common.distributions import (
     MultiCategoricalDistribution,
     SquashedDiagGaussianDistribution,
 )
-from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.torch_layers import (
     BaseFeaturesExtractor,
     CombinedExtractor,
@@ -246,7 +246,7 @@ class ActorPolicy(ActorCriticPolicy):
 
         :param obs: batch of observations
         """
-        features = self.extract_features(obs, self.pi_features_extractor)
+        features = BasePolicy.extract_features(self, self.normalized(obs), self.pi_features_extractor)
         return self._get_action_dist_from_latent(self.mlp_extractor.forward_actor(features))  # type: ignore[arg-type]
 
     def extract_features(  # type: ignore[override]

@@ -182,7 +182,7 @@ import os, signal, sys
 import torch, torch.distributed as dist
 from stable_baselines3.common.callbacks import BaseCallback
 from envs import LengthFromSeedEnv, parameters, simulated
-from sb3_nigt import RennalaNIGT
+from paper import RennalaNIGT
 from sb3_nigt.distributed import AllReduceGroup, RoundCheckpoint, is_first_rank, newest_checkpoint
 import numpy as np
 

@@ -18,12 +18,14 @@ from sb3_nigt.policies import MIN_STD, ActorPolicy, MultiInputActorPolicy
 from sb3_nigt.replica.fisher import AutogradFisher, MlpFisher, fisher_product, kl, metric, outputs_at
 
 BOX = spaces.Box(-2.0, 2.0, (3,), np.float32)
-HEADS = {  # policy class, action space
-    "softplus gaussian": (ActorPolicy, BOX),
-    "gaussian": (ActorCriticPolicy, BOX),
-    "categorical": (ActorPolicy, spaces.Discrete(4)),
-    "multi categorical": (ActorPolicy, spaces.MultiDiscrete([2, 5, 3])),
-    "bernoulli": (ActorPolicy, spaces.MultiBinary(4)),
+OURS = {"normalize_observations": False}
+HEADS = {  # policy class, action space, arguments
+    "softplus gaussian": (ActorPolicy, BOX, {"head": "tanh_gaussian", **OURS}),
+    "half-range gaussian": (ActorPolicy, BOX, OURS),
+    "gaussian": (ActorCriticPolicy, BOX, {}),
+    "categorical": (ActorPolicy, spaces.Discrete(4), OURS),
+    "multi categorical": (ActorPolicy, spaces.MultiDiscrete([2, 5, 3]), OURS),
+    "bernoulli": (ActorPolicy, spaces.MultiBinary(4), OURS),
 }
 
 
@@ -35,10 +37,10 @@ class DoubleFeatures(FlattenExtractor):
 
 
 def make_policy(name, observation_size=3, **kwargs):
-    policy_class, action_space = HEADS[name]
+    policy_class, action_space, arguments = HEADS[name]
     th.manual_seed(0)
     space = spaces.Box(-5.0, 5.0, (observation_size,), np.float32)
-    policy = policy_class(space, action_space, lambda _: 0.0, **{"net_arch": [4], "ortho_init": False, **kwargs})
+    policy = policy_class(space, action_space, lambda _: 0.0, **{"net_arch": [4], "ortho_init": False, **arguments, **kwargs})
     policy.set_training_mode(False)
     return policy
 
@@ -92,6 +94,7 @@ def bernoulli_kl(old, new):
 
 NUMPY_KL = {
     "softplus gaussian": softplus_gaussian_kl,
+    "half-range gaussian": lambda old, new: gaussian_kl(old[0], np.exp(old[1]), new[0], np.exp(new[1])),
     "gaussian": lambda old, new: gaussian_kl(old[0], np.exp(old[1]), new[0], np.exp(new[1])),
     "categorical": lambda old, new: categorical_kl(old[0], new[0]),
     "multi categorical": multi_categorical_kl,
@@ -329,6 +332,27 @@ def test_buffers_are_those_of_the_vector(kind):
     th.testing.assert_close(kind(policy, Layout(policy), shifted, observations)(v), expected, rtol=1e-4, atol=1e-5)
     policy.features_extractor.mean.fill_(0.5)
     th.testing.assert_close(kind(policy, Layout(policy), vector[:-3], observations)(v), expected, rtol=1e-4, atol=1e-5)
+
+
+class BatchNorm(FlattenExtractor):
+    """A features extractor with parameters and buffers; the policy has two names for it."""
+
+    def __init__(self, observation_space):
+        super().__init__(observation_space)
+        self.norm = nn.BatchNorm1d(self.features_dim)
+
+    def forward(self, observations):
+        return self.norm(super().forward(observations))
+
+
+def test_the_policy_keeps_its_own_tensors():
+    policy = make_policy("gaussian", features_extractor_class=BatchNorm)
+    tensors = [*policy.parameters(), *policy.buffers()]
+    values = [tensor.clone() for tensor in tensors]
+    vector = flatten(policy) + np.float32(0.1)
+    AutogradFisher(policy, Layout(policy), vector, sample(policy))(th.ones(len(vector)))
+    assert [id(tensor) for tensor in tensors] == [id(tensor) for tensor in (*policy.parameters(), *policy.buffers())]
+    assert all(th.equal(tensor, value) for tensor, value in zip(tensors, values, strict=True))
 
 
 # The divergence

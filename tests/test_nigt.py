@@ -163,7 +163,8 @@ def test_state_dict_continues_bit_for_bit(through_file):
 
 def test_defaults():
     """η as in the pictures of the paper."""
-    assert NIGT([th.nn.Parameter(th.zeros(1))]).defaults == {"lr": 0.01, "eta": 0.1}
+    defaults = NIGT([th.nn.Parameter(th.zeros(1))]).defaults
+    assert (defaults["lr"], defaults["eta"], defaults["geometry"]) == (0.01, 0.1, "euclidean")
 
 
 def test_extrapolated_leaves_everything_as_it_is():

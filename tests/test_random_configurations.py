@@ -62,7 +62,7 @@ ACTIONS = {
 }
 
 BAD_ARGUMENTS = {
-    "learning_rate": [-0.1, float("nan"), "0.1", None],
+    "learning_rate": [-0.1, float("nan"), "0.1"],
     "gamma": [1.5, -0.1, float("nan"), None],
     "horizon": [0, 1.5, True],
     "eta": [0.0, 1.5, float("nan")],

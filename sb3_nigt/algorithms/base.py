@@ -108,6 +108,7 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
     last_round: RoundReport | None = None
     eta_schedule: ProgressSchedule
     _group: Group | None = None  # of this learn() or the last one
+    _n_critic_tasks: int | None = None  # also in a file, which may be loaded without an environment
     _learned: dict[str, Any] | None = None  # in a file: apart from parameters and counters, what the model has learned
     _usual_logger: tuple[bool, Logger | None] | None = None  # while the model logs nothing
     _spec: RolloutSpec | None = None  # that the workers have from this model
@@ -202,7 +203,9 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
         """Arguments of the policy that follow from those of the algorithm."""
         if self.gae_lambda is None or not issubclass(self.policy_class, ActorPolicy):
             return {}
-        return {"n_critic_tasks": n_critic_tasks(self.env, self.weighs_tasks_equally)}
+        if self._n_critic_tasks is None:
+            self._n_critic_tasks = n_critic_tasks(self.env, self.weighs_tasks_equally)
+        return {"n_critic_tasks": self._n_critic_tasks}
 
     # Setup
 
@@ -213,8 +216,10 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
         self._check_arguments()
         if self.learning_rate is None:
             self.learning_rate = GEOMETRIES[self.geometry].learning_rate
-        self.policy_kwargs = {**self._default_policy_kwargs(), **self.policy_kwargs}
+        given = self.policy_kwargs
+        self.policy_kwargs = {**self._default_policy_kwargs(), **given}
         super()._setup_model()
+        self.policy_kwargs = given  # ``load`` compares it with what the user gives then
         if "optimizer_class" not in self.policy_kwargs:
             kwargs = self.policy_kwargs.get("optimizer_kwargs") or {}
             if self.optimizer_class is NIGT:
@@ -257,8 +262,11 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
         """
         super().set_env(env, force_reset)
         assert self.env is not None
-        self._workers = None
+        self._workers = self._group = None
         check_env(self, self.env)
+        self._estimator.learn()
+        learned, self._estimator = self._estimator.state_dict(), self.make_estimator()
+        self._estimator.load_state_dict(learned)
 
     def save(
         self,
@@ -412,6 +420,8 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
         tb_log_name: str = "run",
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
+        if self._group is None:
+            self._join()  # who calls the parts of a run instead of learn()
         group = self._group
         assert group is not None
         if not group.is_first:

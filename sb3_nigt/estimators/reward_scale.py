@@ -96,9 +96,10 @@ class RewardScale:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """
-        Continue from a state.
+        Continue from a state; if it is that of another number of workers, they all begin new episodes.
 
         :param state: of ``state_dict``
         """
         self.moments = self.moments.from_vector(np.asarray(state["moments"], dtype=np.float64))
-        self._returns = np.array(state["returns"], dtype=np.float64)
+        returns = np.array(state["returns"], dtype=np.float64)
+        self._returns = returns if len(returns) == len(self._returns) else np.zeros_like(self._returns)

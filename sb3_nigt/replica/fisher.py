@@ -262,8 +262,25 @@ def _values(policy: ActorCriticPolicy, layout: Layout, parameters: Array) -> dic
 
 def _call(policy: ActorCriticPolicy, values: dict[str, th.Tensor], function: Function, observations: Any) -> Any:
     """Evaluate a function of the policy and of observations with other values in the policy."""
-    replaced = {f"policy.{name}": value for name, value in values.items()}
-    return functional_call(_Function(policy, function), replaced, (obs_as_tensor(observations, policy.device),))
+    arguments = (obs_as_tensor(observations, policy.device),)
+    return functional_call(_Function(policy, function), _everywhere(policy, values), arguments, tie_weights=False)
+
+
+def _everywhere(policy: ActorCriticPolicy, values: dict[str, th.Tensor]) -> dict[str, th.Tensor]:
+    """
+    Name each place of each tensor once.
+
+    A tied tensor has several places. A module that has two names, as a shared features extractor has, is one place: replaced
+    under both, it would keep the second value for good.
+    """
+    by_tensor = {id(t): values[n] for n, t in (*policy.named_parameters(), *policy.named_buffers()) if n in values}
+    places = {}
+    for path, module in policy.named_modules(prefix="policy"):
+        own = {"recurse": False, "remove_duplicate": False}
+        for name, tensor in (*module.named_parameters(**own), *module.named_buffers(**own)):
+            if id(tensor) in by_tensor:
+                places[f"{path}.{name}"] = by_tensor[id(tensor)]
+    return places
 
 
 class _Function(nn.Module):
