@@ -247,7 +247,7 @@ class ActorPolicy(ActorCriticPolicy):
         :param obs: batch of observations
         """
         features = BasePolicy.extract_features(self, self.normalized(obs), self.pi_features_extractor)
-        return self._get_action_dist_from_latent(self.mlp_extractor.forward_actor(features))  # type: ignore[arg-type]
+        return self._get_action_dist_from_latent(self.mlp_extractor.forward_actor(features))
 
     def extract_features(  # type: ignore[override]
         self, obs: PyTorchObs, features_extractor: BaseFeaturesExtractor | None = None

@@ -217,3 +217,11 @@ def test_initialisation_is_orthogonal():
     assert th.allclose(second @ second.T, 2 * th.eye(64), atol=1e-5)
     assert float(last.norm()) == pytest.approx(1.0, rel=1e-5)
     assert all((layer.bias == 0).all() for layer in (network.hidden[0], network.hidden[2], network.value_net))
+
+
+def test_tasks_that_the_network_was_not_made_for_share_a_value():
+    network = ValueNetwork(spaces.Box(-1.0, 1.0, (3,)), n_tasks=2)
+    observations = th.zeros(4, 3)
+    values = network(observations, th.tensor([0, 1, 2, 7]))
+    assert len(set(values.tolist())) == 3
+    assert values[2] == values[3]

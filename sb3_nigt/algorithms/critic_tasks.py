@@ -43,14 +43,7 @@ def value_network(policy: ActorCriticPolicy, tasks: dict[Hashable, int]) -> Valu
 
     :param policy: of the model
     :param tasks: as ``critic_tasks`` says
-    :raises ValueError: if the policy's critic was made for fewer tasks
     """
     if isinstance(policy, ActorPolicy) and policy.value_network is not None:
-        network, n_tasks = policy.value_network, max(tasks.values(), default=0) + 1
-        if n_tasks > network.n_tasks:
-            raise ValueError(
-                f"env with {n_tasks} tasks is not allowed: the critic of this model was made for {network.n_tasks}. "
-                "Give an environment with as many tasks, or make a new model."
-            )
-        return network
+        return policy.value_network
     return ValueNetwork(policy.observation_space, max(tasks.values(), default=0) + 1).to(policy.device)

@@ -68,7 +68,8 @@ class ValueNetwork(nn.Module):
         Return the features and the one-hot task.
 
         :param observations: batch of tensors, as the policy's normaliser returns them
-        :param tasks: number of each row's task, int64, shape (batch,); only read with K > 1
+        :param tasks: number of each row's task, int64, shape (batch,); only read with K > 1. Tasks that the network was not
+            made for, as after a change of the environment, are all the same to it
         :return: in the precision of the parameters, shape (batch, inputs of the MLP)
         """
         preprocessed = preprocess_obs(observations, self.observation_space, self.normalize_images)
@@ -76,7 +77,8 @@ class ValueNetwork(nn.Module):
         if self.n_tasks > 1:
             if tasks is None:
                 raise ValueError(f"tasks=None is not allowed with {self.n_tasks} tasks: give the task of each observation.")
-            features = th.cat([features, nn.functional.one_hot(tasks, self.n_tasks).to(features)], dim=1)
+            one_hot = tasks[:, None] == th.arange(self.n_tasks, device=tasks.device)
+            features = th.cat([features, one_hot.to(features)], dim=1)
         return features.to(self.value_net.weight.dtype)
 
     def forward(self, observations: Any, tasks: th.Tensor | None = None) -> th.Tensor:

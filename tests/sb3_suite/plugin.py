@@ -34,19 +34,27 @@ NOT_APPLICABLE = {
     "test_continuous": "learning rate of an unnormalised step; tests/test_learning.py learns the same environments",
     "test_eval_friendly_error": "expects training to end on the step of the last evaluation, rounds end with a trajectory",
 }
-# Our normaliser leaves batch normalisation nothing to learn, its mean stays 0; the paper's policy has none.
-PAPER = "test_a2c_ppo_train_with_batch_norm"
+# By file: other defaults, for tests that give no argument of ours.
+OTHER_DEFAULTS = {
+    "test_callbacks.py": {"stagger": False},  # counts the steps of two environments whose episodes begin together
+    # batch normalisation behind our normaliser has nothing to do, its mean stays 0
+    "test_train_eval_mode.py": {"policy_kwargs": {"normalize_observations": False}},
+}
 
 
-class Paper(ALGO):
-    """The class with the paper's arguments, for tests that give none of ours."""
+def with_defaults(defaults):
+    """Return the class with other defaults; dicts are joined."""
 
-    def __init__(self, *args, n_steps=None, policy_kwargs=None, **kwargs):
-        policy_kwargs = {**sb3_nigt.PAPER["policy_kwargs"], **(policy_kwargs or {})}
-        super().__init__(*args, **{**sb3_nigt.PAPER, "learning_rate": 0.01, "policy_kwargs": policy_kwargs, **kwargs})
+    class Other(ALGO):
+        def __init__(self, *args, **kwargs):
+            joined = {k: {**v, **kwargs[k]} for k, v in defaults.items() if isinstance(kwargs.get(k), dict)}
+            super().__init__(*args, **{**defaults, **kwargs, **joined})
+
+    Other.__name__ = ALGO.__name__
+    return Other
 
 
-Paper.__name__ = ALGO.__name__
+OTHERS = {name: with_defaults(defaults) for name, defaults in OTHER_DEFAULTS.items()}
 stable_baselines3.A2C = ALGO
 if VEC_ENV:
     stable_baselines3.common.vec_env.DummyVecEnv = getattr(sb3_nigt, VEC_ENV)
@@ -64,8 +72,11 @@ def pytest_collection_modifyitems(config, items):
         in_lists = ALGO.__name__ in item.nodeid
         in_body = not parametrized and "A2C" in item.function.__code__.co_names
         applies = not any(reason_for in item.nodeid for reason_for in NOT_APPLICABLE)
-        if PAPER in item.nodeid and parametrized:
-            item.callspec.params.update({k: Paper for k, v in item.callspec.params.items() if v is ALGO})
+        other = OTHERS.get(item.path.name)
+        if other is not None:
+            item.module.A2C = other
+            if parametrized:
+                item.callspec.params.update({k: other for k, v in item.callspec.params.items() if v is ALGO})
         (kept if applies and (in_lists or in_body) else dropped).append(item)
     config.hook.pytest_deselected(items=dropped)
     items[:] = kept
