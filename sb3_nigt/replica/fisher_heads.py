@@ -1,0 +1,61 @@
+"""The Fisher matrix of an action distribution in the outputs of the policy's last layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch as th
+from stable_baselines3.common.distributions import (
+    BernoulliDistribution,
+    DiagGaussianDistribution,
+    Distribution,
+    MultiCategoricalDistribution,
+)
+from torch.nn import functional
+
+from sb3_nigt.policies import MIN_STD, TanhGaussianDistribution
+
+Product = Callable[[th.Tensor], th.Tensor]  # v -> F v
+
+
+def head_fisher(distribution: Distribution, outputs: th.Tensor, weights: th.Tensor, log_std: th.Tensor | None) -> Product:
+    """
+    Return y -> M y, M the Fisher matrix of the action distribution in the outputs of the last layer, times the weights.
+
+    - Gaussian N(μ, σ) with σ apart from the outputs: 1/σ²
+    - Gaussian with outputs (μ, s), σ = softplus(s) + MIN_STD: 1/σ² by μ, and 2/σ² (dσ/ds)² by s, dσ/ds the logistic function
+    - Bernoulli with logits: p (1 - p)
+    - categorical with logits: diag(p) - p pᵀ, for each variable
+
+    :param distribution: gives the kind
+    :param outputs: of the last layer, shape (batch, n_outputs)
+    :param weights: of the observations, shape (batch,)
+    :param log_std: log σ where it is a parameter of its own
+    """
+    column = weights[:, None]
+    if isinstance(distribution, TanhGaussianDistribution):
+        raw_std = outputs.chunk(2, dim=-1)[1]
+        precision = 1 / (functional.softplus(raw_std) + MIN_STD)
+        diagonal = th.cat([precision, 2**0.5 * precision * th.sigmoid(raw_std)], dim=-1).square_() * column
+    elif isinstance(distribution, DiagGaussianDistribution) and log_std is not None:
+        diagonal = th.exp(-2 * log_std) * column
+    elif isinstance(distribution, BernoulliDistribution):
+        p = th.sigmoid(outputs)
+        diagonal = p * (1 - p) * column
+    else:
+        return _categorical_fisher(distribution, outputs, column)
+    return lambda y: y * diagonal
+
+
+def _categorical_fisher(distribution: Distribution, outputs: th.Tensor, weights: th.Tensor) -> Product:
+    sizes = [outputs.shape[1]]
+    if isinstance(distribution, MultiCategoricalDistribution):
+        sizes = list(distribution.action_dims)
+    probabilities = [functional.softmax(logits, dim=-1) for logits in th.split(outputs, sizes, dim=-1)]
+    weighted = [p * weights for p in probabilities]
+
+    def product(y: th.Tensor) -> th.Tensor:
+        parts = zip(probabilities, weighted, th.split(y, sizes, dim=-1), strict=True)
+        return th.cat([wp * (part - (p * part).sum(1, keepdim=True)) for p, wp, part in parts], dim=-1)
+
+    return product
