@@ -32,8 +32,8 @@ class RunningNorm(nn.Module):
     """
     (x - mean) / (var + ε)^{1/2}, clipped; the statistics are buffers.
 
-    The buffers are float64; ``forward`` rounds them to float32 before any arithmetic, so that a copy which received them in
-    float32 returns the same bits.
+    ``mean`` and ``var`` are float32, so they travel with the parameters in one vector; the statistics that they are rounded
+    from, ``exact_mean`` and ``exact_var``, are float64.
 
     :param shape: shape of one observation
     :param clip: largest absolute value of the output
@@ -42,13 +42,17 @@ class RunningNorm(nn.Module):
 
     mean: th.Tensor
     var: th.Tensor
+    exact_mean: th.Tensor
+    exact_var: th.Tensor
     count: th.Tensor
 
     def __init__(self, shape: tuple[int, ...], clip: float = 10.0, epsilon: float = 1e-8) -> None:
         super().__init__()
         self.shape, self.clip, self.epsilon = shape, clip, epsilon
-        for name in ("mean", "var", "count"):
-            self.register_buffer(name, th.zeros(() if name == "count" else shape, dtype=th.float64))
+        for name in ("mean", "var"):
+            self.register_buffer(name, th.zeros(shape))
+            self.register_buffer(f"exact_{name}", th.zeros(shape, dtype=th.float64))
+        self.register_buffer("count", th.zeros((), dtype=th.float64))
         self.set_moments(Moments.prior(shape))
 
     def forward(self, observation: th.Tensor) -> th.Tensor:
@@ -58,12 +62,12 @@ class RunningNorm(nn.Module):
         :param observation: any numeric dtype, one observation or a batch
         :return: float32
         """
-        std = (self.var.float() + self.epsilon).double().sqrt().float()  # torch's root of a float32 is off by a bit at times
-        return ((observation.float() - self.mean.float()) / std).clamp(-self.clip, self.clip)
+        std = (self.var + self.epsilon).double().sqrt().float()  # torch's root of a float32 is off by a bit at times
+        return ((observation.float() - self.mean) / std).clamp(-self.clip, self.clip)
 
     def frozen(self) -> Callable[[Array], Array]:
         """Return ``forward`` as a NumPy function with the statistics of this moment; on a CPU the bits are the same."""
-        mean, variance = (x.detach().cpu().numpy().astype(np.float32) for x in (self.mean, self.var))
+        mean, variance = (x.detach().cpu().numpy().astype(np.float32) for x in (self.mean, self.var))  # a copy
         std = np.sqrt((variance + np.float32(self.epsilon)).astype(np.float64)).astype(np.float32)
         clip = np.float32(self.clip)
 
@@ -77,7 +81,7 @@ class RunningNorm(nn.Module):
 
     def moments(self) -> Moments:
         """Statistics so far."""
-        mean, var, count = (x.detach().cpu().numpy().copy() for x in (self.mean, self.var, self.count))
+        mean, var, count = (x.detach().cpu().numpy().copy() for x in (self.exact_mean, self.exact_var, self.count))
         return Moments(count, mean, var * count)
 
     def set_moments(self, moments: Moments) -> None:
@@ -86,9 +90,11 @@ class RunningNorm(nn.Module):
 
         :param moments: of the shape of one observation, with a weight above 0
         """
-        new = {"mean": moments.mean, "var": moments.variance, "count": moments.weight}
-        for name, value in new.items():
-            getattr(self, name).copy_(th.as_tensor(value, dtype=th.float64))
+        self.exact_mean.copy_(th.as_tensor(moments.mean, dtype=th.float64))
+        self.exact_var.copy_(th.as_tensor(moments.variance, dtype=th.float64))
+        self.count.copy_(th.as_tensor(moments.weight, dtype=th.float64))
+        self.mean.copy_(self.exact_mean)
+        self.var.copy_(self.exact_var)
 
 
 class ObservationNormalizer(nn.Module):

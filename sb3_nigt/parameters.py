@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -63,9 +63,20 @@ class Layout:
 
         :param vector: shape ``(size,)``
         """
+        self._copy(vector, [*self.parameters, *self._floats])
+
+    def load_float_buffers(self, vector: npt.NDArray[np.float32]) -> None:
+        """
+        Write the buffers of a vector into the policy, but not the parameters.
+
+        :param vector: shape ``(size,)``
+        """
+        self._copy(vector, self._floats)
+
+    def _copy(self, vector: npt.NDArray[np.float32], targets: Sequence[th.Tensor]) -> None:
         source = th.from_numpy(vector)
         with th.no_grad():
-            for target in (*self.parameters, *self._floats):
+            for target in targets:
                 target.copy_(self.view(source, target))
 
     def view(self, vector: Vector, tensor: th.Tensor) -> Vector:

@@ -137,8 +137,9 @@ def test_copy_that_received_float32_statistics_gives_the_same_bits():
     norm, observations = statistics()
     copied = RunningNorm(norm.shape)
     for name, buffer in norm.named_buffers():
-        getattr(copied, name).copy_(buffer.float())
-    assert not th.equal(copied.mean, norm.mean)  # something was rounded
+        if buffer.dtype == th.float32:
+            getattr(copied, name).copy_(buffer)
+    assert not th.equal(norm.mean.double(), norm.exact_mean)  # something was rounded
     batch = th.as_tensor(observations)
     assert th.equal(copied(batch).nan_to_num(), norm(batch).nan_to_num())
 

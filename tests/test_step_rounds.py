@@ -296,14 +296,14 @@ def test_an_exception_in_a_round_leaves_workers_that_go_on(workers):
         pass
 
     def stop():
-        while env._transport.progress().made.sum() <= 5:
+        while env._transport.progress().made.min() < 1:
             time.sleep(0.001)
         raise Stop
 
     with pytest.raises(Stop):
         env.run_segments(point(0), total(20), stop)
     discarded = env.cancel()
-    while sum(piece.n_steps for _, _, piece in discarded) <= 5:
+    while len({worker for worker, _, piece in discarded if piece.n_steps}) < env.num_envs:
         discarded += env.cancel()
     segments = env.run_segments(point(1), each(5), nothing)
     assert segments.counts.min() >= 5

@@ -168,7 +168,8 @@ def log_kl(
     assert isinstance(optimizer, NIGT)
 
     def divergence(old: Array, new: Array) -> float:
-        return float(kl(*(outputs_at(policy, layout, parameters, observations) for parameters in (old, new))))
+        points = (vector[: layout.n_parameters] for vector in (old, new))  # without buffers: both see the same observations
+        return float(kl(*(outputs_at(policy, layout, parameters, observations) for parameters in points)))
 
     logger.record("train/kl", divergence(before, layout.flatten()))
     logger.record("train/kl_sampling", divergence(point.parameters, layout.flatten(optimizer.extrapolated())))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
@@ -47,7 +48,8 @@ class ValueNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.observation_space, self.n_tasks, self.normalize_images = observation_space, n_tasks, normalize_images
-        self.features_extractor = features_extractor_class(observation_space, **(features_extractor_kwargs or {}))
+        own_kwargs = copy.deepcopy(features_extractor_kwargs or {})  # a module in them would be shared with the policy
+        self.features_extractor = features_extractor_class(observation_space, **own_kwargs)
         sizes = [self.features_extractor.features_dim + (n_tasks if n_tasks > 1 else 0), *net_arch]
         hidden = [(nn.Linear(below, above), activation_fn()) for below, above in pairwise(sizes)]
         self.hidden = nn.Sequential(*(module for layer in hidden for module in layer))

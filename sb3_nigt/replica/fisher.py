@@ -55,12 +55,13 @@ def metric(product: Product, layout: Layout, parameters: Sequence[th.Tensor]) ->
 
     :param product: v -> F v
     :param layout: of the policy that the optimizer moves
-    :param parameters: of that policy, in the order of the optimizer's groups
+    :param parameters: in the order of the optimizer's groups; those that are not the policy's, as of a layer that was
+        replaced, take no part
     """
 
     def products(vectors: list[th.Tensor]) -> list[th.Tensor]:
         image = product(layout.join(dict(zip(parameters, vectors, strict=True))))
-        return [layout.view(image, p) for p in parameters]
+        return [layout.view(image, p) if p in layout else th.zeros_like(p) for p in parameters]
 
     return products
 

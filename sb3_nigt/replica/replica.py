@@ -143,7 +143,7 @@ class PolicyReplica:
         normalizer = self.policy.normalizer if isinstance(self.policy, ActorPolicy) else None
         if normalizer is None:
             return None
-        self.layout.load_buffers(point.buffers)
+        self.layout.load_float_buffers(point.parameters)
         self._loaded = None  # other parameters
         return normalizer.frozen()
 

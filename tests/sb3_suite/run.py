@@ -13,9 +13,9 @@ ProcessVecEnv with the given start method.
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 
 import stable_baselines3
@@ -33,8 +33,7 @@ def fetch_tests() -> Path:
     if not (CACHE / name).exists():
         pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-build-isolation", "--no-binary", ":all:"]
         subprocess.run([*pip, "--dest", CACHE, f"stable-baselines3=={stable_baselines3.__version__}"], check=True)
-        with tarfile.open(CACHE / f"{name}.tar.gz") as archive:
-            archive.extractall(CACHE, filter="data")
+        shutil.unpack_archive(CACHE / f"{name}.tar.gz", CACHE)
     return CACHE / name / "tests"
 
 

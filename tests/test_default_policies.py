@@ -1,0 +1,78 @@
+"""Policies that are not plain, with the default arguments: critic, normaliser and metric leave the actor to its optimizer."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch as th
+from envs import parameters
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor
+from torch import nn
+
+from sb3_nigt import RennalaNIGT, make_worker_vec_env
+from sb3_nigt.messages import SamplingPoint
+from sb3_nigt.parameters import flatten
+
+
+class Given(BaseFeaturesExtractor):
+    """Takes a module that lives elsewhere."""
+
+    def __init__(self, space, encoder):
+        super().__init__(space, 3)
+        self.encoder = encoder
+
+    def forward(self, x):
+        return self.encoder(x)
+
+
+class Copied(Given):
+    def __init__(self, space, encoder):
+        super().__init__(space, copy.deepcopy(encoder))
+
+
+class Reversed(BaseFeaturesExtractor):
+    def __init__(self, space):
+        super().__init__(space, 4)
+        self.register_buffer("order", th.tensor([3, 2, 1, 0]))
+
+    def forward(self, x):
+        return x[:, self.order]
+
+
+def train(extractor, **kwargs):
+    env = make_worker_vec_env("CartPole-v1", 2, seed=0)
+    policy_kwargs = {"net_arch": [4], "features_extractor_class": extractor, "features_extractor_kwargs": kwargs}
+    return RennalaNIGT("MlpPolicy", env, n_steps=20, seed=0, device="cpu", policy_kwargs=policy_kwargs).learn(120)
+
+
+def test_a_module_that_is_given_is_not_shared_with_the_critic():
+    """A copy for each of the two, made by the user, comes to the same parameters."""
+    th.manual_seed(0)
+    encoder = nn.Linear(4, 3)
+    shared, copied = (train(cls, encoder=copy.deepcopy(encoder)) for cls in (Given, Copied))
+    assert np.array_equal(parameters(shared), parameters(copied))
+    moved = shared.policy.features_extractor.encoder.weight - encoder.weight
+    assert float(moved.detach().norm()) > 0
+
+
+@pytest.mark.parametrize("path", ["numpy", "torch"])
+def test_workers_see_what_the_policy_sees(path):
+    """The vector of parameters holds the statistics of the normaliser, as far as the networks read them."""
+    model = train(Reversed) if path == "torch" else train(FlattenExtractor)
+    assert abs(model.policy.normalizer.norms[0].var - 1).max() > 0.1
+    observations = np.linspace(-1, 1, 20, dtype=np.float32).reshape(5, 4)
+    network = model.workers._replica.network(SamplingPoint(0, flatten(model.policy)))
+    with th.no_grad():
+        expected = model.policy.get_distribution(th.as_tensor(observations)).distribution.logits.numpy()
+    for observation, logits in zip(observations, expected, strict=True):
+        found = network(observation)
+        np.testing.assert_allclose(found - np.logaddexp.reduce(found), logits, atol=1e-6)
+
+
+def test_a_replaced_extractor_with_the_old_optimizer_stays_as_it_is():
+    model = train(Given, encoder=nn.Linear(4, 3))
+    model.policy.features_extractor = Given(model.observation_space, nn.Linear(4, 3))
+    before = model.policy.features_extractor.encoder.weight.detach().clone()
+    with pytest.warns(UserWarning, match="optimizer does not hold"):
+        model.learn(120)
+    assert th.equal(model.policy.features_extractor.encoder.weight, before)
