@@ -7,6 +7,7 @@ import torch as th
 from paper import MaleniaNIGT, RennalaNIGT, SyncNIGT
 from two_steps import TwoStepEnv, says, workers
 
+import sb3_nigt
 from sb3_nigt import (
     AFedPG,
     FixedTimes,
@@ -274,3 +275,16 @@ def test_number_of_workers(n_workers):
 def test_no_workers():
     with pytest.raises(ValueError, match=r"env_fns=\[\] is not allowed: give one function for each worker"):
         SimulatedVecEnv([])
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "names"),
+    [
+        ({"n_trajectories": 4}, 'n_trajectories has no effect with rollout="steps"'),
+        ({"schedule": "pipelined", "n_initial_trajectories": 3}, "n_initial_trajectories, schedule has no effect"),
+        ({**sb3_nigt.PAPER, "n_steps": 4}, 'n_steps has no effect with rollout="trajectories"'),
+    ],
+)
+def test_arguments_of_the_other_kind_of_rounds(kwargs, names):
+    with pytest.warns(UserWarning, match=names):
+        sb3_nigt.RennalaNIGT("MlpPolicy", "CartPole-v1", **kwargs)

@@ -25,7 +25,14 @@ from sb3_nigt.aggregators import Aggregator
 from sb3_nigt.algorithms import update
 from sb3_nigt.algorithms.book import Accepted, BetweenRounds, LengthEstimate, RoundResult
 from sb3_nigt.algorithms.buffer import TrajectoryBuffer
-from sb3_nigt.algorithms.checks import check_arguments, check_env, check_learn, check_learning_rate, warn_of_untrained
+from sb3_nigt.algorithms.checks import (
+    check_arguments,
+    check_env,
+    check_learn,
+    check_learning_rate,
+    warn_of_no_effect,
+    warn_of_untrained,
+)
 from sb3_nigt.algorithms.critic_tasks import critic_tasks, n_critic_tasks, value_network
 from sb3_nigt.algorithms.fisher_sample import FisherSample
 from sb3_nigt.algorithms.group import Group, RoundPlan, chosen_group
@@ -47,6 +54,8 @@ from sb3_nigt.sampling.trajectory import Trajectory
 from sb3_nigt.schedules import SCHEDULES, FirstFinished, Schedule
 from sb3_nigt.vec_env.base import RolloutSpec, TrajectoryWorkers
 from sb3_nigt.vec_env.connect import workers_behind
+
+N_TRAJECTORIES = 20
 
 SelfAsyncPolicyGradient = TypeVar("SelfAsyncPolicyGradient", bound="AsyncPolicyGradient")
 
@@ -126,7 +135,7 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
         eta: float | ProgressSchedule = 0.5,
         geometry: str = "natural",
         rollout: str = "steps",
-        n_trajectories: int = 20,
+        n_trajectories: int = N_TRAJECTORIES,
         n_initial_trajectories: int | None = None,
         horizon: int = 1000,
         schedule: str = "planned",
@@ -150,6 +159,7 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
         self.eta, self.schedule, self.stagger = eta, schedule, stagger
         self.fisher_samples, self.fisher_rounds = fisher_samples, fisher_rounds
         self._check_arguments()
+        warn_of_no_effect(self, N_TRAJECTORIES)
         super().__init__(
             policy,
             env,

@@ -56,6 +56,28 @@ def check_arguments(model: AsyncPolicyGradient) -> None:
         )
 
 
+def warn_of_no_effect(model: AsyncPolicyGradient, default_n_trajectories: int) -> None:
+    """
+    Say which of the user's arguments belong to the other kind of rounds.
+
+    :param model: with its arguments as attributes
+    :param default_n_trajectories: what ``n_trajectories`` is if the user says nothing
+    """
+    if model.rollout == "steps":
+        given = {
+            "n_trajectories": model.n_trajectories != default_n_trajectories,
+            "n_initial_trajectories": model.n_initial_trajectories is not None,
+            "schedule": model.schedule != "planned",
+        }
+        instead = 'a round ends after a number of steps, see n_steps; rollout="trajectories" has rounds of trajectories'
+    else:
+        given = {"n_steps": model.n_steps is not None}
+        instead = "a round ends after n_trajectories trajectories, which are cut after horizon steps"
+    names = [name for name, is_given in given.items() if is_given]
+    if names:
+        warnings.warn(f'{", ".join(names)} has no effect with rollout="{model.rollout}": {instead}.', stacklevel=4)
+
+
 def check_estimator(gae_lambda: Any, rollout: Any) -> None:
     """
     Refuse estimators and kinds of rounds that do not exist, or do not fit together.

@@ -34,11 +34,11 @@ NOT_APPLICABLE = {
     "test_continuous": "learning rate of an unnormalised step; tests/test_learning.py learns the same environments",
     "test_eval_friendly_error": "expects training to end on the step of the last evaluation, rounds end with a trajectory",
 }
-# By file: other defaults, for tests that give no argument of ours.
+# By file or test: other defaults, for tests that give no argument of ours.
 OTHER_DEFAULTS = {
     "test_callbacks.py": {"stagger": False},  # counts the steps of two environments whose episodes begin together
     # batch normalisation behind our normaliser has nothing to do, its mean stays 0
-    "test_train_eval_mode.py": {"policy_kwargs": {"normalize_observations": False}},
+    "test_a2c_ppo_train_with_batch_norm": {"policy_kwargs": {"normalize_observations": False}},
 }
 
 
@@ -72,7 +72,7 @@ def pytest_collection_modifyitems(config, items):
         in_lists = ALGO.__name__ in item.nodeid
         in_body = not parametrized and "A2C" in item.function.__code__.co_names
         applies = not any(reason_for in item.nodeid for reason_for in NOT_APPLICABLE)
-        other = OTHERS.get(item.path.name)
+        other = next((other for name, other in OTHERS.items() if name in item.nodeid), None)
         if other is not None:
             item.module.A2C = other
             if parametrized:
