@@ -138,7 +138,7 @@ def test_options_and_schedules(zoo):
     """Abbreviations, a linear schedule, arguments of ours that the zoo does not know, TensorBoard, no log, progress."""
     model = train(
         zoo, "malenia_nigt", "--vec dummy -tb tb --log-interval -2 -P --n-eval-envs 2", "learning_rate:'lin_0.5'", "n_envs:3",
-        "schedule:'pipelined'", "on_lost_task:'drop'", "eta:1.0", "policy_kwargs:dict(net_arch=[8])",
+        "rollout:'trajectories'", "schedule:'pipelined'", "on_lost_task:'drop'", "eta:1.0", "policy_kwargs:dict(net_arch=[8])",
     )  # fmt: skip
     assert [model.lr_schedule(progress) for progress in (1.0, 0.5, 0.0)] == [0.5, 0.25, 0.0]
     assert (model.n_envs, model.schedule, model.on_lost_task, model.eta) == (3, "pipelined", "drop", 1.0)
@@ -175,9 +175,9 @@ def test_own_algorithms_of_the_zoo_are_as_they_were(zoo):
 
 @pytest.mark.parametrize("option", ["-conf {}", "--conf-file {}", "--conf-file={}", "--conf {}"])
 def test_file_of_the_user_counts(zoo, option):
-    Path("own.yml").write_text("default: {policy: MlpPolicy, n_envs: 2, n_timesteps: 20, n_trajectories: 3, eta: 0.7}")
+    Path("own.yml").write_text("default: {policy: MlpPolicy, n_envs: 2, n_timesteps: 20, n_steps: 3, eta: 0.7}")
     model = zoo(f"train --algo rennala_nigt --eval-freq -1 {option.format('own.yml')}", "-params", WITNESS)
-    assert (model.n_envs, model.n_trajectories, model.eta) == (2, 3, 0.7)
+    assert (model.n_envs, model.n_steps, model.eta) == (2, 3, 0.7)
     assert saved("rennala_nigt/CartPole-v1_1")["eta"] == 0.7
     assert saved("rennala_nigt/CartPole-v1_1", "args.yml")["conf_file"] == "own.yml"
 
