@@ -69,7 +69,7 @@ class ScriptedHandle(WorkerHandle):
 
 
 class ScriptedTransport(Transport):
-    """``now`` moves only while somebody waits."""
+    """``now`` moves only during a wait."""
 
     def __init__(self, n_workers):
         self.time, self.cannot_start, self.starts = 0.0, None, []
@@ -206,7 +206,7 @@ def test_a_worker_that_comes_back_with_other_spaces(driver):
 
 @pytest.mark.parametrize("has_begun", [True, False])
 def test_a_gradient_is_waited_for_if_the_worker_has_begun_with_it(driver, has_begun):
-    """It is in the middle of a trajectory; whoever has not seen the request after 50 ms is not waited for."""
+    """It is in the middle of a trajectory; after 50 ms without an answer the wait ends."""
     transport, handle = driver.transport, driver.transport.handles[0]
     submit(driver)
     handle.has_begun_gradient = has_begun

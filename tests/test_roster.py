@@ -168,7 +168,7 @@ def test_speeds_are_running_means():
 
 
 def test_an_arrival_that_crosses_its_cancellation_is_discarded():
-    """It has ended before it has seen the request; whether it says so or not, nobody wants it."""
+    """It has ended before it has seen the request; whether it says so or not, it is discarded."""
     for what in (COMPLETE, CANCELLED):
         play(
             started(1),
@@ -195,7 +195,7 @@ def test_a_job_for_a_worker_that_is_still_stopping_begins_when_it_has_stopped():
 
 
 def test_cancel_frees_everybody_and_is_said_once():
-    """Worker 0 runs, worker 1 has an arrival that nobody took, worker 2 waits for its restart with a job."""
+    """Worker 0 runs, worker 1 has an arrival that was not taken, worker 2 waits for its restart with a job."""
     roster = experienced(3)
     first, second, third = (job(worker) for worker in range(3))
     play(
@@ -416,7 +416,7 @@ def test_all_workers_are_lost():
 
 
 def test_all_workers_fail_before_the_first_trajectory():
-    """A configuration error: nobody waits for the limits."""
+    """A configuration error is raised at once, without waiting for the limits."""
     roster = started()
     play(
         roster,
@@ -474,7 +474,7 @@ def test_a_hung_worker_is_examined():
     assert kill == Kill(0)
     said = "no sign of life for 60.1 s (timeout=60), it was here:\nin step"
     assert warning == failed(0, said, "restarted, for the 1st time")
-    play(roster, (200, "is looked at", (0, 7), []))  # there is nobody to look at
+    play(roster, (200, "is looked at", (0, 7), []))  # there are no workers to look at
 
 
 def test_slow_steps_are_no_silence():
@@ -544,7 +544,7 @@ def test_gradients_of_idle_workers_are_waited_for():
     assert roster.jobs.hesitating(4.0) == []
     play(roster, (5, "gradient comes", (0,), []))
     assert (roster.jobs.gradients_owed, roster.jobs.gradients_here) == (set(), {0})
-    play(roster, (6, "gradients", (), []), (6, "is asked", (0, wanted), []))  # whoever was asked holds it no longer
+    play(roster, (6, "gradients", (), []), (6, "is asked", (0, wanted), []))  # the worker that was asked no longer holds it
     assert roster.jobs.gradients_here == set()
 
 

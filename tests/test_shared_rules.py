@@ -181,7 +181,7 @@ def test_a_worker_known_to_be_slow_gets_no_ticket_at_first(lines):
 
 
 def test_a_slow_worker_takes_nothing_over_while_there_are_tickets(lines):
-    """Worker 0 needs 2 s and is overdue by 998 s, but eight tickets are left for whoever asks for them first."""
+    """Worker 0 needs 2 s and is overdue by 998 s, but eight tickets are left for the first that ask."""
     clock = SimulatedClock()
     rule = SharedPlanned(Rennala(10), 0, np.array([1.0, 1.0, 100.0]), clock)
     assert rule.next(0, lines[0], "0/", 2.0) == TrajectoryKey(0, 0, 0)

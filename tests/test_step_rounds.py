@@ -188,15 +188,6 @@ def test_a_worker_in_a_long_step_is_not_waited_for_and_joins_when_it_is_done(wor
         assert segments.segments[0].start.n_steps == 1
 
 
-def test_a_straggler_does_not_delay_rounds(workers):
-    env, point = prepared(workers(partial(SlowEnv, 0.5), LengthFromSeedEnv, LengthFromSeedEnv))
-    env.run_segments(point(0), total(20), nothing)
-    began = time.monotonic()
-    for round_ in range(1, 21):
-        env.run_segments(point(round_), total(20), nothing)
-    assert time.monotonic() - began < 5.0  # half a second a step would be ten seconds at least
-
-
 def test_meanwhile_is_called_once_and_all_steps_made_in_it_count(workers):
     env, point = prepared(workers(*[PointEnv] * 2))
     called = []

@@ -1,4 +1,4 @@
-"""What a step leaves behind, as one table: whoever moves trajectories from one place to another loops over it."""
+"""What a step leaves behind, as one table: all code that moves trajectories from one place to another loops over it."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from sb3_nigt.vec_env.pool.slot import State
 
 Answer = tuple[bytes, Any]  # REPLY or ERROR, and its content
 
-PUMP_SECONDS = 0.05  # how often somebody who waits for free workers looks
+PUMP_SECONDS = 0.05  # interval at which a wait for free workers looks again
 
 
 class Commands:

@@ -1,4 +1,4 @@
-"""What the workers have brought: trajectories, read out of the arrays of a round, until somebody takes them."""
+"""What the workers have brought: trajectories, read out of the arrays of a round, until they are taken."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Inbox:
         self.arrived.append((arrival, trajectory))
 
     def discard(self, worker: int, key: TrajectoryKey, point: SamplingPoint, said: protocol.RemoteArrival) -> None:
-        """Read a trajectory that nobody wants."""
+        """Read a trajectory that is no longer wanted."""
         trajectory = self._read(worker, key, point, said)
         self._discarded.append((Job(worker, key, point), self._clock.at(said.started_at), trajectory))
 
@@ -104,13 +104,13 @@ class Inbox:
         self.kept.update({(arrival.worker, arrival.key): trajectory for arrival, trajectory in taken})
 
     def void(self) -> None:
-        """Nobody wants what has arrived and was not taken."""
+        """Discard what has arrived and was not taken."""
         for arrival, trajectory in self.arrived:
             self._discarded.append((Job(arrival.worker, arrival.key, trajectory.point), arrival.started_at, trajectory))
         self.arrived.clear()
 
     def take_discarded(self) -> list[tuple[Job, float, Trajectory]]:
-        """Return the jobs that nobody wants, when each began, and the steps that it made."""
+        """Return the discarded jobs, when each began, and the steps that it made."""
         discarded, self._discarded = self._discarded, []
         return discarded
 

@@ -122,7 +122,7 @@ class Deliver:
 
 @dataclass(frozen=True, slots=True)
 class Discard:
-    """Read a trajectory that nobody wants any more, to count and show its steps."""
+    """Read a discarded trajectory, to count and show its steps."""
 
     worker: int
     key: TrajectoryKey

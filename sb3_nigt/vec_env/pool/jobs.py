@@ -33,7 +33,7 @@ class Jobs:
         self.gradients_owed: set[int] = set()
         self.gradients_here: set[int] = set()
         self._failures: dict[TrajectoryKey, int] = {}  # of trajectories in flight
-        self._undelivered: set[int] = set()  # workers whose arrival nobody has taken yet
+        self._undelivered: set[int] = set()  # workers whose arrival has not been taken yet
         self._patient_until = 0.0
 
     def is_busy(self, worker: int) -> bool:
@@ -124,7 +124,7 @@ class Jobs:
         self._undelivered.discard(worker)
 
     def cancel(self) -> list[Instruction]:
-        """Nobody wants anything any more, neither what is under way nor what has arrived and was not taken."""
+        """Cancel all jobs in flight and drop the arrivals that were not taken."""
         told: list[Instruction] = [do.DropGradient(worker) for worker in sorted(self.gradients_owed)]
         self.gradients_owed.clear()
         self._undelivered.clear()
@@ -186,7 +186,7 @@ class Jobs:
         return self._lose(slot)
 
     def give_up(self, worker: int, reason: str) -> list[Instruction]:
-        """Whoever has planned its job must plan another one."""
+        """Its job has to be planned again."""
         slot = self._slots[worker]
         job = slot.job
         if job is None:

@@ -35,7 +35,7 @@ from sb3_nigt.vec_env.pool.step_rounds import StepRounds
 from sb3_nigt.vec_env.pool.transport import Transport
 
 CANCEL_SECONDS = 0.005  # how long a round's end waits for cancelled workers to say what they did
-INTERRUPT_SECONDS = 0.001  # how often somebody who wants to interrupt the wait is asked
+INTERRUPT_SECONDS = 0.001  # interval at which the function that may interrupt the wait is called
 
 
 class WorkerPool(CommandedVecEnv):
@@ -176,7 +176,7 @@ class WorkerPool(CommandedVecEnv):
         """
         See ``TrajectoryWorkers``.
 
-        Nobody is waited for longer than an instant: what a slow worker had done is returned by a later call.
+        It returns after an instant; what a slow worker had done is returned by a later call.
         """
         self._driver.carry_out(self._roster.jobs.cancel())
         self._inbox.void()

@@ -157,7 +157,7 @@ class Roster:
     # It falls silent
 
     def is_time_to_look(self, now: float) -> bool:
-        """Whether to look at the counters of the workers now; what nobody could hear since the last time is not counted."""
+        """Whether to look at the counters of the workers now; time in which no message could be received is not counted."""
         away = now - self._next_look
         if away < 0:
             return False

@@ -19,7 +19,7 @@ class State(enum.Enum):
     PREPARING = "building the policy"
     IDLE = "waiting for a message"
     BUSY = "running the job"
-    CANCELLING = "told to stop a job that nobody wants any more"
+    CANCELLING = "told to stop a discarded job"
     WAITING = "there is none; it will be started again"
     ABSENT = "the cluster has no place for it"
     LOST = "there is none and never will be"

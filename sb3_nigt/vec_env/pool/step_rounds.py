@@ -22,7 +22,7 @@ MARGIN, SMALLEST_PART = 1.25, 8  # a worker stops at so many times its share, wh
 REPORTED_PART = 0.25  # of a worker's share, where steps are seen only when the worker reports them
 LONGEST_WAIT = 0.25  # for such reports
 MOST_DOUBLINGS, BISECTIONS = 40, 8
-INTERRUPT_SECONDS = 0.001  # how often somebody who wants to interrupt the wait is asked
+INTERRUPT_SECONDS = 0.001  # interval at which the function that may interrupt the wait is called
 WAITS = (0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005)  # seconds between two looks
 
 IsComplete = Callable[[npt.NDArray[np.int64]], bool]
