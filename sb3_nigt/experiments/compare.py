@@ -6,6 +6,7 @@ import argparse
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter, SymmetricalLogLocator
@@ -22,7 +23,8 @@ from sb3_nigt.experiments.arguments import (
     positive_number,
 )
 from sb3_nigt.experiments.campaign import execute_all
-from sb3_nigt.experiments.methods import BASELINES, check_method
+from sb3_nigt.experiments.given import Given, check_given, given_argument
+from sb3_nigt.experiments.methods import check_method, is_baseline
 from sb3_nigt.experiments.plots import draw_band, save_picture, style_numbers
 from sb3_nigt.experiments.results import (
     ALL_CURVES,
@@ -60,6 +62,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="methods with commas between them, such as rennala,rennala:first_finished,malenia,sync,afedpg,ppo,a2c,trpo,ars",
     )
     parser.add_argument("--seeds", metavar="N", type=positive_integer, default=5, help="runs of each method")
+    parser.add_argument("--first-seed", metavar="N", type=int, default=0, help="the seeds are N, N+1, …; 0 by default")
+    parser.add_argument(
+        "--set",
+        metavar="METHOD.ARGUMENT=VALUE",
+        type=given_argument,
+        action="append",
+        default=[],
+        help="an argument of one of --algos, such as rennala.eta=0.3 or rennala@euclidean.geometry=euclidean; may be repeated",
+    )
     parser.add_argument("--target-return", metavar="R", type=finite_number, help="return whose time is in the table")
     parser.add_argument(
         "--paper", action="store_true", help="the paper's algorithms to the letter, not the defaults of this package"
@@ -137,31 +148,45 @@ def run(args: argparse.Namespace) -> None:
     :param args: parsed command line
     """
     setting, budget = setting_of(args), Budget(args.timesteps, args.seconds, args.points, args.episodes)
-    baselines = [name for name in args.algos if name in BASELINES]
+    check_given(args.set, args.algos)
+    baselines = [name for name in args.algos if is_baseline(name)]
     if baselines and setting.time_per == "trajectory":
         print(
             f"{', '.join(baselines)}: with --time-per trajectory a step of all workers costs h over max_episode_steps, which "
             "favours them where episodes end early; --time-per step treats all alike"
         )
-    runs = seeded_runs(args.algos, args.seeds, setting, budget, args.tuned, args.paper or bool(args.tuned))
+    paper = args.paper or bool(args.tuned)
+    runs = seeded_runs(
+        args.algos, range(args.first_seed, args.first_seed + args.seeds), setting, budget, args.tuned, paper, args.set
+    )
     compare(runs, args.output, args.processes, args.target_return)
 
 
 def seeded_runs(
-    names: Sequence[str], n_seeds: int, setting: Setting, budget: Budget, tuned: Sequence[Tuned], paper: bool = False
+    names: Sequence[str],
+    seeds: Sequence[int],
+    setting: Setting,
+    budget: Budget,
+    tuned: Sequence[Tuned] = (),
+    paper: bool = False,
+    given: Sequence[Given] = (),
 ) -> list[Run]:
     """
     List the runs of a comparison, seed by seed, so that early on there is something of every method.
 
     :param names: of the methods
-    :param n_seeds: runs of each
+    :param seeds: of the runs of each
     :param setting: environment and workers
     :param budget: of each run
     :param tuned: their arguments; empty: the defaults
     :param paper: the paper's algorithms to the letter
+    :param given: further arguments, which take precedence
     """
-    arguments = {name: arguments_of(name, setting, tuned) for name in names}
-    return [Run(name, seed, setting, budget, arguments[name], paper=paper) for seed in range(n_seeds) for name in names]
+    arguments = {
+        name: arguments_of(name, setting, tuned) | {one.argument: one.value for one in given if one.method == name}
+        for name in names
+    }
+    return [Run(name, seed, setting, budget, arguments[name], paper=paper) for seed in seeds for name in names]
 
 
 def compare(runs: Sequence[Run], output: Path, processes: int, threshold: float | None = None) -> None:
@@ -197,7 +222,11 @@ def report(runs: Sequence[Run], curves: Curves, threshold: float | None) -> str:
 def _arguments(runs: Sequence[Run]) -> list[str]:
     """One line for each method that does not have its defaults."""
     given = {run.method: run.arguments for run in runs if run.arguments}
-    return [f"{name}: {', '.join(f'{key}={value:g}' for key, value in of_one.items())}" for name, of_one in given.items()]
+    return [f"{name}: {', '.join(f'{key}={_text(value)}' for key, value in of_one.items())}" for name, of_one in given.items()]
+
+
+def _text(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def title(setting: Setting) -> str:

@@ -6,16 +6,14 @@ import inspect
 from typing import Any
 
 import numpy as np
-from sb3_contrib import ARS, TRPO
-from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_nigt.algorithms.base import AsyncPolicyGradient
 from sb3_nigt.algorithms.paper import PAPER
+from sb3_nigt.experiments.baselines import BASELINES, TUNED, check_tuned, make_baseline
 from sb3_nigt.experiments.setting import CountedVecEnv
 from sb3_nigt.methods import METHODS
 
-BASELINES: dict[str, type[BaseAlgorithm]] = {"ppo": PPO, "a2c": A2C, "trpo": TRPO, "ars": ARS}
 UNRECORDED = ("self", "policy", "env", "stats_window_size", "tensorboard_log", "verbose", "device", "_init_setup_model")
 
 
@@ -23,20 +21,62 @@ def check_method(name: str) -> str:
     """
     Return the name of a method as it is written everywhere.
 
-    :param name: what the user typed, such as rennala, rennala:first_finished or ppo
+    :param name: what the user typed, such as rennala, rennala:first_finished, ppo, ppo:tuned or rennala@variant
     :raises ValueError: if there is no such method
     """
-    base, colon, schedule = name.strip().partition(":")
+    method, at, variant = name.strip().partition("@")
+    base, colon, kind = method.partition(":")
     if base not in METHODS and base not in BASELINES:
         raise ValueError(f"{name!r} is not a method: give some of {', '.join([*METHODS, *BASELINES])}")
+    if at and not variant.isidentifier():
+        raise ValueError(f"{name!r} is not allowed: write a word after @, for example {method}@variant")
     if not colon:
-        return base
-    if base not in METHODS or not METHODS[base].has_choice_of_schedule:
+        return name.strip()
+    if base in BASELINES:
+        if kind != TUNED:
+            raise ValueError(f"{name!r} is not allowed: {base} has no choice of schedule, write {base} or {base}:{TUNED}")
+        check_tuned(base)
+        return name.strip()
+    _check_schedule(name, base, kind)
+    return base + at + variant if kind == METHODS[base].default_schedule else name.strip()
+
+
+def _check_schedule(name: str, base: str, schedule: str) -> None:
+    if not METHODS[base].has_choice_of_schedule:
         raise ValueError(f"{name!r} is not allowed: {base} has no choice of schedule, write {base}")
     if schedule not in METHODS[base].schedules:
         allowed = ", ".join(f"{base}:{known}" for known in METHODS[base].schedules)
         raise ValueError(f"{name!r} is not allowed: write {allowed}")
-    return base if schedule == METHODS[base].default_schedule else name.strip()
+
+
+def check_argument(method: str, argument: str) -> None:
+    """
+    Check the name of an argument.
+
+    :param method: whose constructor takes it
+    :param argument: its name
+    :raises ValueError: if it is none
+    """
+    base, _ = _parts(method)
+    algorithm = BASELINES[base] if base in BASELINES else METHODS[base].algorithm
+    known = [name for name in inspect.signature(algorithm.__init__).parameters if name not in UNRECORDED]
+    if argument not in known:
+        raise ValueError(f"{argument!r} is not an argument of {algorithm.__name__}: give one of {', '.join(known)}")
+
+
+def is_baseline(method: str) -> bool:
+    """
+    Tell whether a method is none of this package.
+
+    :param method: its name
+    """
+    return _parts(method)[0] in BASELINES
+
+
+def _parts(method: str) -> tuple[str, str]:
+    """Method and what follows its colon; what follows an @ only tells variants apart."""
+    base, _, kind = method.partition("@")[0].partition(":")
+    return base, kind
 
 
 def make_model(
@@ -49,28 +89,17 @@ def make_model(
     :param workers: to train on
     :param seed: of everything random
     :param arguments: where they are not the defaults
-    :param paper: the paper's algorithm to the letter, instead of the defaults of this package
+    :param paper: the paper's algorithm to the letter, instead of the defaults of this package; baselines are not normalised
     """
-    base, _, schedule = method.partition(":")
+    base, kind = _parts(method)
+    if base in BASELINES:
+        return make_baseline(base, kind == TUNED, workers.env_id, workers, seed, arguments, normalize=not paper)
     common: dict[str, Any] = {"seed": seed, "device": "cpu"}
-    if base in METHODS:
-        if schedule:
-            common |= {"schedule": schedule, **({"rollout": "trajectories"} if METHODS[base].takes("rollout") else {})}
-        if paper and METHODS[base].takes("gae_lambda"):
-            common = {**PAPER, **common}
-        return METHODS[base].algorithm("MlpPolicy", workers, **{**common, **arguments})
-    policy = "LinearPolicy" if base == "ars" else "MlpPolicy"
-    return BASELINES[base](policy, workers, **common, **{**_adapted(base, workers.num_envs), **arguments})
-
-
-def _adapted(base: str, n_workers: int) -> dict[str, Any]:
-    """Stable-Baselines3's defaults are meant for one environment: keep the sizes of rollouts and batches, about."""
-    if base in ("ppo", "trpo"):
-        batch_size, n_batches = (64, 32) if base == "ppo" else (128, 16)
-        n_steps = max(1, round(batch_size / n_workers))  # of each worker in a batch
-        return {"n_steps": n_steps * n_batches, "batch_size": n_steps * n_workers}
-    # ARS evaluates a candidate on all workers at once, so each of them may as well make an episode that counts
-    return {"n_eval_episodes": n_workers} if base == "ars" else {}
+    if kind:
+        common |= {"schedule": kind, **({"rollout": "trajectories"} if METHODS[base].takes("rollout") else {})}
+    if paper and METHODS[base].takes("gae_lambda"):
+        common = {**PAPER, **common}
+    return METHODS[base].algorithm("MlpPolicy", workers, **{**common, **arguments})
 
 
 def effective_arguments(model: BaseAlgorithm) -> dict[str, Any]:

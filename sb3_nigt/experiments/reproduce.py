@@ -59,4 +59,4 @@ def run(args: argparse.Namespace) -> None:
         for best in tune(candidates, setting, budget, output / "tune", args.processes):
             save(best, output / "tuned.json")
         tuned = load(output / "tuned.json")
-    compare(seeded_runs(methods, args.seeds, setting, budget, tuned, paper=True), output, args.processes)
+    compare(seeded_runs(methods, range(args.seeds), setting, budget, tuned, paper=True), output, args.processes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,9 +26,10 @@ ONE_TASK = "return"  # name of the only task
 
 
 class CountedVecEnv(SimulatedVecEnv):
-    """Workers that count their lock-steps, since not every baseline counts the steps it makes."""
+    """Workers that count their lock-steps, since not every baseline counts the steps it makes, and know their environment."""
 
     lockstep_timesteps = 0
+    env_id = ""
 
     def step_wait(self) -> VecEnvStepReturn:
         """See ``SimulatedVecEnv``."""
@@ -79,8 +81,22 @@ class Setting:
         units = float(np.sum(1.0 / np.array(self.step_times)))
         if self.time_per == "step":
             return units
+        return units * self._longest_episode()
+
+    def _longest_episode(self) -> int:
         env = next(iter(self.make_evaluation_envs(1).values())).envs[0]
-        return units * ((env.spec and env.spec.max_episode_steps) or DEFAULT_EPISODE_STEPS)
+        return (env.spec and env.spec.max_episode_steps) or DEFAULT_EPISODE_STEPS
+
+    def lockstep_timesteps(self, seconds: float) -> int:
+        """
+        Return how many environment steps workers make that wait for the slowest in every step, or a few more.
+
+        :param seconds: on the workers' clock
+        """
+        slowest = min(max(times) for times in (self.step_times, self.final_step_times) if times is not None)
+        if self.time_per == "trajectory":
+            slowest /= self._longest_episode()
+        return math.ceil(seconds / slowest + 1) * self.n_workers
 
     def make_workers(self, seed: int) -> CountedVecEnv:
         """
@@ -95,6 +111,7 @@ class Setting:
             seed=seed,
         )
         assert isinstance(workers, CountedVecEnv)
+        workers.env_id = self.env
         return workers
 
     def _time_model(self) -> TimeModel:

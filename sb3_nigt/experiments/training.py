@@ -17,8 +17,15 @@ import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize, sync_envs_normalization
 
-from sb3_nigt.experiments.methods import deliver_messages, effective_arguments, make_model, timesteps_made
+from sb3_nigt.experiments.methods import (
+    deliver_messages,
+    effective_arguments,
+    is_baseline,
+    make_model,
+    timesteps_made,
+)
 from sb3_nigt.experiments.setting import ONE_TASK, Budget, CountedVecEnv, Run, Setting
 
 COLUMNS = ("method", "seed", "seconds", "timesteps", "messages", "updates", "return")
@@ -54,7 +61,7 @@ def execute(run: Run, directory: Path) -> None:
     with curve.open("w", newline="", encoding="utf-8") as file:
         writer = CurveWriter(run, workers, file)
         with suppress(_BudgetSpent):
-            model.learn(FOREVER, callback=writer)
+            model.learn(_timesteps(run, workers), callback=writer)
     record = {
         "run": run.as_json(),
         "algorithm": type(model).__name__,
@@ -65,6 +72,16 @@ def execute(run: Run, directory: Path) -> None:
     unfinished = configuration.with_suffix(".part")
     unfinished.write_text(json.dumps(record, indent=1, default=str) + "\n", encoding="utf-8")
     os.replace(unfinished, configuration)  # there at once and complete, or not at all
+
+
+def _timesteps(run: Run, workers: CountedVecEnv) -> int:
+    """What the budget allows, or a little more: schedules of a baseline depend on it, the budget ends the run."""
+    if not is_baseline(run.method):
+        return FOREVER
+    if run.budget.timesteps is not None:
+        return run.budget.timesteps + workers.num_envs
+    assert run.budget.seconds is not None
+    return run.setting.lockstep_timesteps(run.budget.seconds)
 
 
 class Evaluator:
@@ -87,16 +104,30 @@ class Evaluator:
         :param model: whose policy is evaluated
         :param number: of the evaluation in its run; the same for all methods, so that they meet the same episodes
         """
-        found = {}
+        found, training = {}, model.get_vec_normalize_env()
         with th.random.fork_rng(devices=[]):
             for task, (name, env) in enumerate(self.envs.items()):
                 sequence = np.random.SeedSequence((self.seed, EVALUATION_STREAM, number, task))
                 seed = int(sequence.generate_state(1)[0]) // 2  # room for one seed an environment
                 th.manual_seed(seed)
                 env.seed(seed)
-                mean, _ = evaluate_policy(model, env, self.episodes, deterministic=False)
+                mean, _ = evaluate_policy(model, normalized_as(training, env), self.episodes, deterministic=False)
                 found[name] = float(np.mean(mean))
         return found
+
+
+def normalized_as(training: VecNormalize | None, env: VecEnv) -> VecEnv:
+    """
+    Normalise observations as in training.
+
+    :param training: what the model trains on; None: nothing is normalised
+    :param env: to evaluate on
+    """
+    if training is None:
+        return env
+    normalized = VecNormalize(env, training=False, norm_reward=False)
+    sync_envs_normalization(training, normalized)
+    return normalized
 
 
 class CurveWriter(BaseCallback):

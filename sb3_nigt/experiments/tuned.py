@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sb3_nigt.experiments.arguments import UsageError
-from sb3_nigt.experiments.methods import BASELINES
+from sb3_nigt.experiments.methods import is_baseline
 from sb3_nigt.experiments.setting import Budget, Setting
 
 
@@ -104,6 +104,6 @@ def arguments_of(method: str, setting: Setting, tuned: Sequence[Tuned]) -> dict[
         if entry.setting.env == setting.env:
             print(f"{method}: tuned on other workers or tasks of {setting.env}")
             return entry.arguments
-    if tuned and method not in BASELINES:
+    if tuned and not is_baseline(method):
         print(f"{method}: nothing tuned for {setting.env}, so its defaults")
     return {}
