@@ -61,7 +61,7 @@ def execute(run: Run, directory: Path) -> None:
     with curve.open("w", newline="", encoding="utf-8") as file:
         writer = CurveWriter(run, workers, file)
         with suppress(_BudgetSpent):
-            model.learn(_timesteps(run, workers), callback=writer)
+            model.learn(timesteps_of(run, workers), callback=writer)
     record = {
         "run": run.as_json(),
         "algorithm": type(model).__name__,
@@ -74,8 +74,13 @@ def execute(run: Run, directory: Path) -> None:
     os.replace(unfinished, configuration)  # there at once and complete, or not at all
 
 
-def _timesteps(run: Run, workers: CountedVecEnv) -> int:
-    """What the budget allows, or a little more: schedules of a baseline depend on it, the budget ends the run."""
+def timesteps_of(run: Run, workers: CountedVecEnv) -> int:
+    """
+    Return what a budget allows, or a little more: schedules of a baseline depend on it, the budget ends the run.
+
+    :param run: the run
+    :param workers: what it trains on
+    """
     if not is_baseline(run.method):
         return FOREVER
     if run.budget.timesteps is not None:

@@ -1,0 +1,133 @@
+"""The baselines of a comparison: normalisation as ours, tuned values of rl_zoo3, arguments by ``--set``."""
+
+import json
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
+from sb3_nigt.__main__ import main
+from sb3_nigt.experiments import training
+from sb3_nigt.experiments.baselines import tuned_values
+from sb3_nigt.experiments.methods import check_method, make_model
+from sb3_nigt.experiments.setting import Budget, Run, Setting
+
+PENDULUM = Setting("Pendulum-v1", (1.0, 2.0), (0.0, 0.0))
+CARTPOLE = Setting("CartPole-v1", (1.0, 1.0), (0.0, 0.0))
+COMPARE = [
+    "compare",
+    "--env",
+    "CartPole-v1",
+    "--n-workers",
+    "2",
+    "--timesteps",
+    "300",
+    "--points",
+    "2",
+    "--episodes",
+    "1",
+    "--seeds",
+    "1",
+    "--processes",
+    "1",
+]
+
+
+def model_of(method, setting=PENDULUM, paper=False, **arguments):
+    return make_model(method, setting.make_workers(0), 0, arguments, paper)
+
+
+def test_baselines_are_normalised_as_ours_are():
+    normalized = model_of("ppo", gamma=0.9).get_vec_normalize_env()
+    assert normalized.norm_obs
+    assert normalized.norm_reward
+    assert normalized.gamma == 0.9
+    assert model_of("trpo").get_vec_normalize_env() is not None
+    assert model_of("rennala").get_vec_normalize_env() is None, "the policy normalises"
+    assert model_of("ppo", paper=True).get_vec_normalize_env() is None, "the paper normalises nothing"
+
+
+def test_evaluation_normalises_with_the_statistics_of_training():
+    """Covers: the statistics are copied, and do not move in the evaluation."""
+    trained = VecNormalize(PENDULUM.make_workers(0))
+    trained.obs_rms.mean, trained.obs_rms.var = np.full(3, 2.0), np.full(3, 4.0)
+    env = training.normalized_as(trained, DummyVecEnv([lambda: Monitor(gym.make("Pendulum-v1"))]))
+    observation = env.reset()
+    np.testing.assert_allclose(observation * np.sqrt(4.0 + 1e-8) + 2.0, env.get_original_obs(), rtol=1e-5)
+    _, reward, _, _ = env.step(np.zeros((1, 1)))
+    assert (env.obs_rms.mean == 2.0).all()
+    assert reward == env.get_original_reward()
+
+
+def test_tuned_values_are_those_of_rl_zoo3():
+    """Covers: any version of the environment; a schedule; Python in text; a rollout as large as with the tuned n_envs."""
+    pytest.importorskip("rl_zoo3")
+    values = tuned_values("ppo", "CartPole-v1")
+    ppo = model_of("ppo:tuned", CARTPOLE)
+    assert ppo.gae_lambda == values["gae_lambda"] != 0.95
+    assert ppo.n_steps * 2 == values["n_steps"] * values["n_envs"]
+    assert ppo.lr_schedule(0.5) == pytest.approx(0.5 * ppo.lr_schedule(1.0))
+    assert ppo.get_vec_normalize_env() is None, "tuned without normalisation"
+    hopper = Setting("Hopper-v5", (1.0,), (0.0,))
+    assert tuned_values("ppo", "Hopper-v5") == tuned_values("ppo", "Hopper-v4")
+    ppo = model_of("ppo:tuned", hopper)
+    assert ppo.get_vec_normalize_env() is not None
+    assert ppo.policy.net_arch == {"pi": [256, 256], "vf": [256, 256]}
+    assert model_of("ppo:tuned", hopper, gamma=0.5).gamma == 0.5, "what is given comes first"
+
+
+def test_schedules_of_a_baseline_reach_their_end(tmp_path):
+    """A linear schedule is at about 0 when the budget is spent, in timesteps or in seconds."""
+    pytest.importorskip("rl_zoo3")
+    for budget in (Budget(timesteps=1024, points=2, episodes=1), Budget(seconds=512.0, points=2, episodes=1)):
+        run = Run("ppo:tuned", 0, CARTPOLE, budget)
+        workers = CARTPOLE.make_workers(0)
+        total = training.timesteps_of(run, workers)
+        assert 1024 <= total <= 1024 + 2 * workers.num_envs
+    assert training.timesteps_of(Run("rennala", 0, CARTPOLE, Budget(seconds=1.0)), workers) == training.FOREVER
+
+
+def test_names_of_variants_and_of_tuned_methods():
+    for name in ("rennala@plain", "ppo:tuned@wide", "a2c:tuned"):
+        assert check_method(name) == name
+    assert check_method("rennala:planned@plain") == "rennala@plain"
+    for wrong, message in {
+        "rennala@": "write a word after @",
+        "ars:tuned": "write ppo:tuned",
+        "ppo:best": "ppo:tuned",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            check_method(wrong)
+
+
+def test_set_gives_arguments_to_one_method(tmp_path):
+    """Covers: numbers, words, dicts; two variants of one method next to each other."""
+    given = ["rennala@plain.geometry=euclidean", "rennala@plain.policy_kwargs={'net_arch': [8]}", "ppo.gamma=0.9"]
+    options = [part for text in given for part in ("--set", text)]
+    main([*COMPARE, "--algos", "rennala,rennala@plain,ppo", "--output", str(tmp_path), *options, "--first-seed", "7"])
+    used = {
+        name: json.loads((tmp_path / f"{name}-seed7.json").read_text())["arguments"]
+        for name in ("rennala", "rennala@plain", "ppo")
+    }
+    assert used["rennala"]["geometry"] == "natural"
+    assert used["rennala@plain"]["geometry"] == "euclidean"
+    assert used["rennala@plain"]["policy_kwargs"] == {"net_arch": [8]}
+    assert used["ppo"]["gamma"] == 0.9
+    assert "rennala@plain: geometry=euclidean, policy_kwargs={'net_arch': [8]}" in (tmp_path / "table.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("rennala", "write METHOD.ARGUMENT=VALUE, for example rennala.eta=0.3"),
+        ("rennala.etta=1", "'etta' is not an argument of RennalaNIGT"),
+        ("dqn.gamma=1", "'dqn' is not a method"),
+        ("a2c.gamma=0.9", "a2c is not one of --algos rennala,ppo"),
+    ],
+)
+def test_set_says_what_is_wrong(option, message, capsys):
+    with pytest.raises(SystemExit):
+        main([*COMPARE, "--algos", "rennala,ppo", "--set", option])
+    assert message in capsys.readouterr().err
