@@ -124,7 +124,7 @@ def test_commands_on_the_page_can_be_typed(tmp_path, monkeypatch):
     commands = re.findall(r"^sb3-nigt (.+)$", PAGE, re.MULTILINE)
     for command in commands:
         main(command.split())
-    assert len(typed) == len(commands) == 7
+    assert len(typed) == len(commands) == 8
 
 
 def step_times_of(experiment):
