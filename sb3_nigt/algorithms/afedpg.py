@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.type_aliases import Schedule as ProgressSchedule
 
 from sb3_nigt.aggregators import Aggregator, Rennala
+from sb3_nigt.algorithms.arguments import refuse_fixed
 from sb3_nigt.algorithms.base import AsyncPolicyGradient
-from sb3_nigt.algorithms.checks import NOT_PUBLISHED, refuse_arguments
-from sb3_nigt.algorithms.paper import as_published
+from sb3_nigt.algorithms.paper import PUBLISHED, with_published_policy
 from sb3_nigt.schedules import Immediate, Schedule
 
 
@@ -26,6 +27,8 @@ class AFedPG(AsyncPolicyGradient):
     :param n_initial_trajectories: trajectories at θ_0 whose mean is the first direction
     """
 
+    fixed: ClassVar[Mapping[str, Any]] = {**PUBLISHED, "n_trajectories": 1, "schedule": "first_finished"}
+
     def __init__(
         self,
         policy: str | type[ActorCriticPolicy],
@@ -37,9 +40,14 @@ class AFedPG(AsyncPolicyGradient):
         eta: float | ProgressSchedule = 0.1,
         **kwargs: Any,
     ) -> None:
-        refuse_arguments("AFedPG", kwargs, "n_trajectories", "schedule", *NOT_PUBLISHED)
-        own = {"n_trajectories": 1, "n_initial_trajectories": n_initial_trajectories, "horizon": horizon, "gamma": gamma}
-        super().__init__(policy, env, learning_rate, **as_published(**own, eta=eta, schedule="first_finished", **kwargs))
+        refuse_fixed(type(self), kwargs)
+        own: dict[str, Any] = {
+            "n_initial_trajectories": n_initial_trajectories,
+            "horizon": horizon,
+            "gamma": gamma,
+            "eta": eta,
+        }
+        super().__init__(policy, env, learning_rate, **own, **with_published_policy(kwargs))
 
     def make_aggregator(self, n_trajectories: int) -> Aggregator:
         """See ``AsyncPolicyGradient.make_aggregator``."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
+from inspect import Signature
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -23,6 +24,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_nigt.aggregators import Aggregator
 from sb3_nigt.algorithms import update
+from sb3_nigt.algorithms.arguments import explains_unknown_arguments, full_signature
 from sb3_nigt.algorithms.book import Accepted, BetweenRounds, LengthEstimate, RoundResult
 from sb3_nigt.algorithms.buffer import TrajectoryBuffer
 from sb3_nigt.algorithms.checks import (
@@ -102,6 +104,9 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
     :param _init_setup_model: whether to build the network now
     :param group: the ranks that train this model together, see ``sb3_nigt.distributed``: an ``AllReduceGroup`` or a group of
         ``torch.distributed``. None: the default group if it is initialised and has several ranks; False: nobody else
+    :param on_lost_task: of ``MaleniaNIGT``: what follows when a task's last worker is lost. "raise": a ``WorkerError`` that
+        names it; "drop": a warning, and from then on the objective is the mean over the tasks that are left
+    :raises TypeError: for an argument that does not exist, with what takes its place
     :raises ValueError: for a value that is not allowed, naming the argument
     """
 
@@ -112,7 +117,8 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
     }
     optimizer_class: ClassVar[type[th.optim.Optimizer]] = NIGT
     weighs_tasks_equally: ClassVar[bool] = False  # whatever the speeds and counts are
-    on_lost_task: str = "raise"
+    fixed: ClassVar[Mapping[str, Any]] = {}  # arguments that a subclass does not have, with the values that they have there
+    __signature__: ClassVar[Signature]
 
     last_round: RoundReport | None = None
     eta_schedule: ProgressSchedule
@@ -124,6 +130,11 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
     _structure: object = None  # of the policy in it, and what else it was made from
     _buffers: dict[str, npt.NDArray[Any]]
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.__signature__ = full_signature(cls, AsyncPolicyGradient.__init__)
+
+    @explains_unknown_arguments
     def __init__(
         self,
         policy: str | type[ActorCriticPolicy],
@@ -151,22 +162,24 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
         device: th.device | str = "auto",
         _init_setup_model: bool = True,
         group: Any = None,
+        on_lost_task: str = "raise",
     ) -> None:
-        self.group = group
+        self.group, self.on_lost_task = group, on_lost_task
         self.learning_rate, self.n_steps, self.gamma, self.use_sde = learning_rate, n_steps, gamma, use_sde  # type: ignore[assignment]
         self.gae_lambda, self.geometry, self.rollout, self.horizon = gae_lambda, geometry, rollout, horizon  # type: ignore[assignment]
         self.n_trajectories, self.n_initial_trajectories = n_trajectories, n_initial_trajectories
         self.eta, self.schedule, self.stagger = eta, schedule, stagger
         self.fisher_samples, self.fisher_rounds = fisher_samples, fisher_rounds
-        self._check_arguments()
+        vars(self).update(self.fixed)
+        check_arguments(self)
         warn_of_no_effect(self, N_TRAJECTORIES)
         super().__init__(
             policy,
             env,
             learning_rate=learning_rate,  # type: ignore[arg-type]
-            n_steps=n_steps,  # type: ignore[arg-type]
+            n_steps=self.n_steps,
             gamma=gamma,
-            gae_lambda=gae_lambda,  # type: ignore[arg-type]
+            gae_lambda=self.gae_lambda,
             ent_coef=0.0,  # inert, like the next two: the critic has a loss of its own, and a step has a length
             vf_coef=0.0,
             max_grad_norm=0.0,
@@ -219,11 +232,8 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
 
     # Setup
 
-    def _check_arguments(self) -> None:
-        check_arguments(self)
-
     def _setup_model(self) -> None:
-        self._check_arguments()
+        check_arguments(self)
         if self.learning_rate is None:
             self.learning_rate = GEOMETRIES[self.geometry].learning_rate
         given = self.policy_kwargs

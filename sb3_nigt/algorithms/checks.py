@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sb3_nigt.algorithms.base import AsyncPolicyGradient
 
 ROLLOUTS = ("steps", "trajectories")
-NOT_PUBLISHED = ("n_steps", "gae_lambda", "geometry", "rollout", "stagger", "fisher_samples", "fisher_rounds")
+ON_LOST_TASK = ("raise", "drop")
 OBSERVATION_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary, spaces.Dict)
 
 
@@ -47,8 +47,10 @@ def check_arguments(model: AsyncPolicyGradient) -> None:
     check_interval("gamma", model.gamma, 0.0, 1.0)
     check_estimator(model.gae_lambda, model.rollout)
     check_geometry(model.geometry)
-    if not isinstance(model.schedule, str) or model.schedule not in SCHEDULES:
-        raise ValueError(f"schedule={model.schedule!r} is not allowed: give one of {', '.join(map(repr, SCHEDULES))}.")
+    for name, allowed in (("schedule", SCHEDULES), ("on_lost_task", ON_LOST_TASK)):
+        value = getattr(model, name)
+        if not isinstance(value, str) or value not in allowed:
+            raise ValueError(f"{name}={value!r} is not allowed: give one of {', '.join(map(repr, allowed))}.")
     if model.use_sde:
         raise ValueError(
             "use_sde=True is not allowed: gSDE keeps one noise matrix for many steps, which the estimator's score does "
@@ -160,20 +162,6 @@ def warn_of_untrained(policy: ActorCriticPolicy) -> None:
             "are. After replacing a layer make a new optimizer, or freeze them with requires_grad_(False).",
             stacklevel=2,
         )
-
-
-def refuse_arguments(algorithm: str, given: dict[str, Any], *names: str) -> None:
-    """
-    Refuse arguments that other algorithms of the package have.
-
-    :param algorithm: name of the class
-    :param given: its further keyword arguments
-    :param names: what it does not have
-    :raises ValueError: for the first of them that was given
-    """
-    for name in names:
-        if name in given:
-            raise ValueError(f"{name}={given[name]!r} is not allowed: {algorithm} has no {name}, leave it out.")
 
 
 def check_learning_rate(value: Any) -> None:

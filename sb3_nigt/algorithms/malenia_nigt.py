@@ -6,15 +6,10 @@ import warnings
 from collections.abc import Hashable
 from typing import Any, ClassVar
 
-from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.type_aliases import GymEnv
-from stable_baselines3.common.type_aliases import Schedule as ProgressSchedule
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_nigt.aggregators import Aggregator, Malenia
 from sb3_nigt.algorithms.base import AsyncPolicyGradient
-
-ON_LOST_TASK = ("raise", "drop")
 
 
 class MaleniaNIGT(AsyncPolicyGradient):
@@ -24,58 +19,11 @@ class MaleniaNIGT(AsyncPolicyGradient):
     A round ends when every task has a trajectory and the harmonic mean of their numbers M_k is at least M/K; g_t is the
     mean over tasks of each task's own mean; θ follows normalized momentum with implicit gradient transport (``NIGT``).
     Workers with equal ``env.task_ids`` share a task; without ids each worker is its own task, as in the paper. With a single
-    task it is ``RennalaNIGT``.
-
-    :param policy: as in ``AsyncPolicyGradient``, like all other arguments
-    :param on_lost_task: what follows when a task's last worker is lost. "raise": a ``WorkerError`` that names it; "drop": a
-        warning, and from then on the objective is the mean over the tasks that are left
+    task it is ``RennalaNIGT``. Arguments: see ``AsyncPolicyGradient``.
     """
 
     weighs_tasks_equally: ClassVar[bool] = True
     _dropped: tuple[Hashable, ...] = ()
-
-    def __init__(
-        self,
-        policy: str | type[ActorCriticPolicy],
-        env: GymEnv | str,
-        learning_rate: float | ProgressSchedule | None = None,
-        n_steps: int | None = None,
-        gamma: float = 0.99,
-        gae_lambda: float | None = 0.95,
-        eta: float | ProgressSchedule = 0.5,
-        geometry: str = "natural",
-        rollout: str = "steps",
-        n_trajectories: int = 20,
-        n_initial_trajectories: int | None = None,
-        horizon: int = 1000,
-        schedule: str = "planned",
-        on_lost_task: str = "raise",
-        **kwargs: Any,
-    ) -> None:
-        self.on_lost_task = on_lost_task
-        super().__init__(
-            policy,
-            env,
-            learning_rate,
-            n_steps,
-            gamma,
-            gae_lambda,
-            eta,
-            geometry,
-            rollout,
-            n_trajectories,
-            n_initial_trajectories,
-            horizon,
-            schedule,
-            **kwargs,
-        )
-
-    def _check_arguments(self) -> None:
-        super()._check_arguments()
-        if self.on_lost_task not in ON_LOST_TASK:
-            raise ValueError(
-                f"on_lost_task={self.on_lost_task!r} is not allowed: give one of {', '.join(map(repr, ON_LOST_TASK))}."
-            )
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_dropped"]

@@ -17,13 +17,21 @@ PAPER: dict[str, Any] = {
     "policy_kwargs": PAPER_POLICY,
 }
 
+# Arguments that a published method does not have, with the values that it has them at.
+PUBLISHED: dict[str, Any] = {
+    **{name: PAPER[name] for name in ("gae_lambda", "rollout", "geometry")},
+    "n_steps": None,
+    "stagger": True,
+    "fisher_samples": 200,
+    "fisher_rounds": 10,
+    "on_lost_task": "raise",
+}
 
-def as_published(**kwargs: Any) -> dict[str, Any]:
-    """
-    Complete the arguments of a published method: the paper's estimator, rounds and policy.
 
-    :param kwargs: what the user gave
+def with_published_policy(kwargs: dict[str, Any]) -> dict[str, Any]:
     """
-    policy_kwargs = {**PAPER_POLICY, **(kwargs.pop("policy_kwargs", None) or {})}
-    rest = {name: PAPER[name] for name in ("gae_lambda", "rollout", "geometry")}
-    return {**rest, **kwargs, "policy_kwargs": policy_kwargs}
+    Let the policy be the paper's, apart from what the user gave.
+
+    :param kwargs: arguments of the algorithm
+    """
+    return {**kwargs, "policy_kwargs": {**PAPER_POLICY, **(kwargs.get("policy_kwargs") or {})}}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch as th
@@ -9,9 +10,9 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
 from sb3_nigt.aggregators import Aggregator, Synchronous
+from sb3_nigt.algorithms.arguments import refuse_fixed
 from sb3_nigt.algorithms.base import AsyncPolicyGradient
-from sb3_nigt.algorithms.checks import NOT_PUBLISHED, refuse_arguments
-from sb3_nigt.algorithms.paper import as_published
+from sb3_nigt.algorithms.paper import PUBLISHED, with_published_policy
 
 
 class SyncPG(AsyncPolicyGradient):
@@ -22,6 +23,7 @@ class SyncPG(AsyncPolicyGradient):
     """
 
     optimizer_class: ClassVar[type[th.optim.Optimizer]] = th.optim.SGD
+    fixed: ClassVar[Mapping[str, Any]] = {**PUBLISHED, "eta": 1.0, "n_initial_trajectories": None, "schedule": "planned"}
 
     def __init__(
         self,
@@ -33,9 +35,9 @@ class SyncPG(AsyncPolicyGradient):
         gamma: float = 0.99,
         **kwargs: Any,
     ) -> None:
-        refuse_arguments("SyncPG", kwargs, "schedule", "eta", "n_initial_trajectories", *NOT_PUBLISHED)
-        own = {"n_trajectories": n_trajectories, "horizon": horizon, "gamma": gamma, "eta": 1.0}
-        super().__init__(policy, env, learning_rate, **as_published(**own, **kwargs))
+        refuse_fixed(type(self), kwargs)
+        own: dict[str, Any] = {"n_trajectories": n_trajectories, "horizon": horizon, "gamma": gamma}
+        super().__init__(policy, env, learning_rate, **own, **with_published_policy(kwargs))
 
     def make_aggregator(self, n_trajectories: int) -> Aggregator:
         """See ``AsyncPolicyGradient.make_aggregator``."""
