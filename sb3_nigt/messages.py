@@ -113,6 +113,8 @@ class Arrival:
     :param finished_at: seconds on the workers' clock, when the last step ended
     :param arrived_at: when its gradient reached the learner; ``finished_at`` plus a message if it was sent on its own
     :param staleness: updates made between the sampling point and this arrival
+    :param sent_at: when its own message began, later than ``finished_at`` if the link was taken; None: it had none, or the
+        moment is not known
     :param rejected: None, or why the trajectory must not enter any sum
     """
 
@@ -125,6 +127,7 @@ class Arrival:
     finished_at: float
     arrived_at: float
     staleness: int = 0
+    sent_at: float | None = None
     rejected: str | None = None
 
 
@@ -160,6 +163,21 @@ class Discarded:
     stopped_at: float
 
 
+@dataclass(frozen=True, slots=True)
+class Message:
+    """
+    A message to the learner.
+
+    :param worker: index of the worker that sends it
+    :param began: seconds on the workers' clock
+    :param ended: seconds on the workers' clock
+    """
+
+    worker: int
+    began: float
+    ended: float
+
+
 @dataclass(frozen=True)
 class RoundReport:
     """
@@ -176,6 +194,7 @@ class RoundReport:
     :param started_at: seconds on the workers' clock
     :param finished_at: seconds on the workers' clock, the aggregation's message included
     :param segments: of a round of steps, of all workers that have begun with it
+    :param messages: of the aggregation, on simulated workers; those of AFedPG are in ``arrivals``
     """
 
     round: int
@@ -189,3 +208,4 @@ class RoundReport:
     started_at: float
     finished_at: float
     segments: tuple[Segment, ...] = ()
+    messages: tuple[Message, ...] = ()

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
-from sb3_nigt.messages import Arrival, Discarded, RoundReport, Segment, SegmentStart, TrajectoryKey
+from sb3_nigt.messages import Arrival, Discarded, Message, RoundReport, Segment, SegmentStart, TrajectoryKey
 from sb3_nigt.parameters import flatten
+from sb3_nigt.timing.link import Aggregation, Link
 
 FORMAT = 1
 
@@ -43,6 +44,8 @@ class Recording:
     :param settings: numbers and names that decide what a run computes, and a checksum of its first parameters
     :param sums_by_worker: each worker summed its own gradients, so rounding was that of sums of sums
     :param rounds: in order
+    :param link: how messages reached the learner, see ``TimeModel``
+    :param aggregation: the same
     """
 
     algorithm: str
@@ -51,6 +54,8 @@ class Recording:
     settings: dict[str, Any]
     sums_by_worker: bool
     rounds: tuple[RecordedRound, ...]
+    link: Link = "parallel"
+    aggregation: Aggregation = "all_reduce"
 
     @property
     def reports(self) -> tuple[RoundReport, ...]:
@@ -81,6 +86,7 @@ class Recording:
                     raise ValueError(f"path={str(path)!r}: line {number + 1} is damaged.") from None
         names = ("algorithm", "seed", "task_ids", "settings", "sums_by_worker")
         values = {name: header[name] for name in names}
+        values |= {name: header[name] for name in ("link", "aggregation") if name in header}  # not in files of 0.1.0
         return cls(**{**values, "task_ids": tuple(header["task_ids"])}, rounds=tuple(rounds))
 
 
@@ -107,6 +113,8 @@ class RunRecorder(BaseCallback):
                 "algorithm": type(self.model).__name__,
                 "seed": model.root_seed,
                 "task_ids": [str(task_id) for task_id in model.workers.task_ids],
+                "link": model.workers.link,
+                "aggregation": model.workers.aggregation,
                 "settings": settings_of(model),
                 # steps are at the learner, which sums them in one sweep
                 "sums_by_worker": model.workers.sums_by_worker and model.rollout == "trajectories",
@@ -153,6 +161,7 @@ def _encoded(recorded: RecordedRound) -> dict[str, Any]:
         "weights": report.weights.tolist(),
         "discarded": [_fields(item) for item in report.discarded],
         "segments": [{**_fields(item), "start": _fields(item.start)} for item in report.segments],
+        "messages": [_fields(item) for item in report.messages],
         "progress": recorded.progress,
     }
 
@@ -166,7 +175,8 @@ def _decoded(line: dict[str, Any]) -> RecordedRound:
     for name in ("arrivals", "rejected"):
         line[name] = tuple(Arrival(**{**item, "key": TrajectoryKey(*item["key"])}) for item in line[name])
     line["discarded"] = tuple(Discarded(**item) for item in line["discarded"])
-    segments = line.pop("segments", [])  # there are none in files of earlier versions
+    segments = line.pop("segments", [])  # neither these nor messages are in files of 0.1.0
+    line["messages"] = tuple(Message(**item) for item in line.pop("messages", []))
     line["segments"] = tuple(Segment(**{**item, "start": SegmentStart(**item["start"])}) for item in segments)
     line["counts"], line["weights"] = np.array(line["counts"], dtype=np.int64), np.array(line["weights"])
     return RecordedRound(RoundReport(**line), (progress[0], progress[1]))

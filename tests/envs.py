@@ -54,14 +54,16 @@ class LengthFromActionEnv(PointEnv):
         return 1 if first_action > 0 else self.longest
 
 
-def simulated(env_fns, step_times=1.0, message_times=0.0, per="step", task_ids=None):
+def simulated(
+    env_fns, step_times=1.0, message_times=0.0, per="step", task_ids=None, link="parallel", aggregation="all_reduce"
+):
     """
     Make simulated workers.
 
     :param env_fns: one function a worker, or a list of lengths for ``FixedLengthEnv``
     """
     env_fns = [partial(FixedLengthEnv, fn) if isinstance(fn, int) else fn for fn in env_fns]
-    return SimulatedVecEnv(env_fns, FixedTimes(step_times, message_times, per=per), task_ids=task_ids)
+    return SimulatedVecEnv(env_fns, FixedTimes(step_times, message_times, per, link, aggregation), task_ids=task_ids)
 
 
 class _Enough(Exception):

@@ -158,9 +158,11 @@ def test_plan(capsys):
 def test_plan_on_the_page_about_planning(capsys):
     """The page shows what its command prints; the picture is not drawn again."""
     page = (ROOT / "docs/guide/planning.md").read_text(encoding="utf-8")
-    command = re.search(r"^sb3-nigt (plan --step-times.*) --output plan.png$", page, re.MULTILINE)[1]
-    main(command.split())
-    assert capsys.readouterr().out.startswith(re.search(r"^```text\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)[1])
+    shown = re.findall(r"^sb3-nigt (plan --step-times.*)\n```\n\n```text\n((?s:.*?))^```$", page, re.MULTILINE)
+    assert len(shown) == 2
+    for command, text in shown:
+        main(command.removesuffix(" --output plan.png").split())
+        assert capsys.readouterr().out.startswith(text)
 
 
 def test_plan_of_a_recorded_run(run_file, capsys):

@@ -128,14 +128,16 @@ def test_first_time_that_completes_a_round(tau, m):
 
 @quick
 @given(st.lists(st.tuples(st.integers(1, 9), st.integers(0, 9)), min_size=1, max_size=4), st.sampled_from([0.25, 0.5, 0.75]))
-def test_efficient_from_there_on(pairs, efficiency):
+@pytest.mark.parametrize("aggregation", ["all_reduce", "server"])
+def test_efficient_from_there_on(aggregation, pairs, efficiency):
     tau, kappa = zip(*pairs, strict=True)
-    found = efficient_n_trajectories(tau, kappa, efficiency)
+    found = efficient_n_trajectories(tau, kappa, efficiency, aggregation)
+    together = max if aggregation == "all_reduce" else sum
     rate = sum(Fraction(1, t) for t in tau)
 
     def efficient(m):
         first = arrivals(tau, m)
-        return m >= Fraction(efficiency) * rate * (first[-1][0] + max(kappa[worker] for *_, worker in first))
+        return m >= Fraction(efficiency) * rate * (first[-1][0] + together(kappa[w] for w in {worker for *_, worker in first}))
 
     assert found == 1 or not efficient(found - 1)
     assert all(efficient(m) for m in range(found, found + 40))
@@ -165,10 +167,11 @@ def test_workers_that_are_not_worth_waiting_for(tau, m):
 
 
 def compared(report):
-    trajectories = [(a.worker, a.key, a.started_at, a.finished_at, a.arrived_at, a.staleness) for a in report.arrivals]
+    times = "started_at", "finished_at", "sent_at", "arrived_at"
+    trajectories = [(a.worker, a.key, a.staleness, *(getattr(a, name) for name in times)) for a in report.arrivals]
     lost = [(d.worker, d.started_at, d.stopped_at, d.n_steps) for d in report.discarded]
     steps = report.used_steps, report.discarded_steps
-    return report.counts.tolist(), report.started_at, report.finished_at, trajectories, lost, steps
+    return report.counts.tolist(), report.started_at, report.finished_at, trajectories, lost, steps, report.messages
 
 
 def trained(method, schedule, m, env, n_rounds):
@@ -183,12 +186,16 @@ rows = pytest.mark.parametrize(("method", "schedule"), [(row.method, row.schedul
 
 @rows
 @settings(deadline=None, max_examples=10)
-@given(st.lists(st.tuples(st.floats(0.5, 10.0), st.floats(0.0, 5.0)), min_size=1, max_size=5), st.integers(1, 12))
-def test_rounds_are_those_of_the_simulator(method, schedule, pairs, m):
+@given(
+    st.lists(st.tuples(st.floats(0.5, 10.0), st.floats(0.0, 5.0)), min_size=1, max_size=5),
+    st.integers(1, 12),
+    st.sampled_from([("parallel", "all_reduce"), ("serial", "all_reduce"), ("serial", "server")]),
+)
+def test_rounds_are_those_of_the_simulator(method, schedule, pairs, m, link):
     """Not only up to rounding: every time is the same number."""
     tau, kappa = zip(*pairs, strict=True)
-    reports = trained(method, schedule, m, simulated([1] * len(tau), tau, kappa, per="trajectory"), 4)
-    planned = islice(plan(tau, m, 1, kappa).rounds(method, schedule), 4)
+    reports = trained(method, schedule, m, simulated([1] * len(tau), tau, kappa, "trajectory", None, *link), 4)
+    planned = islice(plan(tau, m, 1, kappa, None, *link).rounds(method, schedule), 4)
     assert [compared(report) for report in planned] == [compared(report) for report in reports]
 
 

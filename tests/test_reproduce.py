@@ -136,12 +136,13 @@ def test_tables_on_the_page():
     """Columns, figures with their laws, and the options of compare with their defaults."""
     columns = PAGE.split("Columns of a curve:")[1].split("### ")[0]
     assert re.findall(r"^\| `(\w+)` \|", columns, re.MULTILINE) == list(COLUMNS)
-    rows = re.findall(r"^\| (`.*`) \| [^|]* \| (\d+) \| ([^|]*) \| ([^|]*) \|$", PAGE.split("## Reproduce")[1], re.MULTILINE)
+    rows = re.findall(r"^\| (`.*`) \| ([^|]*) \| (\d+) \| ([^|]*) \| ([^|]*) \|$", PAGE.split("## Reproduce")[1], re.MULTILINE)
     found = {}
-    for names, n_workers, step_times, message_times in rows:
+    for names, text, n_workers, step_times, message_times in rows:
+        link = "serial" if "serial link" in text else "parallel"
         for name in re.findall(r"`([\w-]+)`", names):
-            found[name] = (int(n_workers), step_times, message_times.partition(", d ")[0])
-    assert found == {name: (e.n_workers, step_times_of(e), e.message_times) for name, e in FIGURES.items()}
+            found[name] = (int(n_workers), step_times, message_times.partition(", d ")[0], link)
+    assert found == {name: (e.n_workers, step_times_of(e), e.message_times, e.link) for name, e in FIGURES.items()}
 
 
 def test_options_on_the_page(capsys):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from sb3_nigt.aggregators import Aggregator
 from sb3_nigt.errors import WorkerError
-from sb3_nigt.messages import RETURNED, Arrival, Discarded, Job, RoundReport, SamplingPoint, Segment
+from sb3_nigt.messages import RETURNED, Arrival, Discarded, Job, Message, RoundReport, SamplingPoint, Segment
 from sb3_nigt.sampling.trajectory import Trajectory
 from sb3_nigt.vec_env.base import RoundWorkers
 
@@ -95,6 +95,7 @@ class Book:
         self._steps_before_round = sum(arrival.n_steps for arrival, _ in self._accepted)
         self._rejected: list[Arrival] = []
         self._discarded: list[Discarded] = []
+        self._messages: tuple[Message, ...] = ()
 
     def accept(self, arrival: Arrival, trajectory: Trajectory) -> None:
         """
@@ -130,6 +131,15 @@ class Book:
         now = self._workers.clock.now()
         self._discarded += [Discarded(job.worker, trajectory.n_steps, began, now) for job, began, trajectory in cancelled]
 
+    def aggregate(self, workers: Sequence[int]) -> None:
+        """
+        Let the aggregation of the round take its time, and enter its messages.
+
+        :param workers: those that take part
+        """
+        self._messages = self._workers.aggregation_messages(workers)
+        self._workers.aggregate_messages(workers)
+
     def close(
         self, counts: npt.NDArray[np.int64], weights: npt.NDArray[np.float64], segments: tuple[Segment, ...] = ()
     ) -> RoundResult:
@@ -155,6 +165,7 @@ class Book:
             started_at=self._started_at,
             finished_at=self._workers.clock.now(),
             segments=segments,
+            messages=self._messages,
         )
         return RoundResult(report, self._accepted)
 

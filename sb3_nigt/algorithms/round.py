@@ -69,7 +69,7 @@ def run_round(
         if not all(show(trajectory) for _, _, trajectory in cancelled):
             return None
     if not schedule.uploads:
-        workers.aggregate_messages([worker for worker, count in enumerate(schedule.counts) if count > 0])
+        book.aggregate([worker for worker, count in enumerate(schedule.counts) if count > 0])
     return book.close(schedule.counts, aggregator.weights(schedule.counts))
 
 

@@ -71,5 +71,5 @@ def run_steps(
         return None
     if workers.n_resets != n_resets:
         raise RuntimeError(RESET_IN_A_ROUND)
-    workers.aggregate_messages(np.flatnonzero(segments.counts).tolist())
+    book.aggregate(np.flatnonzero(segments.counts).tolist())
     return book.close(segments.counts, aggregator.weights(segments.counts), segments.segments)

@@ -7,13 +7,14 @@ import importlib
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, get_args
 
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
 from sb3_nigt.recording import Recording
+from sb3_nigt.timing.link import Aggregation, Link, check_link
 from sb3_nigt.validation import per_worker
 
 FloatArray = npt.NDArray[np.float64]
@@ -62,6 +63,47 @@ def parse_times(text: str, n_workers: int | None, *, name: str = "--step-times",
         return per_worker(name, times[0] if len(times) == 1 else times, n_workers or len(times), positive=positive)
     except ValueError as error:
         raise UsageError(str(error)) from None
+
+
+def add_link(parser: argparse.ArgumentParser, link: str = "parallel", aggregation: str = "all_reduce") -> None:
+    """
+    Describe how messages reach the learner.
+
+    :param parser: of a subcommand
+    :param link: the default, for the help
+    :param aggregation: the same
+    """
+    parser.add_argument(
+        "--link",
+        choices=get_args(Link),
+        help=f"whether messages pass side by side, or wait for each other at the learner; default: {link}",
+    )
+    parser.add_argument(
+        "--aggregation",
+        choices=get_args(Aggregation),
+        help=f"whether a round pays its longest message, or all of them (with --link serial); default: {aggregation}",
+    )
+
+
+def link_of(
+    args: argparse.Namespace, link: Link = "parallel", aggregation: Aggregation = "all_reduce"
+) -> tuple[Link, Aggregation]:
+    """
+    Return how messages reach the learner.
+
+    :param args: parsed command line
+    :param link: if the user did not say
+    :param aggregation: if the user did not say
+    :raises UsageError: if the two do not go together
+    """
+    found = args.link or link, args.aggregation or aggregation
+    try:
+        check_link(*found)
+    except ValueError:
+        raise UsageError(
+            "--aggregation server needs --link serial: over a parallel link a server takes as long as an all-reduce"
+        ) from None
+    return found
 
 
 def positive_integer(text: str) -> int:

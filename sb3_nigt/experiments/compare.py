@@ -15,9 +15,11 @@ from sb3_nigt.envs.tasks import FAMILIES
 from sb3_nigt.experiments import statistics
 from sb3_nigt.experiments.arguments import (
     UsageError,
+    add_link,
     directory,
     environment,
     finite_number,
+    link_of,
     parse_times,
     positive_integer,
     positive_number,
@@ -93,6 +95,7 @@ def add_setting(parser: argparse.ArgumentParser) -> None:
         "--step-times", metavar="TIMES", default="equal", help="1,1.4,2 or equal, sqrt, linear; equal by default"
     )
     parser.add_argument("--message-times", metavar="TIMES", default="0", help="seconds per message; 0 by default")
+    add_link(parser)
     parser.add_argument("--time-per", choices=("step", "trajectory"), default="step", help="what --step-times measures")
     parser.add_argument("--tasks", choices=FAMILIES, help="the workers hold different tasks, see the guide")
     length = parser.add_mutually_exclusive_group(required=True)
@@ -133,7 +136,16 @@ def setting_of(args: argparse.Namespace) -> Setting:
     """
     step_times = tuple(parse_times(args.step_times, args.n_workers).tolist())
     message_times = parse_times(args.message_times, len(step_times), name="--message-times", positive=False)
-    setting = Setting(args.env, step_times, tuple(message_times.tolist()), args.time_per, args.tasks)
+    link, aggregation = link_of(args)
+    setting = Setting(
+        args.env,
+        step_times,
+        tuple(message_times.tolist()),
+        args.time_per,
+        args.tasks,
+        link=link,
+        aggregation=aggregation,
+    )
     try:
         setting.env_arguments()
     except ValueError as error:
@@ -236,6 +248,8 @@ def title(setting: Setting) -> str:
     :param setting: of the picture
     """
     messages = f"{_range(setting.message_times)} a message" if any(setting.message_times) else "messages take no time"
+    if setting.link == "serial":
+        messages += f", serial link, {'server' if setting.aggregation == 'server' else 'all-reduce'}"
     tasks = f", {setting.tasks} tasks" if setting.tasks else ""
     final = setting.final_step_times
     later = f" (at the end {final[0]:.3g} to {final[-1]:.3g} s)" if final else ""

@@ -13,6 +13,7 @@ from sb3_nigt.experiments.arguments import FloatArray
 from sb3_nigt.experiments.methods import make_model
 from sb3_nigt.experiments.setting import Setting
 from sb3_nigt.planning import plan
+from sb3_nigt.timing.link import Aggregation, Link
 from sb3_nigt.timing.time_models import TimePer
 
 LAWS: dict[str, Callable[[FloatArray], FloatArray]] = {  # of the numbers of the workers, 1 to n
@@ -41,6 +42,8 @@ class Experiment:
     :param tasks: None, or a family of ``make_tasks``
     :param task_kwargs: further arguments of ``make_tasks``
     :param final_step_times: law of h_i at the end of the run, if the speeds change
+    :param link: how messages reach the learner, see ``TimeModel``
+    :param aggregation: the same
     :param timesteps: what Rennala NIGT, with tasks Malenia NIGT, makes, about; it gives the seconds, equal for all methods
     """
 
@@ -52,6 +55,8 @@ class Experiment:
     tasks: str | None = None
     task_kwargs: dict[str, Any] = field(default_factory=dict)
     final_step_times: str | None = None
+    link: Link = "parallel"
+    aggregation: Aggregation = "all_reduce"
     timesteps: int = 2_000_000
 
     def setting(self, time_per: TimePer, scale: float = 1.0) -> Setting:
@@ -68,9 +73,11 @@ class Experiment:
             message_times = LAWS[self.message_times](workers)
         h, kappa = tuple(LAWS[self.step_times](workers).tolist()), tuple(message_times.tolist())
         if self.final_step_times is None:
-            return Setting(self.env, h, kappa, time_per, self.tasks, dict(self.task_kwargs))
+            tasks = self.tasks, dict(self.task_kwargs)
+            return Setting(self.env, h, kappa, time_per, *tasks, link=self.link, aggregation=self.aggregation)
         final, seconds = tuple(LAWS[self.final_step_times](workers).tolist()), scale * self._seconds(h, kappa, time_per)
-        return Setting(self.env, h, kappa, time_per, final_step_times=final, change_seconds=seconds)
+        changing: dict[str, Any] = {"final_step_times": final, "change_seconds": seconds}
+        return Setting(self.env, h, kappa, time_per, **changing, link=self.link, aggregation=self.aggregation)
 
     def methods_for(self, time_per: TimePer) -> tuple[str, ...]:
         """
@@ -91,7 +98,8 @@ class Experiment:
 
     def _seconds(self, h: tuple[float, ...], kappa: tuple[float, ...], time_per: TimePer) -> float:
         steps = TRAJECTORY_STEPS[self.env]
-        rounds = plan(h, N_TRAJECTORIES, steps if time_per == "step" else 1, kappa)
+        units = steps if time_per == "step" else 1
+        rounds = plan(h, N_TRAJECTORIES, units, kappa, link=self.link, aggregation=self.aggregation)
         update = rounds["Malenia" if self.tasks else "Rennala", "planned"]
         return self.timesteps / (update.n_trajectories * steps) * update.update_seconds
 
@@ -130,6 +138,12 @@ FIGURES: dict[str, Experiment] = {
         f"{env.lower()}-{name}": _ten_workers(f"{env}-v4", *times)
         for env in ("Humanoid", "Reacher", "Walker2d", "Hopper")
         for name, times in _TIMES.items()
+    },
+    **{
+        f"{env.lower()}-communication-serial": dataclasses.replace(
+            _ten_workers(f"{env}-v4", *_TIMES["communication"]), link="serial"
+        )
+        for env in ("Humanoid", "Reacher")
     },
     **{f"{env.lower()}-sqrt-n100": _many_workers(f"{env}-v4") for env in ("Humanoid", "Reacher", "Hopper")},
     "humanoid-faster": Experiment("Humanoid-v4", "√i", "√i", final_step_times="√i/10"),

@@ -9,18 +9,22 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from sb3_nigt.experiments.arguments import UsageError, parse_times, picture, positive_integer, recording
+from sb3_nigt.experiments.arguments import UsageError, add_link, link_of, parse_times, picture, positive_integer, recording
 from sb3_nigt.experiments.plots import TIMELINE_KEY, draw_timeline, save_picture
 from sb3_nigt.planning import (
     ORDERS,
     MethodPlan,
     Plan,
+    Workload,
     efficient_n_trajectories,
+    link_load,
     malenia_bounds,
     malenia_free_n_trajectories,
     measure,
     plan,
     rennala_bounds,
+    saturating_n_workers,
+    serial_afedpg_bounds,
     workers_worth_waiting_for,
 )
 
@@ -50,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(name, metavar="N", type=positive_integer, help=text)
     parser.set_defaults(n_trajectories=20)
     parser.add_argument("--message-times", metavar="TIMES", help="seconds per message; 0, or those of the recorded run")
+    add_link(parser, "parallel, or that of the recorded run", "all_reduce, or that of the recorded run")
     parser.add_argument("--output", metavar="PICTURE", type=picture, help="timelines of all methods to write")
 
 
@@ -73,7 +78,9 @@ def _from_times(args: argparse.Namespace) -> tuple[Plan, Sequence[int]]:
     step_times = parse_times(args.step_times, args.n_workers)
     n = len(step_times)
     message_times = parse_times(args.message_times or "0", n, name="--message-times", positive=False)
-    return plan(step_times, args.n_trajectories, args.trajectory_steps or 1000, message_times), range(n)
+    link, aggregation = link_of(args)
+    steps = args.trajectory_steps or 1000
+    return plan(step_times, args.n_trajectories, steps, message_times, None, link, aggregation), range(n)
 
 
 def _from_recording(args: argparse.Namespace) -> tuple[Plan, Sequence[int]]:
@@ -88,7 +95,9 @@ def _from_recording(args: argparse.Namespace) -> tuple[Plan, Sequence[int]]:
     if args.message_times is not None:
         message_times = parse_times(args.message_times, n, name="--message-times", positive=False)
     lengths = args.trajectory_steps or measured.lengths
-    planned = plan(measured.step_times, args.n_trajectories, lengths, message_times, measured.task_ids)
+    link, aggregation = link_of(args, args.recording.link, args.recording.aggregation)
+    tasks = measured.task_ids
+    planned = plan(measured.step_times, args.n_trajectories, lengths, message_times, tasks, link, aggregation)
     return planned, measured.workers
 
 
@@ -104,22 +113,28 @@ def report(planned: Plan, workers: Sequence[int]) -> str:
 
 def _methods_table(planned: Plan) -> str:
     load = planned.workload
+    is_serial = load.link == "serial"
     title = f"{load.n_workers} workers, M = {planned.n_trajectories}, {_number(load.mean_length)} steps a trajectory"
-    heads = ("s/round", "s/update", "traj.", "traj./s", "messages", "staleness", "discarded", "idle")
+    if is_serial:
+        title += f", serial link, {'server' if load.aggregation == 'server' else 'all-reduce'}"
+    heads = ["s/round", "s/update", "traj.", "traj./s", "messages", "staleness", "discarded", "idle", *["link"] * is_serial]
     lines = [title, f"{'':<3}{'method':<13}{'schedule':<14}" + "".join(f"{head:>10}" for head in heads)]
     for number, row in enumerate(planned.methods, start=1):
         rate = row.n_trajectories / row.update_seconds
         numbers = (row.round_seconds, row.update_seconds, row.n_trajectories, rate, row.messages, row.staleness)
         cells = "".join(f"{_number(value):>10}" for value in numbers)
-        lines.append(f"{number:<3}{row.method:<13}{row.schedule:<14}{cells}{row.discarded:>10.1%}{row.idle:>10.1%}")
-    return "\n".join([*lines, "traj. and messages: an update; discarded and idle: shares of the workers' time"])
+        link = f"{row.link:>10.1%}" if is_serial else ""
+        lines.append(f"{number:<3}{row.method:<13}{row.schedule:<14}{cells}{row.discarded:>10.1%}{row.idle:>10.1%}{link}")
+    lines.append("traj. and messages: an update; discarded and idle: shares of the workers' time")
+    return "\n".join([*lines, *["link: share of the time in which messages are under way"] * is_serial])
 
 
 def _advice(planned: Plan) -> str:
     load, m = planned.workload, planned.n_trajectories
     n, tau = load.n_workers, load.durations
     low, high = rennala_bounds(tau, m)
-    waited_for, balanced = workers_worth_waiting_for(tau, m), efficient_n_trajectories(tau, load.message_times, EFFICIENCY)
+    waited_for = workers_worth_waiting_for(tau, m)
+    balanced = efficient_n_trajectories(tau, load.message_times, EFFICIENCY, load.aggregation)
     lines = [
         "Closed forms, for trajectories of the mean length",
         f"Rennala      a round takes {_number(low)} to {_number(high)} s;"
@@ -134,7 +149,20 @@ def _advice(planned: Plan) -> str:
             " slowest worker",
         ]
     lines.append(f"Synchronous  M that balances: a multiple of {n}; M = {m} is rounded up to {-(-m // n) * n}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *_advice_on_link(load)])
+
+
+def _advice_on_link(load: Workload) -> list[str]:
+    if load.link == "parallel":
+        return []
+    tau, kappa = load.durations, load.message_times
+    low, high = serial_afedpg_bounds(tau, kappa)
+    n = saturating_n_workers(tau, kappa)
+    return [
+        f"AFedPG       an update every {_number(low)} to {_number(high)} s; its workers offer the link"
+        f" {_number(link_load(tau, kappa))} s of messages a second",
+        *([] if n is None else [f"             a serial link saturates at {n} workers like these"]),
+    ]
 
 
 def _orders_table(planned: Plan) -> str:
@@ -180,7 +208,8 @@ def draw(planned: Plan, workers: Sequence[int], path: Path) -> None:
     :param path: of the picture
     """
     load, until = planned.workload, SHOWN_UPDATES * planned["Rennala", "planned"].update_seconds
-    arrived = until + float(load.step_times.max()) * max(load.lengths) + float(load.message_times.max())
+    messages = load.message_times.sum() if load.link == "serial" else load.message_times.max()
+    arrived = until + float(load.step_times.max()) * max(load.lengths) + float(messages)
     figure = Figure(figsize=(12, min(16.0, 4 + 0.7 * len(workers))), layout="constrained")
     columns = _columns(planned)
     axes = figure.subplots(max(map(len, columns)), 2, sharex=True, sharey=True, squeeze=False)

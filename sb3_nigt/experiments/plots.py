@@ -12,7 +12,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from PIL import Image
 
-from sb3_nigt.messages import RoundReport
+from sb3_nigt.messages import Message, RoundReport
 from sb3_nigt.methods import METHODS
 
 # Okabe and Ito's colours, each with dashes or a marker of its own, so that no line depends on its colour alone.
@@ -34,19 +34,22 @@ OWN_STYLE = {
 }
 ROUND_COLORS = ("#0072B2", "#56B4E9")  # neighbouring rounds, dark and light
 DISCARDED_COLOR = "#BBBBBB"
+MESSAGE_COLOR = "#E69F00"
+MESSAGE_HEIGHT = 0.4  # of a bar
 COLORS = 128  # of a PNG; more cannot be told apart from these
 MANY_WORKERS = 30  # from here on gaps between the bars would be wider than the bars
 SEPARATE_BARS = {"height": 0.8, "linewidth": 0.5}
 TOUCHING_BARS = {"height": 1.0, "linewidth": 0.1}
 MANY_ROUNDS = 40  # so many that their lines would hide the bars, as with an update at every arrival
-TIMELINE_KEY = "dark, light: trajectories of neighbouring rounds; hatched: discarded; lines: updates"
+TIMELINE_KEY = "dark, light: trajectories of neighbouring rounds; hatched: discarded; orange: messages; lines: updates"
 
 
 def draw_timeline(ax: Any, reports: Sequence[RoundReport]) -> None:
     """
     Draw which worker ran what: a bar a trajectory, neighbouring rounds dark and light, discarded work grey.
 
-    Vertical lines mark the updates. Rejected trajectories are grey too.
+    Messages are thin bars; where one had to wait for the link, a gap comes before it. Vertical lines mark the updates.
+    Rejected trajectories are grey too.
 
     :param ax: matplotlib axes
     :param reports: consecutive rounds
@@ -55,7 +58,9 @@ def draw_timeline(ax: Any, reports: Sequence[RoundReport]) -> None:
     if not reports:
         raise ValueError("reports=[] is not allowed: give at least one round, for example [model.last_round].")
     n_workers = len(reports[0].counts)
-    bar = partial(ax.barh, edgecolor="white", **(SEPARATE_BARS if n_workers < MANY_WORKERS else TOUCHING_BARS))
+    shape = SEPARATE_BARS if n_workers < MANY_WORKERS else TOUCHING_BARS
+    bar = partial(ax.barh, edgecolor="white", **shape)
+    thin_bar = partial(ax.barh, height=MESSAGE_HEIGHT * shape["height"], color=MESSAGE_COLOR, linewidth=0, zorder=2)
     update_width = 0.8 if len(reports) < MANY_ROUNDS else 0.3
     for report in reports:
         color = ROUND_COLORS[report.round % 2]
@@ -65,6 +70,8 @@ def draw_timeline(ax: Any, reports: Sequence[RoundReport]) -> None:
             bar(rejected.worker, rejected.finished_at - rejected.started_at, left=rejected.started_at, color=DISCARDED_COLOR)
         for lost in report.discarded:
             bar(lost.worker, lost.stopped_at - lost.started_at, left=lost.started_at, color=DISCARDED_COLOR, hatch="////")
+        for message in _messages(report):
+            thin_bar(message.worker, message.ended - message.began, left=message.began)
         ax.axvline(report.finished_at, color="black", linewidth=update_width)
     ax.set_xlim(reports[0].started_at, reports[-1].finished_at)
     ax.set_ylim(n_workers - 0.5, -0.5)
@@ -73,6 +80,15 @@ def draw_timeline(ax: Any, reports: Sequence[RoundReport]) -> None:
     ax.ticklabel_format(axis="x", useOffset=False)
     ax.set_xlabel("seconds on the workers' clock")
     ax.set_ylabel("worker")
+
+
+def _messages(report: RoundReport) -> list[Message]:
+    """Those that take some time."""
+    sent = [
+        Message(a.worker, a.finished_at if a.sent_at is None else a.sent_at, a.arrived_at)
+        for a in (*report.arrivals, *report.rejected)
+    ]
+    return [message for message in (*sent, *report.messages) if message.ended > message.began]
 
 
 def save_picture(figure: Figure, path: Path, dpi: int = 100) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import warnings
 from pathlib import Path
 
-from sb3_nigt.experiments.arguments import positive_integer, positive_number
+from sb3_nigt.experiments.arguments import add_link, link_of, positive_integer, positive_number
 from sb3_nigt.experiments.campaign import OUT_OF_DATE
 from sb3_nigt.experiments.compare import add_execution, compare, seeded_runs
 from sb3_nigt.experiments.figures import FIGURES
@@ -28,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seeds", metavar="N", type=positive_integer, default=5, help="runs of each method")
     parser.add_argument("--time-per", choices=("step", "trajectory"), default="step", help="how h_i is read; step by default")
+    add_link(parser, "that of the figure", "that of the figure")
     source = parser.add_mutually_exclusive_group()
     source.add_argument(
         "--tune",
@@ -45,14 +47,17 @@ def run(args: argparse.Namespace) -> None:
 
     :param args: parsed command line
     """
-    experiment = FIGURES[args.figure]
+    usual = FIGURES[args.figure]
+    link, aggregation = link_of(args, usual.link, usual.aggregation)
+    experiment = dataclasses.replace(usual, link=link, aggregation=aggregation)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=OUT_OF_DATE)
         setting = experiment.setting(args.time_per, args.scale)
         seconds = args.scale * experiment.seconds(args.time_per)
     methods = experiment.methods_for(args.time_per)
     budget = Budget(seconds=seconds, points=args.points, episodes=args.episodes)
-    output: Path = args.output / f"{args.figure}-per-{args.time_per}"
+    others = [value for value in (link, aggregation) if value not in (usual.link, usual.aggregation)]
+    output: Path = args.output / f"{'-'.join([args.figure, *others])}-per-{args.time_per}"
     tuned = args.tuned
     if args.tune is not None:
         candidates = {m: learning_rates(m, args.tune) for m in methods if m.partition(":")[0] in METHODS}

@@ -18,11 +18,13 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
 from sb3_nigt.envs import make_tasks
+from sb3_nigt.timing.link import Aggregation, Link
 from sb3_nigt.timing.time_models import FixedTimes, TimeModel, TimePer, VaryingTimes
 from sb3_nigt.vec_env import SimulatedVecEnv, make_worker_vec_env
 from sb3_nigt.vec_env.simulated import DEFAULT_EPISODE_STEPS
 
 ONE_TASK = "return"  # name of the only task
+USUAL_LINK = {"link": "parallel", "aggregation": "all_reduce"}  # left out of files, as in those from before there were others
 
 
 class CountedVecEnv(SimulatedVecEnv):
@@ -50,6 +52,8 @@ class Setting:
     :param task_kwargs: further arguments of ``make_tasks``
     :param final_step_times: None, or what ``step_times`` have become after ``change_seconds``, by equal factors in equal times
     :param change_seconds: on the workers' clock
+    :param link: "parallel", or "serial": the learner takes one message at a time, see ``TimeModel``
+    :param aggregation: "all_reduce", or "server": a round pays for all its messages, see ``TimeModel``
     """
 
     env: str
@@ -60,6 +64,8 @@ class Setting:
     task_kwargs: dict[str, Any] = field(default_factory=dict)
     final_step_times: tuple[float, ...] | None = None
     change_seconds: float = 0.0
+    link: Link = "parallel"
+    aggregation: Aggregation = "all_reduce"
 
     @property
     def n_workers(self) -> int:
@@ -116,14 +122,14 @@ class Setting:
 
     def _time_model(self) -> TimeModel:
         if self.final_step_times is None:
-            return FixedTimes(self.step_times, self.message_times, self.time_per)
+            return FixedTimes(self.step_times, self.message_times, self.time_per, self.link, self.aggregation)
         start, final = np.array(self.step_times), np.array(self.final_step_times)
 
         def step_times(now: float) -> npt.NDArray[np.float64]:
             times: npt.NDArray[np.float64] = start * (final / start) ** min(1.0, now / self.change_seconds)
             return times
 
-        return VaryingTimes(step_times, self.message_times, self.time_per)
+        return VaryingTimes(step_times, self.message_times, self.time_per, self.link, self.aggregation)
 
     def make_evaluation_envs(self, episodes: int) -> dict[str, DummyVecEnv]:
         """
@@ -200,6 +206,8 @@ class Run:
         return f"{(self.label or self.method).replace(':', '-')}-seed{self.seed}"
 
     def as_json(self) -> dict[str, Any]:
-        """Everything above as it comes back from a JSON file."""
+        """Everything above as it comes back from a JSON file; the usual link is left out."""
         converted: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        setting = converted["setting"]
+        converted["setting"] = {name: value for name, value in setting.items() if USUAL_LINK.get(name) != value}
         return converted

@@ -14,6 +14,8 @@ from sb3_nigt.planning.closed_forms import (
 from sb3_nigt.planning.measured import Measured, measure
 from sb3_nigt.planning.methods import MethodPlan, Plan, plan
 from sb3_nigt.planning.orders import ORDERS, Order
+from sb3_nigt.planning.serial_link import link_load, saturating_n_workers, serial_afedpg_bounds
+from sb3_nigt.planning.simulation import Workload
 
 __all__ = [
     "ORDERS",
@@ -21,8 +23,10 @@ __all__ = [
     "MethodPlan",
     "Order",
     "Plan",
+    "Workload",
     "afedpg_interval",
     "efficient_n_trajectories",
+    "link_load",
     "malenia_bounds",
     "malenia_free_n_trajectories",
     "malenia_round_time",
@@ -30,6 +34,8 @@ __all__ = [
     "plan",
     "rennala_bounds",
     "rennala_round_time",
+    "saturating_n_workers",
+    "serial_afedpg_bounds",
     "synchronous_round_time",
     "workers_worth_waiting_for",
 ]

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sb3_nigt.aggregators import Malenia, predicted_counts
+from sb3_nigt.timing.link import Aggregation
 from sb3_nigt.validation import check_integer, check_interval, per_worker, time_values
 
 FloatArray = npt.NDArray[np.float64]
@@ -97,6 +98,8 @@ def afedpg_interval(durations: Times, message_times: float | Times = 0.0) -> flo
     """
     Mean seconds between two updates, 1 / Σ_i 1/(τ_i + κ_i); the mean staleness is n - 1.
 
+    Over a parallel link; for a serial one see ``serial_afedpg_bounds``.
+
     :param durations: τ_i, seconds per trajectory, one a worker
     :param message_times: κ_i, seconds per message, one number or one a worker
     """
@@ -104,29 +107,43 @@ def afedpg_interval(durations: Times, message_times: float | Times = 0.0) -> flo
     return float(1 / np.sum(1 / (tau + per_worker("message_times", message_times, len(tau), positive=False))))
 
 
-def efficient_n_trajectories(durations: Times, message_times: float | Times = 0.0, efficiency: float = 0.8) -> int:
+def efficient_n_trajectories(
+    durations: Times, message_times: float | Times = 0.0, efficiency: float = 0.8, aggregation: Aggregation = "all_reduce"
+) -> int:
     """
     Smallest M from which on a Rennala round uses a share x of what the workers can do: M/A_n ≥ x (T + κ).
 
-    In T + κ seconds (the round and its aggregation, κ the longest message among those who deliver) the workers could make
-    A_n (T + κ) trajectories, the round uses M of them. With T ≤ (M + n)/A_n every M ≥ x/(1-x) (n + A_n max κ) is enough.
+    In T + κ seconds (the round and its aggregation, κ the longest message among those who deliver, or through a server all
+    their messages) the workers could make A_n (T + κ) trajectories, the round uses M of them. With T ≤ (M + n)/A_n every
+    M ≥ x/(1-x) (n + A_n max κ), or Σ κ in place of max κ, is enough.
 
     :param durations: τ_i, seconds per trajectory, one a worker
     :param message_times: κ_i, seconds per message, one number or one a worker
     :param efficiency: x in [0, 1)
+    :param aggregation: see ``TimeModel``
     """
     tau, x = _checked(durations), check_interval("efficiency", efficiency, 0.0, 1.0 - 1e-6)
     kappa, rate = per_worker("message_times", message_times, len(tau), positive=False), float(np.sum(1 / tau))
-    odds = x / (1 - x)
-    enough = int(np.ceil(odds * (len(tau) + rate * kappa.max()))) + 1
-    # by then everybody has delivered, so κ is the maximum, and T ≥ M/A_n rules out every M so far: nothing to look at
-    after = odds * kappa.max() - tau.max()
+    odds, of_all = x / (1 - x), kappa.sum() if aggregation == "server" else kappa.max()
+    enough = int(np.ceil(odds * (len(tau) + rate * of_all))) + 1
+    # by then all have delivered, so κ is the one of all, and T ≥ M/A_n rules out every M so far: nothing to look at
+    after = odds * of_all - tau.max()
     skipped = np.floor(after / tau).astype(np.int64) if after >= tau.max() else np.zeros(len(tau), dtype=np.int64)
     times, workers = _first_arrivals(tau, enough, skipped)
-    updates = times + (kappa.max() if skipped.any() else np.maximum.accumulate(kappa[workers]))
+    updates = times + (of_all if skipped.any() else _aggregations(kappa, workers, aggregation))
     m = skipped.sum() + np.arange(1, len(times) + 1)
     too_small = m[m < x * rate * updates * (1 - ROUNDING)]
     return int(too_small[-1] if len(too_small) else skipped.sum()) + 1
+
+
+def _aggregations(kappa: FloatArray, workers: npt.NDArray[np.int64], aggregation: Aggregation) -> FloatArray:
+    """Return the seconds of an aggregation after the first, second, … arrival."""
+    if aggregation == "all_reduce":
+        longest: FloatArray = np.maximum.accumulate(kappa[workers])
+        return longest
+    is_first = np.zeros(len(workers), dtype=bool)
+    is_first[np.unique(workers, return_index=True)[1]] = True
+    return np.cumsum(np.where(is_first, kappa[workers], 0.0))
 
 
 def malenia_free_n_trajectories(durations: Times) -> int:

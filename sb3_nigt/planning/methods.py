@@ -13,7 +13,9 @@ from sb3_nigt.aggregators import predicted_counts
 from sb3_nigt.messages import RoundReport
 from sb3_nigt.methods import Method, kinds_of_rounds
 from sb3_nigt.planning.closed_forms import afedpg_interval
+from sb3_nigt.planning.serial_link import link_load
 from sb3_nigt.planning.simulation import Workload, simulate
+from sb3_nigt.timing.link import Aggregation, Link, check_link
 from sb3_nigt.validation import check_integer, per_worker, time_values
 from sb3_nigt.vec_env.base import checked_task_ids
 
@@ -21,6 +23,7 @@ FloatArray = npt.NDArray[np.float64]
 
 MAX_ROUNDS = 50  # of which all but the first enter the means
 MAX_TRAJECTORIES = 10_000  # about so many are simulated, but not fewer than three rounds
+CYCLES, FIRST_CYCLES = 100, 10  # arrivals over the workers, where each is an update; the first ones do not enter the means
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,8 @@ class MethodPlan:
     :param staleness: updates between the point that sampled a trajectory and its arrival
     :param discarded: share of all workers' time spent on trajectories that no update uses
     :param idle: share of all workers' time in which no trajectory runs
+    :param link: share of the time in which messages are under way, which on a serial link is its utilisation; gradients that
+        are sent on their own over a parallel link add up, so there it may exceed 1
     """
 
     method: str
@@ -48,6 +53,7 @@ class MethodPlan:
     staleness: float
     discarded: float
     idle: float
+    link: float = 0.0
 
     @property
     def n_trajectories(self) -> float:
@@ -95,6 +101,8 @@ def plan(
     trajectory_steps: int | Sequence[int] = 1000,
     message_times: float | Iterable[float] = 0.0,
     task_ids: Sequence[Hashable] | None = None,
+    link: Link = "parallel",
+    aggregation: Aggregation = "all_reduce",
 ) -> Plan:
     """
     Predict what each method does on given workers, by its own schedule on simulated time and without environments.
@@ -104,6 +112,8 @@ def plan(
     :param trajectory_steps: steps of a trajectory; of several numbers one is drawn for each trajectory
     :param message_times: κ_i, seconds per message, one number or one a worker
     :param task_ids: tasks of the workers, for Malenia; None: each worker has its own
+    :param link: "parallel", or "serial": the learner takes one message at a time, see ``TimeModel``
+    :param aggregation: "all_reduce", or "server": a round pays for all its messages, see ``TimeModel``
     :raises ValueError: for a value that is not allowed
     """
     h = np.atleast_1d(time_values("step_times", step_times, positive=True))
@@ -113,7 +123,8 @@ def plan(
     check_integer("len(trajectory_steps)", len(lengths), 1)
     lengths = tuple(check_integer("trajectory_steps", length, 1) for length in lengths)
     kappa = per_worker("message_times", message_times, len(h), positive=False)
-    workload = Workload(h, kappa, lengths, checked_task_ids(task_ids, len(h)))
+    check_link(link, aggregation)
+    workload = Workload(h, kappa, lengths, checked_task_ids(task_ids, len(h)), link, aggregation)
     rows = ((method, schedule) for method in kinds_of_rounds().values() for schedule in method.schedules)
     return Plan(workload, n_trajectories, tuple(_row(workload, n_trajectories, *row) for row in rows))
 
@@ -124,7 +135,8 @@ def _rounds(workload: Workload, n_trajectories: int, method: Method, schedule: s
 
 def _row(workload: Workload, n_trajectories: int, method: Method, schedule: str) -> MethodPlan:
     if method.schedules[schedule].uploads:
-        return _every_arrival(workload, method.rounds, schedule)
+        every_arrival = _queued_arrivals if workload.link == "serial" else _every_arrival
+        return every_arrival(workload, method, schedule)
     return _round_based(workload, n_trajectories, method, schedule)
 
 
@@ -136,14 +148,14 @@ def _round_based(workload: Workload, n_trajectories: int, method: Method, schedu
     first, *rounds = islice(_rounds(workload, n_trajectories, method, schedule), n_rounds)
     elapsed = rounds[-1].finished_at - first.finished_at
     counts = np.array([report.counts for report in rounds])
-    messages = np.where(counts > 0, workload.message_times, 0.0).max(axis=1)
+    aggregations = [max(m.ended for m in report.messages) - report.messages[0].began for report in rounds]
     used = sum(a.finished_at - a.started_at for report in rounds for a in report.arrivals)
     discarded = sum(d.stopped_at - d.started_at for report in rounds for d in report.discarded)
     available = workload.n_workers * elapsed
     return MethodPlan(
         method.rounds,
         schedule,
-        round_seconds=elapsed / len(rounds) - float(messages.mean()),
+        round_seconds=elapsed / len(rounds) - float(np.mean(aggregations)),
         update_seconds=elapsed / len(rounds),
         counts=counts.mean(axis=0),
         messages=float((counts > 0).sum(axis=1).mean()),
@@ -151,15 +163,16 @@ def _round_based(workload: Workload, n_trajectories: int, method: Method, schedu
         discarded=discarded / available,
         # what the first round began early may exceed what the last one did
         idle=max(0.0, 1.0 - (used + discarded) / available),
+        link=float(sum(aggregations)) / elapsed,
     )
 
 
-def _every_arrival(workload: Workload, method: str, schedule: str) -> MethodPlan:
+def _every_arrival(workload: Workload, method: Method, schedule: str) -> MethodPlan:
     """Worker i delivers every τ_i + κ_i seconds, and every arrival is an update."""
     tau, kappa = workload.durations, workload.message_times
     interval = afedpg_interval(tau, kappa)
     return MethodPlan(
-        method,
+        method.rounds,
         schedule,
         round_seconds=interval,
         update_seconds=interval,
@@ -168,4 +181,28 @@ def _every_arrival(workload: Workload, method: str, schedule: str) -> MethodPlan
         staleness=workload.n_workers - 1.0,
         discarded=0.0,
         idle=float(np.mean(kappa / (tau + kappa))),
+        link=link_load(tau, kappa),
+    )
+
+
+def _queued_arrivals(workload: Workload, method: Method, schedule: str) -> MethodPlan:
+    """Every arrival is an update, but messages wait for each other."""
+    n = workload.n_workers
+    n_rounds = min(CYCLES * n, max(MAX_TRAJECTORIES, (FIRST_CYCLES + 1) * n))
+    reports = list(islice(_rounds(workload, 1, method, schedule), n_rounds))
+    before, rounds = reports[: FIRST_CYCLES * n], reports[FIRST_CYCLES * n :]
+    elapsed = rounds[-1].finished_at - before[-1].finished_at
+    counts = np.sum([report.counts for report in rounds], axis=0)
+    used = sum(a.finished_at - a.started_at for report in rounds for a in report.arrivals)
+    return MethodPlan(
+        method.rounds,
+        schedule,
+        round_seconds=elapsed / len(rounds),
+        update_seconds=elapsed / len(rounds),
+        counts=counts / len(rounds),
+        messages=1.0,
+        staleness=n - 1.0,
+        discarded=0.0,
+        idle=max(0.0, 1.0 - used / (n * elapsed)),
+        link=min(1.0, float(counts @ workload.message_times) / elapsed),
     )

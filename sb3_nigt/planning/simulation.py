@@ -13,10 +13,11 @@ import numpy.typing as npt
 from sb3_nigt.aggregators import Aggregator
 from sb3_nigt.algorithms.book import BetweenRounds, LengthEstimate
 from sb3_nigt.algorithms.round import run_round
-from sb3_nigt.messages import Arrival, Job, RoundReport, SamplingPoint, TrajectoryKey
+from sb3_nigt.messages import Arrival, Job, Message, RoundReport, SamplingPoint, TrajectoryKey
 from sb3_nigt.sampling.trajectory import Trajectory
 from sb3_nigt.schedules import Schedule
 from sb3_nigt.timing import SimulatedClock
+from sb3_nigt.timing.link import Aggregation, Link, UploadQueue, aggregation_messages
 from sb3_nigt.vec_env.base import RoundWorkers
 
 FloatArray = npt.NDArray[np.float64]
@@ -31,12 +32,16 @@ class Workload:
     :param message_times: κ_i, seconds per message, shape (n,)
     :param lengths: steps of a trajectory; one of them is drawn for each
     :param task_ids: one a worker
+    :param link: how messages reach the learner, see ``TimeModel``
+    :param aggregation: the same
     """
 
     step_times: FloatArray
     message_times: FloatArray
     lengths: tuple[int, ...]
     task_ids: tuple[Hashable, ...]
+    link: Link = "parallel"
+    aggregation: Aggregation = "all_reduce"
 
     @property
     def n_workers(self) -> int:
@@ -64,6 +69,17 @@ class Workload:
         return self.lengths[np.random.default_rng(key).integers(len(self.lengths))]
 
 
+@dataclass(eq=False)
+class _Flight:
+    """A job that has not arrived."""
+
+    job: Job
+    order: int  # of submission
+    started_at: float
+    ends_at: float
+    sent_at: float | None = None  # when its message began
+
+
 class PacedWorkers(RoundWorkers):
     """
     Workers that do nothing but take the time of a workload.
@@ -75,9 +91,11 @@ class PacedWorkers(RoundWorkers):
 
     def __init__(self, workload: Workload) -> None:
         self.clock, self.workload, self.task_ids = SimulatedClock(), workload, workload.task_ids
-        self._flights: dict[int, tuple[Job, float]] = {}  # by worker: the job and its start
-        self._events: list[tuple[float, int, int]] = []  # (arrival, order of submission, worker)
-        self._n_submitted = 0
+        self.link, self.aggregation = workload.link, workload.aggregation
+        self._uploads = UploadQueue(self.link)
+        self._flights: dict[int, _Flight] = {}  # by worker
+        self._events: list[tuple[float, int, int]] = []  # (time of the next thing to happen, order, worker)
+        self._order = count()
 
     def busy(self, worker: int) -> bool:
         """See ``RoundWorkers``."""
@@ -86,32 +104,43 @@ class PacedWorkers(RoundWorkers):
     def submit(self, job: Job) -> None:
         """See ``RoundWorkers``."""
         now, worker = self.clock.now(), job.worker
-        self._flights[worker] = job, now
-        message = float(self.workload.message_times[worker]) if job.upload else 0.0
-        heapq.heappush(self._events, (self._end(job, now) + message, self._n_submitted, worker))
-        self._n_submitted += 1
+        ends_at = now + float(self.workload.step_times[worker]) * self.workload.length_of(job.key)
+        flight = self._flights[worker] = _Flight(job, next(self._order), now, ends_at)
+        heapq.heappush(self._events, (ends_at, flight.order, worker))
 
     def next_arrival(self) -> tuple[Arrival, Trajectory]:
         """See ``RoundWorkers``."""
-        arrived_at, _, worker = heapq.heappop(self._events)
-        job, started_at = self._flights.pop(worker)
+        while True:
+            time, _, worker = heapq.heappop(self._events)
+            flight = self._flights[worker]
+            if flight.sent_at is not None or not flight.job.upload:
+                return self._arrive(self._flights.pop(worker), time)
+            flight.sent_at, arrives_at = self._uploads.send(time, float(self.workload.message_times[worker]))
+            # those that arrive together come in the order of the queue, or of their starts where there is none
+            order = next(self._order) if self._uploads.is_serial else flight.order
+            heapq.heappush(self._events, (arrives_at, order, worker))
+
+    def _arrive(self, flight: _Flight, arrived_at: float) -> tuple[Arrival, Trajectory]:
+        job, worker = flight.job, flight.job.worker
         self.clock.advance_to(max(arrived_at, self.clock.now()))  # it may have arrived while a round was aggregated
         n_steps = self.workload.length_of(job.key)
         self.steps_executed += n_steps
-        times = started_at, self._end(job, started_at), arrived_at
-        arrival = Arrival(worker, self.workload.task_ids[worker], job.key, n_steps, 0.0, *times)
+        times = flight.started_at, flight.ends_at, arrived_at
+        arrival = Arrival(worker, self.workload.task_ids[worker], job.key, n_steps, 0.0, *times, sent_at=flight.sent_at)
         return arrival, _blank_trajectory(job, n_steps)
 
     def cancel(self) -> list[tuple[Job, float, Trajectory]]:
         """See ``RoundWorkers``."""
         cancelled = []
-        for worker, (job, started_at) in sorted(self._flights.items()):
+        for worker, flight in sorted(self._flights.items()):
+            job, started_at = flight.job, flight.started_at
             ended = int((self.clock.now() - started_at) / self.workload.step_times[worker] * (1 + 1e-12))
             n_steps = min(ended, self.workload.length_of(job.key))
             self.steps_executed += n_steps
             cancelled.append((job, started_at, _blank_trajectory(job, n_steps)))
         self._flights.clear()
         self._events.clear()
+        self._uploads.clear()
         return cancelled
 
     def predicted_durations(self, n_steps: float) -> FloatArray:
@@ -120,10 +149,12 @@ class PacedWorkers(RoundWorkers):
 
     def aggregate_messages(self, workers: Sequence[int]) -> None:
         """See ``RoundWorkers``."""
-        self.clock.advance_to(self.clock.now() + float(self.workload.message_times[list(workers)].max()))
+        self.clock.advance_to(max(message.ended for message in self.aggregation_messages(workers)))
 
-    def _end(self, job: Job, started_at: float) -> float:
-        return started_at + float(self.workload.step_times[job.worker]) * self.workload.length_of(job.key)
+    def aggregation_messages(self, workers: Sequence[int]) -> tuple[Message, ...]:
+        """See ``RoundWorkers``."""
+        message_times = self.workload.message_times[list(workers)].tolist()
+        return aggregation_messages(workers, message_times, self.clock.now(), self.aggregation)
 
 
 def simulate(workload: Workload, aggregator: Aggregator, schedule: Schedule) -> Iterator[RoundReport]:

@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from sb3_nigt.timing.link import Aggregation, Link, check_link
 from sb3_nigt.validation import check_interval, per_worker, time_values
 
 TimePer = Literal["step", "trajectory"]
@@ -30,14 +31,26 @@ class TimeModel(ABC):
 
     :param message_times: κ_i, seconds per message, one number or one a worker
     :param per: what ``unit_time`` measures, "step" or "trajectory"
+    :param link: "parallel", or "serial": gradients that are sent on their own queue at the learner, which takes one at a time
+    :param aggregation: of a round: "all_reduce" takes as long as its longest message, "server" (on a serial link) as long as
+        all of them together
     """
 
     message_times: FloatArray  # κ_i, shape (n_workers,), set by bind
 
-    def __init__(self, message_times: float | Iterable[float] = 0.0, per: TimePer = "step") -> None:
+    def __init__(
+        self,
+        message_times: float | Iterable[float] = 0.0,
+        per: TimePer = "step",
+        link: Link = "parallel",
+        aggregation: Aggregation = "all_reduce",
+    ) -> None:
         if per not in ("step", "trajectory"):
             raise ValueError(f'per={per!r} is not allowed: give "step" or "trajectory".')
+        check_link(link, aggregation)
         self.per: TimePer = per
+        self.link: Link = link
+        self.aggregation: Aggregation = aggregation
         self._message_times = time_values("message_times", message_times, positive=False)
 
     def bind(self, n_workers: int) -> None:
@@ -76,6 +89,8 @@ class FixedTimes(TimeModel):
     :param step_times: h_i, seconds per unit, one number or one a worker
     :param message_times: κ_i, seconds per message, one number or one a worker
     :param per: the unit, "step" or "trajectory"
+    :param link: see ``TimeModel``
+    :param aggregation: see ``TimeModel``
     """
 
     def __init__(
@@ -83,8 +98,10 @@ class FixedTimes(TimeModel):
         step_times: float | Iterable[float] = 1.0,
         message_times: float | Iterable[float] = 0.0,
         per: TimePer = "step",
+        link: Link = "parallel",
+        aggregation: Aggregation = "all_reduce",
     ) -> None:
-        super().__init__(message_times, per)
+        super().__init__(message_times, per, link, aggregation)
         self._given = time_values("step_times", step_times, positive=True)
 
     def bind(self, n_workers: int) -> None:
@@ -112,6 +129,8 @@ class RandomTimes(FixedTimes):
     :param message_times: κ_i, seconds per message
     :param per: the unit, "step" or "trajectory"
     :param variation: standard deviation of the factor (its mean is one), at least 0
+    :param link: see ``TimeModel``
+    :param aggregation: see ``TimeModel``
     """
 
     def __init__(
@@ -120,8 +139,10 @@ class RandomTimes(FixedTimes):
         message_times: float | Iterable[float] = 0.0,
         per: TimePer = "step",
         variation: float = 0.5,
+        link: Link = "parallel",
+        aggregation: Aggregation = "all_reduce",
     ) -> None:
-        super().__init__(step_times, message_times, per)
+        super().__init__(step_times, message_times, per, link, aggregation)
         self.variation = check_interval("variation", variation, 0.0, np.inf)
 
     def unit_time(self, worker: int, now: float, seed: int) -> float:
@@ -138,6 +159,8 @@ class VaryingTimes(TimeModel):
     :param step_times: function of the time in seconds that returns the seconds per unit, one number a worker
     :param message_times: κ_i, seconds per message
     :param per: the unit, "step" or "trajectory"
+    :param link: see ``TimeModel``
+    :param aggregation: see ``TimeModel``
     """
 
     def __init__(
@@ -145,10 +168,12 @@ class VaryingTimes(TimeModel):
         step_times: Callable[[float], Sequence[float] | FloatArray],
         message_times: float | Iterable[float] = 0.0,
         per: TimePer = "step",
+        link: Link = "parallel",
+        aggregation: Aggregation = "all_reduce",
     ) -> None:
         if not callable(step_times):
             raise ValueError(f"step_times={step_times!r} is not allowed: give a function of the time, or use FixedTimes.")
-        super().__init__(message_times, per)
+        super().__init__(message_times, per, link, aggregation)
         self._function = step_times
         self._n_workers = time_values("step_times", step_times(0.0), positive=True).size
 
@@ -174,6 +199,8 @@ class ReplayedTimes(TimeModel):
     :param recorded: for each worker the seconds per unit of its trajectories, in order
     :param message_times: κ_i, seconds per message
     :param per: the unit, "step" or "trajectory"
+    :param link: see ``TimeModel``
+    :param aggregation: see ``TimeModel``
     """
 
     def __init__(
@@ -181,6 +208,8 @@ class ReplayedTimes(TimeModel):
         recorded: Sequence[Sequence[float]],
         message_times: float | Iterable[float] = 0.0,
         per: TimePer = "step",
+        link: Link = "parallel",
+        aggregation: Aggregation = "all_reduce",
     ) -> None:
         if len(recorded) == 0 or any(np.size(times) == 0 for times in recorded):
             raise ValueError("recorded has a worker without any time: give at least one number for each worker.")
@@ -190,7 +219,7 @@ class ReplayedTimes(TimeModel):
                 raise ValueError(f"recorded[{i}]={recorded[i]!r} is not allowed: give a list of times for each worker.")
         self._recorded = lists
         self._next = [0] * len(recorded)
-        super().__init__(message_times, per)
+        super().__init__(message_times, per, link, aggregation)
 
     def bind(self, n_workers: int) -> None:
         """See ``TimeModel.bind``."""

@@ -14,10 +14,11 @@ import torch as th
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_nigt.messages import Arrival, Contribution, Job, SamplingPoint, Segment
+from sb3_nigt.messages import Arrival, Contribution, Job, Message, SamplingPoint, Segment
 from sb3_nigt.sampling.ticks import Tick
 from sb3_nigt.sampling.trajectory import Trajectory
 from sb3_nigt.timing.clock import Clock
+from sb3_nigt.timing.link import Aggregation, Link
 from sb3_nigt.timing.time_models import TimePer
 
 
@@ -65,6 +66,8 @@ class RoundWorkers(ABC):
     task_ids: tuple[Hashable, ...]  # one a worker
     steps_executed: int = 0  # environment steps of all trajectories that were handed out, cancelled ones included
     n_resets: int = 0  # by the synchronous API, each of which voids what is in flight
+    link: Link = "parallel"  # how messages reach the learner where their times are simulated, see ``TimeModel``
+    aggregation: Aggregation = "all_reduce"
     # Set before prepare(), it is asked after every environment step and while waiting; True makes next_arrival() return None,
     # and the next call goes on where that one has stopped.
     interrupt: Callable[[], bool] | None = None
@@ -124,6 +127,10 @@ class RoundWorkers(ABC):
 
         :param workers: the workers that take part
         """
+
+    def aggregation_messages(self, workers: Sequence[int]) -> tuple[Message, ...]:
+        """Return the messages of an aggregation that begins now; none where they are not known beforehand."""
+        return ()
 
 
 class TrajectoryWorkers(RoundWorkers):

@@ -10,6 +10,7 @@ import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.monitor import Monitor
 
+from sb3_nigt.timing.link import Aggregation, Link
 from sb3_nigt.timing.time_models import FixedTimes, TimeModel, TimePer
 from sb3_nigt.validation import check_integer
 from sb3_nigt.vec_env.base import WorkerVecEnv
@@ -31,6 +32,8 @@ def make_worker_vec_env(
     wrapper_class: Callable[[gym.Env[Any, Any]], gym.Env[Any, Any]] | None = None,
     time_model: TimeModel | None = None,
     vec_env_kwargs: dict[str, Any] | None = None,
+    link: Link = "parallel",
+    aggregation: Aggregation = "all_reduce",
 ) -> WorkerVecEnv:
     """
     Make monitored workers.
@@ -45,8 +48,10 @@ def make_worker_vec_env(
     :param seed: seed of the synchronous API's first reset and of the action spaces; trajectories follow the model's seed
     :param env_kwargs: arguments of the environment; a list has one dict a worker (different tasks)
     :param wrapper_class: wraps every worker's environment, after its ``Monitor``
-    :param time_model: any time model, in place of ``step_times``, ``message_times`` and ``time_per``
+    :param time_model: any time model, in place of the times above, ``link`` and ``aggregation``
     :param vec_env_kwargs: further arguments of ``vec_env_cls``
+    :param link: "parallel", or "serial": the learner takes one message at a time, see ``TimeModel``
+    :param aggregation: "all_reduce", or "server": a round pays for all its messages, see ``TimeModel``
     :return: the workers
     :raises ValueError: for arguments of another kind, lengths that differ from ``n_workers`` and times that are not allowed
     """
@@ -64,7 +69,7 @@ def make_worker_vec_env(
         raise ValueError(f'time_per={time_per!r} is not allowed: give "step" or "trajectory".')
     kwargs_list = _kwargs_per_worker(env_kwargs, n_workers)
     if time_model is None:
-        time_model = FixedTimes(step_times, message_times, per=time_per)
+        time_model = FixedTimes(step_times, message_times, time_per, link, aggregation)
     env_fns = [
         partial(_make_env, env_id, kwargs, wrapper_class, None if seed is None else seed + worker)
         for worker, kwargs in enumerate(kwargs_list)

@@ -17,12 +17,13 @@ import torch as th
 from stable_baselines3.common.vec_env import DummyVecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
-from sb3_nigt.messages import Arrival, Contribution, Job, SamplingPoint, Segment, TrajectoryKey
+from sb3_nigt.messages import Arrival, Contribution, Job, Message, SamplingPoint, Segment, TrajectoryKey
 from sb3_nigt.replica.replica import PolicyReplica
 from sb3_nigt.sampling.sampler import FreshNoise, Sampler
 from sb3_nigt.sampling.seeding import trajectory_seeds
 from sb3_nigt.sampling.trajectory import Trajectory
 from sb3_nigt.timing.clock import SimulatedClock
+from sb3_nigt.timing.link import UploadQueue, aggregation_messages
 from sb3_nigt.timing.time_models import FixedTimes, TimeModel, TimePer
 from sb3_nigt.vec_env.base import RolloutSpec, Segments, WorkerVecEnv, check_same_spaces, checked_task_ids
 from sb3_nigt.vec_env.stepping import SimulatedSegments
@@ -39,7 +40,7 @@ class _Flight:
     order: int  # of submission; the earlier one comes first when times are equal
     started_at: float
     unit_time: float
-    message_time: float
+    sent_at: float | None = None  # when its message began; it has arrived when its next event comes
 
     def time_of(self, step: int) -> float:
         """When the given step (counted from 1) ends."""
@@ -100,6 +101,8 @@ class SimulatedVecEnv(DummyVecEnv, WorkerVecEnv):
         super().__init__(env_fns)
         check_same_spaces([(env.observation_space, env.action_space) for env in self.envs])
         self.clock = SimulatedClock()
+        self.link, self.aggregation = self.time_model.link, self.time_model.aggregation
+        self._uploads = UploadQueue(self.link)
         self._flights: dict[int, _Flight] = {}
         self._events: list[tuple[float, int, int]] = []  # (time of the next thing to happen, order, worker)
         self._order = itertools.count()
@@ -132,8 +135,12 @@ class SimulatedVecEnv(DummyVecEnv, WorkerVecEnv):
         return self.step_times * (n_steps if self.time_per == "step" else 1.0)
 
     def aggregate_messages(self, workers: Sequence[int]) -> None:
-        """The slowest message among the workers that take part, max κ_i."""
-        self.clock.advance_to(self.clock.now() + float(self.message_times[list(workers)].max()))
+        """The slowest message among the workers that take part, max κ_i; through a server all of them, Σ κ_i."""
+        self.clock.advance_to(max(message.ended for message in self.aggregation_messages(workers)))
+
+    def aggregation_messages(self, workers: Sequence[int]) -> tuple[Message, ...]:
+        """See ``RoundWorkers``."""
+        return aggregation_messages(workers, self.message_times[list(workers)].tolist(), self.clock.now(), self.aggregation)
 
     # Synchronous API
 
@@ -197,14 +204,11 @@ class SimulatedVecEnv(DummyVecEnv, WorkerVecEnv):
             order=next(self._order),
             started_at=now,
             unit_time=self.time_model.unit_time(job.worker, now, seeds.time),
-            message_time=float(self.message_times[job.worker]) if job.upload else 0.0,
         )
         self._flights[job.worker] = flight
         self._needs_reset = True
-        # The end of the first step, or of the whole; a sampler that has ended already (a bad reset) arrives after 0 steps.
+        # The end of the first step, or of the whole; a sampler that has ended already (a bad reset) ends after 0 steps.
         first = flight.time_of(0 if self.time_per == "step" and sampler.finished else 1)
-        if self.time_per == "trajectory" or sampler.finished:
-            first += flight.message_time
         heapq.heappush(self._events, (first, flight.order, job.worker))
 
     def next_arrival(self) -> tuple[Arrival, Trajectory] | None:
@@ -213,25 +217,12 @@ class SimulatedVecEnv(DummyVecEnv, WorkerVecEnv):
         while not self._interrupted:
             time, order, worker = heapq.heappop(self._events)
             flight = self._flights[worker]
-            if self.time_per == "trajectory":
-                flight.sampler.advance(flight.sampler.n_steps)
-                if not flight.sampler.finished:
-                    heapq.heappush(self._events, (time, order, worker))
-                    continue
-                return self._arrive(flight, flight.time_of(1), time)
-            if flight.sampler.finished and time == self._end(flight) + flight.message_time:
-                return self._arrive(flight, self._end(flight), time)
-            if flight.job.committed:
-                flight.sampler.advance(flight.sampler.n_steps)
+            if flight.sent_at is None and not self._has_ended(flight, time):
+                heapq.heappush(self._events, (self._advance(flight, time), order, worker))
+            elif flight.sent_at is None and flight.job.upload:
+                self._send(flight, time)
             else:
-                # up to the next event of somebody else, and at least one step
-                others = self._events[0][0] if self._events else math.inf
-                done = flight.sampler.n_done
-                limit = flight.sampler.n_steps if math.isinf(others) else flight.steps_until(others)
-                flight.sampler.advance(max(1, limit - done))
-            next_step = flight.sampler.n_done + (0 if flight.sampler.finished else 1)
-            message = flight.message_time if flight.sampler.finished else 0.0
-            heapq.heappush(self._events, (flight.time_of(next_step) + message, order, worker))
+                return self._arrive(flight, time)
         return None
 
     def cancel(self) -> list[tuple[Job, float, Trajectory]]:
@@ -288,7 +279,30 @@ class SimulatedVecEnv(DummyVecEnv, WorkerVecEnv):
         self._interrupted = self.interrupt is not None and self.interrupt()
         return not self._interrupted
 
-    def _arrive(self, flight: _Flight, finished_at: float, arrived_at: float) -> tuple[Arrival, Trajectory]:
+    def _has_ended(self, flight: _Flight, time: float) -> bool:
+        return flight.sampler.finished and time == self._end(flight)
+
+    def _advance(self, flight: _Flight, time: float) -> float:
+        """Execute steps up to the next event of another worker, at least one; return when the next thing happens."""
+        sampler = flight.sampler
+        if self.time_per == "trajectory":
+            sampler.advance(sampler.n_steps)
+            return time
+        others = self._events[0][0] if self._events else math.inf
+        if flight.job.committed or math.isinf(others):
+            sampler.advance(sampler.n_steps)
+        else:
+            sampler.advance(max(1, flight.steps_until(others) - sampler.n_done))
+        return flight.time_of(sampler.n_done + (0 if sampler.finished else 1))
+
+    def _send(self, flight: _Flight, time: float) -> None:
+        worker = flight.job.worker
+        flight.sent_at, arrives_at = self._uploads.send(time, float(self.message_times[worker]))
+        # those that arrive together come in the order of the queue, or of their starts where there is none
+        order = next(self._order) if self._uploads.is_serial else flight.order
+        heapq.heappush(self._events, (arrives_at, order, worker))
+
+    def _arrive(self, flight: _Flight, arrived_at: float) -> tuple[Arrival, Trajectory]:
         worker, trajectory = flight.job.worker, flight.sampler.trajectory()
         del self._flights[worker]
         self.clock.advance_to(max(arrived_at, self.clock.now()))  # it may have arrived while a round was aggregated
@@ -301,15 +315,15 @@ class SimulatedVecEnv(DummyVecEnv, WorkerVecEnv):
             n_steps=trajectory.n_steps,
             episode_return=trajectory.episode_return,
             started_at=flight.started_at,
-            finished_at=finished_at,
+            finished_at=self._end(flight),
             arrived_at=arrived_at,
+            sent_at=flight.sent_at,
             rejected=trajectory.rejected,
         )
         return arrival, trajectory
 
-    @staticmethod
-    def _end(flight: _Flight) -> float:
-        return flight.time_of(flight.sampler.n_done)
+    def _end(self, flight: _Flight) -> float:
+        return flight.time_of(flight.sampler.n_done if self.time_per == "step" else 1)
 
     def _steps_made(self, flight: _Flight, now: float) -> int:
         """Execute and count the steps that had ended when the worker was stopped."""
@@ -328,3 +342,4 @@ class SimulatedVecEnv(DummyVecEnv, WorkerVecEnv):
     def _void_flights(self) -> None:
         self._flights.clear()
         self._events.clear()
+        self._uploads.clear()
