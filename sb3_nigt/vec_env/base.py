@@ -105,11 +105,7 @@ class RoundWorkers(ABC):
         return frozenset()
 
     def last_failure(self, worker: int) -> str:
-        """
-        Say why a worker has failed last; empty if it has not.
-
-        :param worker: index of the worker
-        """
+        """Say why a worker has failed last; empty if it has not."""
         return ""
 
     @abstractmethod
