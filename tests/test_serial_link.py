@@ -103,7 +103,7 @@ def test_a_server_of_synchronous_and_malenia():
     """
     τ = 2, 4, κ = 1, 3, M = 3: synchronous is complete at 8 with (2, 2), Malenia at 6 with (3, 1); then 1 + 3 seconds.
 
-    Malenia needs 1/c_0 + 1/c_1 ≤ 4/3. At 4 w1, which started first, comes before w0: 1/1 + 1/1; with w0 1/2 + 1/1; at 6 1/3 + 1/1.
+    Malenia needs 1/c_0 + 1/c_1 ≤ 4/3. At 4 w1 started first, so 1/1 + 1/1, then 1/2 + 1/1; at 6 1/3 + 1/1.
     """
     for algorithm, counts, end in ((SyncNIGT, [2, 2], 8), (MaleniaNIGT, [3, 1], 6)):
         (report,) = train(algorithm, simulated([2, 2], [1, 2], [1, 3], **SERVER), 1, n_trajectories=3)
