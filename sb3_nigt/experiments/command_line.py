@@ -6,7 +6,7 @@ import os
 import sys
 from types import ModuleType
 
-from sb3_nigt.experiments import benchmark, compare, plan, reproduce, summary, timeline, tune
+from sb3_nigt.experiments import benchmark, compare, plan, reproduce, summary, table, timeline, tune
 from sb3_nigt.experiments.arguments import OneLineParser, UsageError
 from sb3_nigt.experiments.campaign import FailedRunsError
 
@@ -17,6 +17,7 @@ COMMANDS: dict[str, ModuleType] = {
     "plan": plan,
     "reproduce": reproduce,
     "summary": summary,
+    "table": table,
     "timeline": timeline,
     "tune": tune,
 }

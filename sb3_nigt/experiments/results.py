@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -114,6 +115,22 @@ def load_all(path: Path) -> Curves:
     for (method, _), of_run in rows.items():
         curves.setdefault(method, []).append(Curve.of(of_run))
     return curves
+
+
+def comparison(text: str) -> tuple[str, Curves]:
+    """
+    Read an argument: a directory that compare or reproduce has written.
+
+    :param text: what the user typed
+    :return: name of the directory, and its curves
+    """
+    path = Path(text)
+    try:
+        return path.resolve().name, load_all(path / ALL_CURVES)
+    except (OSError, ValueError):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} has no {ALL_CURVES} with runs: give a directory that compare or reproduce has written"
+        ) from None
 
 
 def on_grid(curves: Sequence[Curve], axis: str, grid: FloatArray) -> tuple[FloatArray, FloatArray]:

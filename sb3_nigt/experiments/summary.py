@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 import numpy as np
 
 from sb3_nigt.experiments import statistics
-from sb3_nigt.experiments.results import ALL_CURVES, Curve, Curves, load_all
+from sb3_nigt.experiments.results import Curve, Curves, comparison
 from sb3_nigt.experiments.statistics import FloatArray
 
 
@@ -18,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     :param parser: of the subcommand
     """
-    parser.add_argument("comparisons", metavar="DIR", nargs="+", type=_comparison, help="output of compare or reproduce")
+    parser.add_argument("comparisons", metavar="DIR", nargs="+", type=comparison, help="output of compare or reproduce")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -65,13 +64,3 @@ def _ahead(first: FloatArray, other: FloatArray) -> str:
     low, high = statistics.difference_interval(first, other)
     interval = f" [{low:+.3g}, {high:+.3g}]" if len(first) > 1 and len(other) > 1 else ""
     return f"{f'{first.mean() - other.mean():+.3g}{interval}':>30}{statistics.permutation_p(first, other):>8.3f}"
-
-
-def _comparison(text: str) -> tuple[str, Curves]:
-    path = Path(text)
-    try:
-        return path.resolve().name, load_all(path / ALL_CURVES)
-    except (OSError, ValueError):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} has no {ALL_CURVES} with runs: give a directory that compare or reproduce has written"
-        ) from None

@@ -1,0 +1,132 @@
+"""Comparisons as two Markdown tables: the final return of each method, and how much sooner the first method gets there."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from sb3_nigt.experiments import statistics
+from sb3_nigt.experiments.results import Curve, Curves, comparison, grid_of, on_grid
+from sb3_nigt.experiments.statistics import FloatArray
+
+RESAMPLES = 200
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """
+    Describe the command line.
+
+    :param parser: of the subcommand
+    """
+    parser.add_argument("comparisons", metavar="DIR", nargs="+", type=comparison, help="output of compare or reproduce")
+    parser.add_argument("--output", metavar="FILE", type=Path, help="write the tables there as well; not written by default")
+
+
+def run(args: argparse.Namespace) -> None:
+    """
+    Print, and write.
+
+    :param args: parsed command line
+    """
+    text = "\n\n".join([returns_table(args.comparisons), speed_table(args.comparisons)])
+    print(text)
+    if args.output is not None:
+        args.output.write_text(text + "\n", encoding="utf-8")
+
+
+def returns_table(comparisons: Sequence[tuple[str, Curves]]) -> str:
+    """
+    Write a line for each comparison: interquartile mean of the final returns and 95 % bootstrap interval, the best one bold.
+
+    :param comparisons: name and curves of each
+    """
+    methods = _methods(comparisons)
+    lines = [_row(["Return", "runs", *methods]), _row(["---"] * (len(methods) + 2))]
+    for name, curves in comparisons:
+        finals = {method: np.array([curve.final_return for curve in runs]) for method, runs in curves.items()}
+        means = {method: float(statistics.interquartile_mean(values)) for method, values in finals.items()}
+        best = max(means, key=lambda method: means[method])
+        cells = [_cell(finals[method], method == best) if method in finals else "" for method in methods]
+        lines.append(_row([name, str(len(next(iter(curves.values())))), *cells]))
+    return "\n".join(lines)
+
+
+def speed_table(comparisons: Sequence[tuple[str, Curves]]) -> str:
+    """
+    Write a line for each comparison: how many times sooner the first method has what another one has at its end.
+
+    :param comparisons: name and curves of each
+    """
+    methods = _methods(comparisons)[1:]
+    lines = [_row(["Times sooner than", *methods]), _row(["---"] * (len(methods) + 1))]
+    for name, curves in comparisons:
+        first, *others = curves
+        cells = [_speed_cell(curves, first, method) if method in others else "" for method in methods]
+        lines.append(_row([name, *cells]))
+    return "\n".join(lines)
+
+
+def speedup(first: Sequence[Curve], other: Sequence[Curve]) -> float:
+    """
+    Time of the other method's runs over the time after which the first one has the other's final return.
+
+    Both are interquartile means over runs, the final return that of the last tenth of the evaluations. 0 if the first
+    method does not get there in its own time; not a number if it has as much before training.
+
+    :param first: one a seed
+    :param other: one a seed
+    """
+    target = float(statistics.interquartile_mean(np.array([curve.final_return for curve in other])))
+    end = min(curve["seconds"][-1] for curve in other)
+    grid = grid_of({"first": list(first)}, "seconds")
+    seconds, returns = on_grid(first, "seconds", grid)
+    reached = np.flatnonzero(statistics.interquartile_mean(returns) >= target)
+    if not len(reached):
+        return 0.0
+    return float(end / seconds[reached[0]]) if reached[0] else math.nan
+
+
+def _methods(comparisons: Sequence[tuple[str, Curves]]) -> list[str]:
+    return list(dict.fromkeys(method for _, curves in comparisons for method in curves))
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _cell(finals: FloatArray, best: bool) -> str:
+    mean = _number(float(statistics.interquartile_mean(finals)))
+    text = f"**{mean}**" if best else mean
+    if len(finals) == 1:
+        return text
+    low, high = statistics.bootstrap_interval(finals, statistics.interquartile_mean)
+    return f"{text} [{_number(float(low))}, {_number(float(high))}]"
+
+
+def _speed_cell(curves: Curves, first: str, other: str) -> str:
+    of_first, of_other = curves[first], curves[other]
+    text = _ratio(speedup(of_first, of_other))
+    if min(len(of_first), len(of_other)) == 1:
+        return text
+    rng = np.random.default_rng(0)
+    ratios = [speedup(_drawn(of_first, rng), _drawn(of_other, rng)) for _ in range(RESAMPLES)]
+    low, high = np.quantile(np.nan_to_num(ratios, nan=np.inf), [0.025, 0.975], method="inverted_cdf")
+    return f"{text} [{_ratio(float(low))}, {_ratio(float(high))}]"
+
+
+def _drawn(runs: Sequence[Curve], rng: np.random.Generator) -> list[Curve]:
+    return [runs[number] for number in rng.integers(len(runs), size=len(runs))]
+
+
+def _ratio(value: float) -> str:
+    if not math.isfinite(value):  # the other one has not learned anything
+        return "no gain"
+    return f"{value:.1f}" if value else "not reached"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}"

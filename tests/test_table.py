@@ -1,0 +1,51 @@
+"""Comparisons as Markdown tables: numbers by hand."""
+
+import csv
+import math
+
+import pytest
+
+from sb3_nigt.__main__ import main
+from sb3_nigt.experiments.results import Curve
+from sb3_nigt.experiments.table import returns_table, speed_table, speedup
+
+
+def curve(*points):
+    """A run from (seconds, return)."""
+    return Curve.of([{"seconds": str(seconds), "timesteps": "0", "return": str(value)} for seconds, value in points])
+
+
+SLOW = curve((0, 0), (50, 40), (100, 80))
+QUICK = curve((0, 0), (25, 90), (100, 300))
+
+
+def test_how_much_sooner_the_first_method_is():
+    """QUICK has 90 from 25 s on, SLOW has 80 at 100 s."""
+    assert speedup([QUICK], [SLOW]) == pytest.approx(100 / 25, rel=0.02)  # 200 points
+    assert speedup([SLOW], [QUICK]) == 0.0
+    assert math.isnan(speedup([QUICK], [curve((0, 0), (100, -5))]))
+
+
+def test_tables_by_hand():
+    text = returns_table([("task", {"first": [QUICK, QUICK], "other": [SLOW, SLOW]}), ("another", {"third": [SLOW]})])
+    assert text.splitlines() == [
+        "| Return | runs | first | other | third |",
+        "| --- | --- | --- | --- | --- |",
+        "| task | 2 | **300** [300, 300] | 80.0 [80.0, 80.0] |  |",
+        "| another | 1 |  |  | **80.0** |",
+    ]
+    text = speed_table([("task", {"first": [QUICK], "other": [SLOW], "third": [curve((0, 0), (100, 500))]})])
+    assert text.splitlines()[0] == "| Times sooner than | other | third |"
+    assert text.splitlines()[2] == "| task | 4.0 | not reached |"
+
+
+def test_the_command_writes_what_it_prints(tmp_path, capsys):
+    directory = tmp_path / "Task-equal"
+    directory.mkdir()
+    with (directory / "curves.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["method", "seed", "seconds", "timesteps", "return"])
+        rows.writerows([["rennala", 0, 0, 0, 1], ["rennala", 0, 10, 10, 7], ["ppo", 0, 0, 0, 1], ["ppo", 0, 10, 10, 3]])
+    main(["table", str(directory), "--output", str(tmp_path / "table.md")])
+    assert "| Task-equal | 1 | **7.0** | 3.0 |" in capsys.readouterr().out
+    assert "| Task-equal | 1.0 |" in (tmp_path / "table.md").read_text()
