@@ -1,11 +1,11 @@
 """
-Ten workers, one of which is ten times slower; five ways to train on them, one clock.
+Ten workers, one of which is ten times slower; four methods on the same simulated clock.
 
-A step takes one simulated second, on the last worker ten. Every method gets the same simulated time. RennalaNIGT uses whatever
-the workers deliver; SyncNIGT waits for the slow one in every round, PPO in every step. RennalaNIGT and AFedPG as published
-run next to them. Prints a table and writes a picture: returns against simulated time, and which worker ran what. Try also:
+A step takes one simulated second, on the last worker ten. Every method gets the same simulated time and its own defaults.
+RennalaNIGT uses whatever the workers deliver; SyncNIGT waits for the slow worker in every round, PPO and TRPO in every step.
+Prints a table and writes a picture: returns against simulated time, and which worker ran what. Try also:
 
-    python examples/quickstart.py --env Humanoid-v5
+    python examples/quickstart.py --env HalfCheetah-v5
     python examples/quickstart.py --env CartPole-v1 --seconds 2000
 """
 
@@ -22,13 +22,15 @@ import gymnasium as gym
 import matplotlib.pyplot as plt
 import numpy as np
 import torch as th
+from sb3_contrib import TRPO
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize, sync_envs_normalization
 from tqdm import tqdm
 
-from sb3_nigt import PAPER, AFedPG, RennalaNIGT, SyncNIGT, make_worker_vec_env
+from sb3_nigt import RennalaNIGT, SyncNIGT, make_worker_vec_env
 from sb3_nigt.experiments.plots import LINE_STYLES, draw_timeline
 
 N_WORKERS = 10
@@ -36,9 +38,9 @@ STEP_TIMES = np.array([1.0] * (N_WORKERS - 1) + [10.0])
 METHODS = {
     "RennalaNIGT": lambda env, seed: RennalaNIGT("MlpPolicy", env, seed=seed, device="cpu"),
     "SyncNIGT": lambda env, seed: SyncNIGT("MlpPolicy", env, seed=seed, device="cpu"),
-    "PPO": lambda env, seed: PPO("MlpPolicy", env, n_steps=200, batch_size=200, seed=seed, device="cpu"),
-    "RennalaNIGT (paper)": lambda env, seed: RennalaNIGT("MlpPolicy", env, **PAPER, seed=seed, device="cpu"),
-    "AFedPG": lambda env, seed: AFedPG("MlpPolicy", env, seed=seed, device="cpu"),
+    # a rollout of about 2,048 steps in all, as with one environment; our policies normalise observations themselves
+    "PPO": lambda env, seed: PPO("MlpPolicy", VecNormalize(env), n_steps=192, batch_size=60, seed=seed, device="cpu"),
+    "TRPO": lambda env, seed: TRPO("MlpPolicy", VecNormalize(env), n_steps=208, batch_size=130, seed=seed, device="cpu"),
 }
 POINTS, EPISODES = 10, 20
 SHOWN_ROUNDS = 4
@@ -60,7 +62,7 @@ class Result:
 class Budget(BaseCallback):
     """Stops after some simulated seconds; evaluates the iterate now and then; keeps the first rounds."""
 
-    def __init__(self, seconds: float, eval_env: gym.Env, result: Result) -> None:
+    def __init__(self, seconds: float, eval_env: VecEnv, result: Result) -> None:
         super().__init__()
         self.seconds, self.eval_env, self.result = seconds, eval_env, result
 
@@ -89,6 +91,8 @@ class Budget(BaseCallback):
     def evaluate(self) -> None:
         """Add a point to the learning curve."""
         # separate episodes: those of training are sampled at another point
+        if self.model.get_vec_normalize_env() is not None:
+            sync_envs_normalization(self.model.get_vec_normalize_env(), self.eval_env)
         mean, _ = evaluate_policy(self.model, self.eval_env, EPISODES, deterministic=False)
         self.result.clock.append(self.now)
         self.result.returns.append(mean)
@@ -100,8 +104,10 @@ def train(method: str, env_id: str, seconds: float, seed: int) -> Result:
     env = make_worker_vec_env(env_id, N_WORKERS, step_times=STEP_TIMES, seed=seed)
     result = Result(method)
     model = METHODS[method](env, seed)
-    eval_env = Monitor(gym.make(env_id))
-    eval_env.reset(seed=seed)
+    eval_env = DummyVecEnv([lambda: Monitor(gym.make(env_id))] * 5)
+    eval_env.seed(seed)
+    if model.get_vec_normalize_env() is not None:
+        eval_env = VecNormalize(eval_env, training=False, norm_reward=False)
     model.learn(10**9, callback=Budget(seconds, eval_env, result))
     result.updates, result.timesteps, result.simulated = model._n_updates, model.num_timesteps, env.clock.now()
     return result

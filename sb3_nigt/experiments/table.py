@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from sb3_nigt.experiments import statistics
+from sb3_nigt.experiments.arguments import picture
+from sb3_nigt.experiments.panels import draw_panels
 from sb3_nigt.experiments.results import Curve, Curves, comparison, grid_of, on_grid
 from sb3_nigt.experiments.statistics import FloatArray
 
@@ -24,6 +26,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """
     parser.add_argument("comparisons", metavar="DIR", nargs="+", type=comparison, help="output of compare or reproduce")
     parser.add_argument("--output", metavar="FILE", type=Path, help="write the tables there as well; not written by default")
+    parser.add_argument("--picture", metavar="FILE", type=picture, help="draw the curves there; not drawn by default")
+    parser.add_argument(
+        "--axis", choices=("seconds", "timesteps"), default="seconds", help="of the picture; default: %(default)s"
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -36,6 +42,8 @@ def run(args: argparse.Namespace) -> None:
     print(text)
     if args.output is not None:
         args.output.write_text(text + "\n", encoding="utf-8")
+    if args.picture is not None:
+        draw_panels(args.comparisons, args.picture, args.axis)
 
 
 def returns_table(comparisons: Sequence[tuple[str, Curves]]) -> str:
