@@ -154,7 +154,7 @@ def test_tables_in_the_readme_are_what_commands_have_printed():
         block for language, block in FENCE.findall((ROOT / "README.md").read_text(encoding="utf-8")) if language == "text"
     ]
     kept = [path.read_text(encoding="utf-8") for path in (ROOT / "docs/results").glob("*.txt")]
-    assert len(blocks) == 2
+    assert len(blocks) == 1
     assert set(blocks) <= set(kept)
 
 
