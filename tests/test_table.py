@@ -49,5 +49,6 @@ def test_the_command_writes_what_it_prints(tmp_path, capsys):
         rows.writerows([["rennala", 0, 0, 0, 1], ["rennala", 0, 10, 10, 7], ["ppo", 0, 0, 0, 1], ["ppo", 0, 10, 10, 3]])
     main(["table", str(directory), "--output", str(tmp_path / "table.md"), "--picture", str(tmp_path / "p.png")])
     assert "| Task-equal | 1 | **7.0** | 3.0 |" in capsys.readouterr().out
-    assert Image.open(tmp_path / "p.png").size[0] > 500
+    with Image.open(tmp_path / "p.png") as picture:
+        assert picture.size[0] > 500
     assert "| Task-equal | 1.0 |" in (tmp_path / "table.md").read_text()
