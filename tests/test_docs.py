@@ -159,7 +159,7 @@ def test_tables_in_the_readme_are_what_commands_have_printed():
 
 
 RESULTS = ROOT / "docs/results"
-RESULTS_PAGE = (ROOT / "docs/guide/results.md").read_text(encoding="utf-8")
+RESULTS_PAGE = (ROOT / "docs/guide/paper_tables.md").read_text(encoding="utf-8")
 EXPERIMENT = re.compile(
     r"results/([\w-]+)/table.txt\n```\n\n!\[[^\]]*\]\(../results/\1/curves.png\)\n\n```bash\nsb3-nigt (reproduce .*)\n```"
 )
