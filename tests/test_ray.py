@@ -252,7 +252,8 @@ def test_straggler_does_not_gate_a_round(make, tmp_path, schedule):
     with Bell(tmp_path / "stuck") as bell:
         env = make(FixedLengthEnv, FixedLengthEnv, partial(StuckEnv, bell.path))
         if schedule == "planned":  # which knows by its speed that it is slow
-            env._roster.speeds.seconds_per_step[:] = [0.001, 0.001, 3600.0]
+            for worker, seconds in enumerate([0.001, 0.001, 3600.0]):
+                env._roster.speeds.note(worker, seconds, 1, now=0.0)
         model = RennalaNIGT("MlpPolicy", env, n_trajectories=6, schedule=schedule, seed=0)
         train_rounds(model, 5)
         assert model.last_round.counts[2] == 0

@@ -88,7 +88,7 @@ class RankRound:
             if ledger.is_over():
                 return  # the resets may take long
             duration = float(workers.predicted_durations(self._memory.lengths.mean)[worker])
-            key = rule.next(worker, workers.ranks.line, ledger.prefix, duration)
+            key = rule.next(worker, workers.ranks.line, ledger.prefix, duration, workers.waited(worker))
             if key is None:
                 continue
             if rule.gives_tickets:

@@ -56,7 +56,7 @@ class SharedRule(ABC):
         """
 
     @abstractmethod
-    def next(self, worker: int, line: StoreLine, prefix: str, duration: float) -> TrajectoryKey | None:
+    def next(self, worker: int, line: StoreLine, prefix: str, duration: float, waited: float = 0.0) -> TrajectoryKey | None:
         """
         Return what an idle worker of this rank shall start now, if anything.
 
@@ -64,6 +64,7 @@ class SharedRule(ABC):
         :param line: to the store
         :param prefix: of the round's keys
         :param duration: predicted seconds of a trajectory on this worker
+        :param waited: seconds for which it has been idle, in rounds before this one as well
         """
 
 
@@ -92,7 +93,7 @@ class SharedFirstFinished(SharedRule):
         self._complete = self.aggregator.is_complete(self.counts)
         return True
 
-    def next(self, worker: int, line: StoreLine, prefix: str, duration: float) -> TrajectoryKey | None:
+    def next(self, worker: int, line: StoreLine, prefix: str, duration: float, waited: float = 0.0) -> TrajectoryKey | None:
         """See ``SharedRule``."""
         self._jobs[worker] += 1
         return TrajectoryKey(self.round, worker, self._jobs[worker] - 1)
@@ -102,11 +103,11 @@ class SharedPlanned(SharedRule):
     """
     A fixed set of tickets, all of which count, whoever runs them: the trajectory is a function of θ̃ and of its ticket.
 
-    So the result of a round depends on no speed. Tickets are given out by an atomic counter, to whoever asks first; a
-    worker that the round is predicted not to need leaves them to others until it has waited as long as it would have
-    taken. When none is left, an idle worker runs one that somebody else has as well if it is predicted to be done sooner; the
-    first of the two counts, and they are the same trajectory. So nobody waits for a worker that has become slow, unless it
-    is the only one of its task.
+    So the result of a round depends on no speed. Tickets are given out by an atomic counter, to the first worker that asks. A
+    worker that the round is predicted not to need leaves them to others until it has waited as long as one would take it,
+    also over many rounds, so that a worker that is slow no longer can show it. When none is left, an idle worker runs one that
+    another worker has as well if it is predicted to be done sooner; the first of the two counts, and they are the same
+    trajectory. So no round waits for a worker that has become slow, unless it is the only one of its task.
     """
 
     gives_tickets = True
@@ -122,7 +123,6 @@ class SharedPlanned(SharedRule):
         self._failed: list[list[TrajectoryKey]] = [[] for _ in self._tickets.pools]
         self._holders: dict[TrajectoryKey, int] = {}  # who has started a ticket last
         self._seen: dict[TrajectoryKey, float] = {}  # when this rank heard of that
-        self._idle_since: dict[int, float] = {}
         self._all_out: set[int] = set()  # pools whose counter has run out
 
     @property
@@ -159,13 +159,12 @@ class SharedPlanned(SharedRule):
     def _key(self, pool: int, number: int) -> TrajectoryKey:
         return self._tickets.key(Ticket(self.round, pool, number, 0.0))
 
-    def next(self, worker: int, line: StoreLine, prefix: str, duration: float) -> TrajectoryKey | None:
+    def next(self, worker: int, line: StoreLine, prefix: str, duration: float, waited: float = 0.0) -> TrajectoryKey | None:
         """See ``SharedRule``."""
         pool = self._tickets.pool_of.get(worker)
         if pool is None:
             return None
         now = self.clock.now()
-        waited = now - self._idle_since.setdefault(worker, now)
         n_tickets = self._tickets.pools[pool].n_tickets
         key = next((key for key in self._open_tickets(pool, n_tickets) if key not in self._holders), None)
         if key is None and pool not in self._all_out and (self._quota[worker] > 0 or waited >= duration):
@@ -177,7 +176,6 @@ class SharedPlanned(SharedRule):
         if key is None and pool in self._all_out:
             key = self._to_take_over(worker, pool, now, duration)
         if key is not None:
-            del self._idle_since[worker]
             self._note_start(key, worker)
         return key
 

@@ -16,7 +16,7 @@ from sb3_nigt.sampling.trajectory import Trajectory
 from sb3_nigt.timing.clock import WallClock
 from sb3_nigt.timing.time_models import TimePer
 from sb3_nigt.vec_env.base import RolloutSpec, TrajectoryWorkers, WorkerVecEnv
-from sb3_nigt.vec_env.pool.speeds import SPEED_SMOOTHING
+from sb3_nigt.vec_env.pool.speeds import Speeds
 
 IDLE_SECONDS = 0.001  # how long a rank without work waits before it looks again
 
@@ -43,7 +43,8 @@ class RankWorkers(TrajectoryWorkers):
         self.total_restarts = 0  # of processes, on all ranks
         self._is_real_time = isinstance(inner.clock, WallClock)
         self._began: dict[int, float] = {}  # busy workers, numbered over all ranks
-        self._seconds_per_step = np.full(inner.num_envs, np.nan)
+        self._idle_since = dict.fromkeys(self.own, self.clock.now())
+        self._speeds = Speeds(np.ones(inner.num_envs))
         inner.interrupt = self._asked
         inner.rollout_spec = None  # to be prepared again, now that it may be interrupted
 
@@ -74,6 +75,14 @@ class RankWorkers(TrajectoryWorkers):
         lost = self.lost()
         return [worker for worker in self.own if worker not in self._began and worker not in lost]
 
+    def waited(self, worker: int) -> float:
+        """
+        Return the seconds since the last trajectory of an idle worker, also over several rounds.
+
+        :param worker: of this rank
+        """
+        return self.clock.now() - self._idle_since[worker]
+
     def submit(self, job: Job) -> None:
         """See ``TrajectoryWorkers``."""
         self.ranks.line.stepping(not self._is_real_time)
@@ -95,8 +104,8 @@ class RankWorkers(TrajectoryWorkers):
             return None
         arrival, trajectory = result
         worker, now = arrival.worker + self.offset, self.clock.now()
-        began = self._began.pop(worker)
-        self._note_speed(worker, now - began, arrival.n_steps)
+        began, self._idle_since[worker] = self._began.pop(worker), now
+        self._note_speed(worker, now - began, arrival.n_steps, now)
         arrival = replace(
             arrival,
             worker=worker,
@@ -117,19 +126,17 @@ class RankWorkers(TrajectoryWorkers):
         now, cancelled = self.clock.now(), []
         for job, _, trajectory in self.inner.cancel():
             worker = job.worker + self.offset
-            began = self._began.pop(worker, now)
-            self._note_speed(worker, now - began, max(1, trajectory.n_steps))
+            began, self._idle_since[worker] = self._began.pop(worker, now), now
+            self._note_speed(worker, now - began, max(1, trajectory.n_steps), now)
             cancelled.append((replace(job, worker=worker), began, trajectory))
+        self._idle_since.update(dict.fromkeys(self._began, now))
         self._began.clear()
         return cancelled
 
-    def _note_speed(self, worker: int, seconds: float, n_steps: int) -> None:
+    def _note_speed(self, worker: int, seconds: float, n_steps: int, now: float) -> None:
         """Measure where the workers do not measure themselves."""
-        if n_steps == 0 or seconds <= 0 or self._is_real_time:
-            return
-        index, measured = worker - self.offset, seconds / n_steps
-        known = self._seconds_per_step[index]
-        self._seconds_per_step[index] = measured if np.isnan(known) else known + SPEED_SMOOTHING * (measured - known)
+        if n_steps > 0 and seconds > 0 and not self._is_real_time:
+            self._speeds.note(worker - self.offset, seconds, n_steps, now)
 
     # Reduction
 
@@ -170,7 +177,7 @@ class RankWorkers(TrajectoryWorkers):
     @property
     def seconds_per_step(self) -> npt.NDArray[np.float64]:
         """Of this rank's workers; NaN: not measured yet, infinite: lost."""
-        seconds = self.inner.step_times.copy() if self._is_real_time else self._seconds_per_step.copy()
+        seconds = self.inner.step_times.copy() if self._is_real_time else self._speeds.measured()
         seconds[[worker - self.offset for worker in self.lost()]] = np.inf
         return seconds
 

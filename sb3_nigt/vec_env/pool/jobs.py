@@ -90,7 +90,7 @@ class Jobs:
         assert point is not None
         slot.history.succeeded()
         if said.n_steps:
-            self._speeds.note(worker, (said.finished_at - said.started_at) / said.n_steps)
+            self._speeds.note(worker, said.finished_at - said.started_at, said.n_steps, now)
         taken: Instruction
         is_wanted = slot.state is State.BUSY and job is not None and not said.cancelled
         if isinstance(said, SegmentArrival):

@@ -113,7 +113,7 @@ class WorkerPool(CommandedVecEnv):
     @property
     def step_times(self) -> npt.NDArray[np.float64]:
         """Measured seconds per step, a running mean; NaN before the first trajectory."""
-        return np.array(self._roster.speeds.seconds_per_step)
+        return self._roster.speeds.measured()
 
     @property
     def message_times(self) -> npt.NDArray[np.float64]:

@@ -96,7 +96,8 @@ class Roster:
 
     def predicted_durations(self, n_steps: float, now: float) -> npt.NDArray[np.float64]:
         """Seconds until a trajectory that is submitted now will end; infinite for workers that are absent or lost."""
-        durations = self.speeds.expected() * n_steps
+        idle = [w for w in range(len(self.slots)) if w not in self.down and not self.jobs.is_busy(w)]
+        durations = self.speeds.aged(n_steps, idle) * n_steps
         for worker in self.down:
             durations[worker] += max(0.0, self.slots[worker].restart_at - now)
         return durations
