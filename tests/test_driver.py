@@ -1,7 +1,5 @@
 """The link between roster and workers, over workers made of lists and a clock that is moved by hand."""
 
-import math
-
 import numpy as np
 import pytest
 from gymnasium import spaces
@@ -22,7 +20,7 @@ from sb3_nigt.vec_env.pool.transport import Transport
 SPACES = spaces.Box(-1.0, 1.0, (2,), np.float32), spaces.Discrete(2)
 DESCRIBED = (*SPACES, None, {})
 POINT = SamplingPoint(0, np.zeros(1, np.float32))
-COMPLETE = protocol.RemoteArrival(1, 4, 1, 0, 0, 0, 1.0, 3.0, *[math.nan] * 4)
+COMPLETE = protocol.RemoteArrival(1, 4, 1, 0, 0, 0, 1.0, 3.0)
 
 
 class ScriptedHandle(WorkerHandle):

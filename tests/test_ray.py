@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from copies import PolicyCopyTests
 from envs import FixedLengthEnv, LengthFromSeedEnv, PointEnv, job, parameters, prepared, run, same, train_rounds
+from odd_envs import OddEnvTests
 from paper import MaleniaNIGT, RennalaNIGT
 from processes import FAILED, Bell, FaultyEnv, ends_of, explode, hang, kill_myself, ring, stop_myself
 from stable_baselines3 import PPO
@@ -121,6 +122,14 @@ def make(cluster):
     for env in made:
         env.close()
         env.close()  # twice is fine
+
+
+class TestOddEnvs(OddEnvTests):
+    all_infos_travel = False
+
+    @pytest.fixture
+    def make(self, make):
+        return make
 
 
 def simulated_rounds(n_workers, n_rounds, algorithm=RennalaNIGT):

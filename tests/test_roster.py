@@ -41,7 +41,7 @@ TIMEOUT = 60.0
 
 
 def said(n_steps=4, cancelled=0, seconds=2.0):
-    return RemoteArrival(1, n_steps, 1, 0, 0, cancelled, 10.0, 10.0 + seconds, *[math.nan] * 4)
+    return RemoteArrival(1, n_steps, 1, 0, 0, cancelled, 10.0, 10.0 + seconds)
 
 
 COMPLETE, CANCELLED = said(), said(cancelled=1)

@@ -51,6 +51,7 @@ from sb3_nigt.parameters import Layout, actor_parameters, has_batch_norm
 from sb3_nigt.policies import ActorCnnPolicy, ActorPolicy, MultiInputActorPolicy
 from sb3_nigt.replica.copying import copy_of, fingerprint
 from sb3_nigt.sampling.heads import make_head
+from sb3_nigt.sampling.infos import as_number, reported_episode
 from sb3_nigt.sampling.ticks import Tick, TickAssembler
 from sb3_nigt.sampling.trajectory import Trajectory
 from sb3_nigt.schedules import SCHEDULES, FirstFinished, Schedule
@@ -555,6 +556,16 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
         if tick.dones.any():
             self._update_info_buffer(tick.infos, tick.dones)
         return True
+
+    def _update_info_buffer(self, infos: list[dict[str, Any]], dones: npt.NDArray[Any] | None = None) -> None:
+        """Take in what the episodes that have ended report; entries of these names that are no reports are ignored."""
+        assert self.ep_info_buffer is not None
+        assert self.ep_success_buffer is not None
+        for info, done in zip(infos, [True] * len(infos) if dones is None else dones, strict=True):
+            if done and (report := reported_episode(info)) is not None:
+                self.ep_info_buffer.append(report)
+            if done and (success := as_number(info.get("is_success"))) is not None:
+                self.ep_success_buffer.append(success)
 
     def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
         """The last round may overshoot; a schedule is never asked for less than 0."""

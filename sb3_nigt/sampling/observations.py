@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,20 @@ def _conform_array(value: Any, space: spaces.Space[Any], name: str) -> npt.NDArr
             f"{_short(value)}."
         )
     return converted
+
+
+def is_finite(observation: Any) -> bool:
+    """
+    Tell whether all numbers of an observation are finite.
+
+    :param observation: array or dict of arrays
+    """
+    if isinstance(observation, dict):
+        return all(is_finite(value) for value in observation.values())
+    if isinstance(observation, np.ndarray) and observation.dtype == np.float64 and observation.ndim == 1:
+        # one BLAS call is quicker than isfinite().all(); a square overflows only where a number is beyond 1e154
+        return math.isfinite(observation.dot(observation)) or bool(np.isfinite(observation).all())
+    return bool(np.isfinite(observation).all())
 
 
 def reward_error(reward: Any) -> ValueError:

@@ -14,9 +14,9 @@ from gymnasium import spaces
 
 from sb3_nigt.messages import SamplingPoint, TrajectoryKey
 from sb3_nigt.sampling.heads import Head, Network
-from sb3_nigt.sampling.observations import conform, reward_error
+from sb3_nigt.sampling.observations import conform, is_finite, reward_error
 from sb3_nigt.sampling.steps import Arrays, StepTable, observations_in
-from sb3_nigt.sampling.trajectory import Trajectory, map_observation
+from sb3_nigt.sampling.trajectory import Trajectory, copied, map_observation
 
 FIRST_ROWS = 64  # rows allocated at the start of a trajectory, doubled when they are full
 
@@ -61,10 +61,19 @@ class Sampler:
     :param head: turns distribution parameters and noise into actions
     :param n_steps: H, where a trajectory is cut
     :param after_step: called after every step; False interrupts ``advance``
+    :param keep_info: returns what is kept of the info of a step; None: the environment's own dict, which is of use only until
+        the environment is stepped again
     """
 
-    def __init__(self, env: gym.Env[Any, Any], head: Head, n_steps: int, after_step: Callable[[], bool] | None = None) -> None:
-        self.env, self.head, self.n_steps, self._after_step = env, head, n_steps, after_step
+    def __init__(
+        self,
+        env: gym.Env[Any, Any],
+        head: Head,
+        n_steps: int,
+        after_step: Callable[[], bool] | None = None,
+        keep_info: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+    ) -> None:
+        self.env, self.head, self.n_steps, self._after_step, self._keep_info = env, head, n_steps, after_step, keep_info
         self._table = StepTable.of(env.observation_space, head)
         space = env.observation_space
         # of an observation that needs no second look; none does where the space is a Dict
@@ -97,7 +106,7 @@ class Sampler:
         observation, _ = self.env.reset(seed=env_seed)
         self._observation = conform(observation, self.env.observation_space)
         self._seen = self._store(0, self._observation)
-        if not _is_finite(self._observation):
+        if not is_finite(self._observation):
             self.finished, self._rejected = True, "observation"
 
     def go_on(
@@ -130,6 +139,7 @@ class Sampler:
         """Give the random numbers back that were not used; the trajectory is what has been sampled so far."""
         self._noise_source.give_back(self._noise[self.n_done :])
         self._noise = self._noise[: self.n_done]
+        self._observation = copied(self._seen)  # the environment and the arrays may be written to
         self.finished = True
 
     def advance(self, n_steps: int) -> None:
@@ -142,7 +152,7 @@ class Sampler:
             return
         env_step, network, draw, transform = self.env.step, self._network, self.head.draw, self.point.transform_obs
         after_step, observation, t, (shape, dtype) = self._after_step, self._observation, self.n_done, self._usual
-        stop, seen = min(t + n_steps, self.n_steps), self._seen
+        stop, seen, keep_info = min(t + n_steps, self.n_steps), self._seen, self._keep_info
         while t < stop:
             if t == len(self._noise):
                 self._make_room()
@@ -157,10 +167,10 @@ class Sampler:
                 raise reward_error(reward) from None
             if observation.__class__ is not np.ndarray or observation.dtype is not dtype or observation.shape != shape:
                 observation = conform(observation, self.env.observation_space)
-            self._infos.append(info)
+            self._infos.append(info if keep_info is None else keep_info(info))
             t += 1
             seen = self._store(t, observation)
-            if not (finite and _is_finite(observation)):
+            if not (finite and is_finite(observation)):
                 self._rejected = "observation" if finite else "reward"
                 self.finished = True
                 break
@@ -223,13 +233,3 @@ class Sampler:
             self._bind(grown)
         rows = min(rows, len(self._rewards))
         self._noise = np.concatenate([self._noise, self._noise_source.take(rows - old)])
-
-
-def _is_finite(observation: Any) -> bool:
-    """Whether all numbers of an observation are finite."""
-    if isinstance(observation, dict):
-        return all(_is_finite(value) for value in observation.values())
-    if isinstance(observation, np.ndarray) and observation.dtype == np.float64 and observation.ndim == 1:
-        # one BLAS call is quicker than isfinite().all(); a square overflows only where a number is beyond 1e154
-        return math.isfinite(observation.dot(observation)) or bool(np.isfinite(observation).all())
-    return bool(np.isfinite(observation).all())

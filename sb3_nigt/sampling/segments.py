@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from sb3_nigt.messages import SamplingPoint, SegmentStart, TrajectoryKey
 from sb3_nigt.sampling.heads import Head, Network
+from sb3_nigt.sampling.infos import with_report
 from sb3_nigt.sampling.sampler import Sampler
 from sb3_nigt.sampling.seeding import action_stream, episode_seed, stagger_age
 from sb3_nigt.sampling.steps import Arrays
@@ -104,6 +105,7 @@ class SegmentSampler:
     :param max_age: with ``stagger``, the first episode is cut at an age drawn uniformly from 1 to this; None: never
     :param after_step: called after every step; False interrupts ``advance``
     :param log: takes the steps, and ends a segment by having no room left; None: arrays of their own
+    :param keep_info: see ``Sampler``
     :ivar n_made: steps made in all rounds, each with its own row of random numbers
     :ivar n_episodes: episodes begun
     :ivar n_done: steps of the current segment
@@ -118,10 +120,11 @@ class SegmentSampler:
         max_age: int | None = None,
         after_step: Callable[[], bool] | None = None,
         log: PieceLog | None = None,
+        keep_info: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
     ) -> None:
         self._head, self._seed, self._worker = head, seed, worker
         self._noise = NoiseStream(head, action_stream(seed, worker))
-        self._sampler = Sampler(env, head, n_steps=UNLIMITED, after_step=after_step)
+        self._sampler = Sampler(env, head, n_steps=UNLIMITED, after_step=after_step, keep_info=keep_info)
         self._after_step, self._log = after_step, log
         self._first_age = None if max_age is None else stagger_age(seed, worker, max_age)
         self.n_made = self.n_episodes = self.n_done = 0
@@ -254,9 +257,8 @@ class SegmentSampler:
         self._episode_return = float(np.add.accumulate([self._episode_return, *piece.rewards])[-1])
         self._is_open = False
         if piece.terminated or piece.truncated:
-            episode = {"r": self._episode_return, "l": self._episode_steps, "t": 0.0}
-            infos = [*piece.infos[:-1], {"episode": episode, **piece.infos[-1]}]
-            piece = dataclasses.replace(piece, infos=infos)
+            last = with_report(piece.infos[-1], self._episode_return, self._episode_steps)
+            piece = dataclasses.replace(piece, infos=[*piece.infos[:-1], last])
         if piece.n_steps or piece.rejected:
             self._pieces.append(piece)
         if self._log is not None:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from sb3_nigt.sampling.infos import with_report
 from sb3_nigt.sampling.trajectory import Trajectory, map_observation
 
 
@@ -81,10 +82,9 @@ def _as_tick(trajectory: Trajectory) -> Tick:
     infos = trajectory.infos
     if trajectory.terminated or trajectory.truncated:
         dones[-1] = True
-        last = dict(infos[-1])
+        last = with_report(infos[-1], trajectory.episode_return, n_steps)
         last["terminal_observation"] = map_observation(lambda x: x[-1], new_obs)
         last["TimeLimit.truncated"] = trajectory.truncated and not trajectory.terminated
-        last.setdefault("episode", {"r": trajectory.episode_return, "l": n_steps, "t": 0.0})  # where there is no Monitor
         infos = [*infos[:-1], last]
     with np.errstate(over="ignore"):  # callbacks get float32, as from any VecEnv
         rewards = trajectory.learning_rewards.astype(np.float32)

@@ -25,6 +25,15 @@ def map_observation(function: Callable[..., Any], *observations: Any) -> Any:
     return function(*observations)
 
 
+def copied(observation: Any) -> Any:
+    """
+    Copy an observation that its environment may write to again.
+
+    :param observation: array or dict of arrays
+    """
+    return map_observation(np.array, observation)
+
+
 @dataclass(frozen=True)
 class Trajectory:
     """

@@ -15,6 +15,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_nigt.messages import Arrival, Contribution, Job, Message, SamplingPoint, Segment
+from sb3_nigt.sampling.infos import reported_return
 from sb3_nigt.sampling.ticks import Tick
 from sb3_nigt.sampling.trajectory import Trajectory
 from sb3_nigt.timing.clock import Clock
@@ -248,7 +249,8 @@ def piece_arrival(worker: int, task_id: Hashable, piece: Trajectory, began: floa
     """
     episode_return = math.nan
     if piece.terminated or piece.truncated:
-        episode_return = float(piece.infos[-1].get("episode", {}).get("r", piece.episode_return))
+        reported = reported_return(piece.infos[-1])
+        episode_return = piece.episode_return if reported is None else reported
     return Arrival(
         worker=worker,
         task_id=task_id,

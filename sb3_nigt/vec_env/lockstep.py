@@ -15,10 +15,12 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_nigt.messages import Arrival, Contribution, Job, SamplingPoint, TrajectoryKey
 from sb3_nigt.replica.replica import PolicyReplica
+from sb3_nigt.sampling.infos import InfoCopies, reported_return
+from sb3_nigt.sampling.observations import is_finite
 from sb3_nigt.sampling.seeding import action_stream, trajectory_seeds
 from sb3_nigt.sampling.segments import NoiseStream
 from sb3_nigt.sampling.ticks import Tick
-from sb3_nigt.sampling.trajectory import Trajectory, map_observation
+from sb3_nigt.sampling.trajectory import Trajectory, copied, map_observation
 from sb3_nigt.timing.clock import SimulatedClock
 from sb3_nigt.timing.time_models import TimePer
 from sb3_nigt.vec_env.base import RolloutSpec, Segments, TrajectoryWorkers, piece_arrival
@@ -71,7 +73,7 @@ class LockstepWorkers(TrajectoryWorkers):
         self._on_tick = on_tick
         if observation is not self.observation:
             self._void()
-            self.observation, self.at_start = observation, np.array(at_start, dtype=bool)
+            self.observation, self.at_start = copied(observation), np.array(at_start, dtype=bool)
 
     def standing(self) -> tuple[Any, Any]:
         """See ``TrajectoryWorkers``."""
@@ -85,6 +87,7 @@ class LockstepWorkers(TrajectoryWorkers):
         self._idle_rng = np.random.default_rng(spec.seed)
         self._noise = [NoiseStream(self._replica.head, action_stream(spec.seed, worker)) for worker in range(self.n)]
         self._ages = np.zeros(self.n, dtype=np.int64)  # steps of the current episodes
+        self._keep_info = [InfoCopies() for _ in range(self.n)]
 
     def busy(self, worker: int) -> bool:
         """See ``TrajectoryWorkers``."""
@@ -134,7 +137,7 @@ class LockstepWorkers(TrajectoryWorkers):
         """Begin the trajectories whose environment is at an episode start; reset all if that helps and hurts nobody."""
         waiting = {worker: run for worker, run in self._runs.items() if run.first is None}
         if len(waiting) == len(self._runs) and not all(self.at_start[worker] for worker in waiting):
-            self.observation = self.env.reset()
+            self.observation = copied(self.env.reset())
             self.at_start[:] = True
         patience = self._spec.n_steps  # then nobody else starts either, until all can be reset together
         if any(self._n_steps_done - run.submitted >= patience and not self.at_start[w] for w, run in waiting.items()):
@@ -157,12 +160,14 @@ class LockstepWorkers(TrajectoryWorkers):
 
     def _advance(self, samples: npt.NDArray[Any], actions: npt.NDArray[Any]) -> Tick | None:
         """Step all environments and keep the step; None if a callback said stop."""
-        new_obs, rewards, dones, infos = self.env.step(actions)
-        tick = Tick(new_obs, rewards, dones, infos, actions)
-        self._steps.append((map_observation(np.array, self.observation), samples, tick))
+        # copies, since the environments may write to all of these at their next step, and to the actions now
+        new_obs, rewards, dones, infos = self.env.step(actions.copy())
+        kept = [keep(info) for keep, info in zip(self._keep_info, infos, strict=True)]
+        tick = Tick(copied(new_obs), np.array(rewards), np.array(dones), kept, actions)
+        self._steps.append((self.observation, samples, tick))
         self._n_steps_done += 1
         self.clock.advance_to(self.clock.now() + 1.0)
-        self.observation, self.at_start = new_obs, np.array(dones, dtype=bool)
+        self.observation, self.at_start = tick.new_obs, tick.dones.astype(bool)
         return tick if self._on_tick(tick) else None
 
     def run_segments(
@@ -221,18 +226,18 @@ class LockstepWorkers(TrajectoryWorkers):
 
     def _check_end(self, worker: int, run: _Run, first: int, tick: Tick) -> None:
         length = self._n_steps_done - first
-        finite = bool(np.isfinite(tick.rewards[worker])) and _finite(self._after(worker, tick))
+        finite = bool(np.isfinite(tick.rewards[worker])) and is_finite(self._after(worker, tick))
         if not (tick.dones[worker] or length == self._spec.n_steps or not finite):
             return
         trajectory = self._trajectory(worker, run.job.key, run.job.point, self._steps[first - self._first_step :])
-        now = self.clock.now()
+        now, reported = self.clock.now(), reported_return(tick.infos[worker])
         arrival = Arrival(
             worker=worker,
             task_id=worker,
             key=run.job.key,
             n_steps=length,
             # under VecNormalize the rewards seen here are not the raw ones, Monitor's are
-            episode_return=tick.infos[worker].get("episode", {}).get("r", trajectory.episode_return),
+            episode_return=trajectory.episode_return if reported is None else reported,
             started_at=now - length,
             finished_at=now,
             arrived_at=now,
@@ -254,7 +259,7 @@ class LockstepWorkers(TrajectoryWorkers):
         rejected = None
         if not np.isfinite(rewards).all():
             rejected = "reward"
-        elif not (_finite(final) and _finite(observations)):
+        elif not (is_finite(final) and is_finite(observations)):
             rejected = "observation"
         return Trajectory(
             key=key,
@@ -290,11 +295,6 @@ class LockstepWorkers(TrajectoryWorkers):
         self._first_step = self._n_steps_done
 
 
-def _finite(observation: Any) -> bool:
-    arrays = observation.values() if isinstance(observation, dict) else [observation]
-    return all(bool(np.isfinite(array).all()) for array in arrays)
-
-
 def _finite_part(observation: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """The trajectory that has a non-finite number is lost, but its environment must go on with some action."""
-    return observation if _finite(observation) else np.nan_to_num(observation)
+    return observation if is_finite(observation) else np.nan_to_num(observation)

@@ -6,7 +6,7 @@ import copy
 import heapq
 import itertools
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepR
 
 from sb3_nigt.messages import Arrival, Contribution, Job, Message, SamplingPoint, Segment, TrajectoryKey
 from sb3_nigt.replica.replica import PolicyReplica
+from sb3_nigt.sampling.infos import InfoCopies
 from sb3_nigt.sampling.sampler import FreshNoise, Sampler
 from sb3_nigt.sampling.seeding import trajectory_seeds
 from sb3_nigt.sampling.trajectory import Trajectory
@@ -151,7 +152,10 @@ class SimulatedVecEnv(DummyVecEnv, WorkerVecEnv):
         self._needs_reset = False
         if self._segments is not None:
             self._segments.leave_episodes()
-        return super().reset()
+        self._options = [copy.deepcopy(options) for options in self._options]  # each environment may write to its own
+        observations = super().reset()
+        self._keep_reset_infos(range(self.num_envs))
+        return observations
 
     def step_async(self, actions: npt.NDArray[Any]) -> None:
         """
@@ -168,7 +172,13 @@ class SimulatedVecEnv(DummyVecEnv, WorkerVecEnv):
         now = self.clock.now()
         slowest = max(self.time_model.unit_time(worker, now, seed=next(self._order)) for worker in range(self.num_envs))
         self.clock.advance_to(now + slowest / (1 if self.time_per == "step" else self._episode_steps))
-        return super().step_wait()
+        result = super().step_wait()
+        self._keep_reset_infos(np.flatnonzero(result[2]).tolist())
+        return result
+
+    def _keep_reset_infos(self, workers: Iterable[int]) -> None:
+        for worker in workers:
+            self.reset_infos[worker] = InfoCopies()(self.reset_infos[worker])
 
     # Trajectories
 
@@ -180,7 +190,7 @@ class SimulatedVecEnv(DummyVecEnv, WorkerVecEnv):
         self._replica = PolicyReplica(spec.policy)
         self._networks = None
         after_step = None if self.interrupt is None else self._goes_on
-        self._samplers = [Sampler(env, self._replica.head, spec.n_steps, after_step) for env in self.envs]
+        self._samplers = [Sampler(env, self._replica.head, spec.n_steps, after_step, InfoCopies()) for env in self.envs]
         self._segments = SimulatedSegments(
             self.envs, self._replica.head, spec.seed, spec.stagger, self.task_ids, self._episode_steps
         )

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from sb3_nigt.messages import Arrival, Job, SamplingPoint, Segment, SegmentStart, TrajectoryKey
 from sb3_nigt.sampling.heads import Head, Network
+from sb3_nigt.sampling.infos import InfoCopies
 from sb3_nigt.sampling.seeding import trajectory_seeds
 from sb3_nigt.sampling.segments import SegmentSampler, longest_episode
 from sb3_nigt.sampling.trajectory import Trajectory
@@ -48,7 +49,7 @@ class SimulatedSegments:
     ) -> None:
         self._seed, self._task_ids, self._episode_steps = seed, task_ids, episode_steps
         self._samplers = [
-            SegmentSampler(env, head, seed, worker, longest_episode(env) if stagger else None)
+            SegmentSampler(env, head, seed, worker, longest_episode(env) if stagger else None, keep_info=InfoCopies())
             for worker, env in enumerate(envs)
         ]
         self._free_at = np.zeros(len(envs))  # when the step that is under way will have ended

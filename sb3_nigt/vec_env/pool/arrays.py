@@ -22,7 +22,7 @@ CONTROL: Fields = {
     "pieces": ((1,), "int64"),  # pieces that have ended
     "made": ((1,), "int64"),  # steps
 }
-N_NOTED = 10  # numbers about a piece
+N_NOTED = 6  # numbers about a piece
 LARGEST_CHUNK = 512  # rows of the arrays in rounds of steps; a worker that makes more steps in a round reports in between
 
 
@@ -37,18 +37,20 @@ def rows_of(horizon: int, round_steps: int | None) -> int:
     return horizon if round_steps is None else min(2 * round_steps, LARGEST_CHUNK)
 
 
-def round_fields(table: StepTable, rows: int, layout: Layout) -> Fields:
+def round_fields(table: StepTable, rows: int, layout: Layout, info_bytes: int) -> Fields:
     """
     What one worker and its parent exchange in a round.
 
     :param table: of the steps of a trajectory
     :param rows: steps of the longest trajectory, or of a part of a segment
     :param layout: of the policy's parameters and buffers
+    :param info_bytes: length of the array for infos, see ``infos``
     """
     return {
         "parameters": ((layout.size,), "float32"),
         "gradient": ((layout.n_parameters,), "float32"),
         "notes": note_shape(rows),
+        "infos": ((info_bytes,), "uint8"),
         **{name: (shape, dtype.str) for name, (shape, dtype) in table.shapes(rows).items()},
     }
 

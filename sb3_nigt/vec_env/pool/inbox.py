@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Hashable, Iterable, Sequence
-from typing import Any
 
 from sb3_nigt.messages import Arrival, Job, SamplingPoint, TrajectoryKey
 from sb3_nigt.sampling.steps import StepTable, read_steps
@@ -13,6 +11,7 @@ from sb3_nigt.sampling.trajectory import Trajectory
 from sb3_nigt.timing.clock import WallClock
 from sb3_nigt.vec_env.pool import protocol
 from sb3_nigt.vec_env.pool.arrays import WorkerArrays
+from sb3_nigt.vec_env.pool.infos import read_infos
 
 
 class Inbox:
@@ -67,23 +66,20 @@ class Inbox:
     def reject(self, job: Job, reason: str) -> None:
         """Put in an arrival without steps, which says that there will be none."""
         now = self._clock.now()
-        nothing = protocol.RemoteArrival(0, 0, 0, 0, 0, 0, now, now, *[math.nan] * 4)
+        nothing = protocol.RemoteArrival(0, 0, 0, 0, 0, 0, now, now)
         arrival = Arrival(job.worker, self._task_ids[job.worker], job.key, 0, 0.0, now, now, now, rejected=reason)
         self.arrived.append((arrival, self._read(job.worker, job.key, job.point, nothing)))
 
     def _read(self, worker: int, key: TrajectoryKey, point: SamplingPoint, said: protocol.RemoteArrival) -> Trajectory:
         """Copy a trajectory out of the arrays, which the worker's next one overwrites."""
         arrays, n = self._arrays.of(worker), said.n_steps
-        infos: list[dict[str, Any]] = [{} for _ in range(n)]
-        if infos:
-            infos[-1] = protocol.EpisodeNumbers(*said[-4:]).as_info()
         return Trajectory(
             key=key,
             point=point,
             **read_steps({name: arrays[name] for name in self._table.fields}, n),
             terminated=bool(said.terminated),
             truncated=bool(said.truncated),
-            infos=infos,
+            infos=read_infos(arrays["infos"], 0, n),
             rejected=protocol.rejection_of(said.rejection),
         )
 

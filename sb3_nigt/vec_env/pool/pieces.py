@@ -12,7 +12,8 @@ import numpy.typing as npt
 from sb3_nigt.messages import SamplingPoint, TrajectoryKey
 from sb3_nigt.sampling.steps import Arrays, StepTable, read_steps
 from sb3_nigt.sampling.trajectory import Trajectory, map_observation
-from sb3_nigt.vec_env.pool.protocol import EpisodeNumbers, rejection_number, rejection_of
+from sb3_nigt.vec_env.pool.infos import InfoWriter, read_infos
+from sb3_nigt.vec_env.pool.protocol import rejection_number, rejection_of
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -31,10 +32,6 @@ class Note(NamedTuple):
     terminated: float
     truncated: float
     rejection: float
-    episode_return: float
-    episode_length: float
-    episode_time: float
-    is_success: float
 
 
 class PieceWriter:
@@ -44,9 +41,11 @@ class PieceWriter:
     :param arrays: of the worker, with notes
     :param table: of the steps
     :param control: shared counters, see ``arrays.CONTROL``
+    :param infos: takes the infos
     """
 
-    def __init__(self, arrays: Arrays, table: StepTable, control: dict[str, Any]) -> None:
+    def __init__(self, arrays: Arrays, table: StepTable, control: dict[str, Any], infos: InfoWriter) -> None:
+        self._infos, self._info_row = infos, 0
         self._steps, self._notes = {name: arrays[name] for name in table.fields}, arrays["notes"]
         self._rejected, self._pieces = memoryview(control["rejected"]), memoryview(control["pieces"])
         self._rows, self._row = len(arrays["rewards"]), 0
@@ -54,6 +53,7 @@ class PieceWriter:
     def begin(self) -> None:
         """Start again at the first row; the parent has read what was there."""
         self._row = 0
+        self._infos.begin()
         self._rejected[0] = self._pieces[0] = 0
 
     @property
@@ -63,19 +63,35 @@ class PieceWriter:
 
     def room(self) -> int:
         """See ``PieceLog``."""
-        return self._rows - self._row
+        left, infos = self._rows - self._row, self._infos.room()
+        if self._infos.wants_all_steps:
+            return min(left, infos)
+        return left if infos else 0
 
     def open(self, age: int) -> Arrays:
         """See ``PieceLog``."""
         self._notes[self._pieces[0], :2] = self._row, age
+        self._info_row = self._row
         return {name: array[self._row :] for name, array in self._steps.items()}
+
+    def keep_info(self, info: dict[str, Any]) -> dict[str, Any]:
+        """
+        Write what travels of every step, and return it.
+
+        :param info: of the next step of the piece that is open
+        """
+        kept = self._infos.selected(info)
+        self._infos.write_step(self._info_row, kept)
+        self._info_row += 1
+        return kept
 
     def close(self, piece: Trajectory) -> None:
         """See ``PieceLog``."""
         n, number = piece.n_steps, self._pieces[0]
         if n or piece.rejected:
-            ended = (n, piece.terminated, piece.truncated, rejection_number(piece.rejected))
-            self._notes[number, 2:] = *ended, *EpisodeNumbers.of(piece.infos)
+            self._notes[number, 2:] = n, piece.terminated, piece.truncated, rejection_number(piece.rejected)
+            if n:
+                self._infos.write_last(self._row + n - 1, piece.infos[-1])
             self._row += n + 1
             self._rejected[0] += n if piece.rejected else 0
             self._pieces[0] = number + 1
@@ -115,16 +131,13 @@ def _read(
     arrays: Arrays, table: StepTable, note: Note, first: int, n: int, is_whole: bool, key: TrajectoryKey, point: SamplingPoint
 ) -> Trajectory:
     row = int(note.row) + first
-    infos: list[dict[str, Any]] = [{} for _ in range(n - first)]
-    if is_whole and infos:
-        infos[-1] = EpisodeNumbers(*note[6:]).as_info()
     return Trajectory(
         key=key,
         point=point,
         **read_steps({name: arrays[name][row:] for name in table.fields}, n - first),
         terminated=is_whole and bool(note.terminated),
         truncated=is_whole and bool(note.truncated),
-        infos=infos,
+        infos=read_infos(arrays["infos"], row, row + n - first),
         rejected=rejection_of(int(note.rejection)) if is_whole else None,
         age=int(note.age) + first,
     )

@@ -27,6 +27,7 @@ from sb3_nigt.vec_env.pool.commanded import CommandedVecEnv
 from sb3_nigt.vec_env.pool.commands import Commands
 from sb3_nigt.vec_env.pool.driver import Driver
 from sb3_nigt.vec_env.pool.inbox import Inbox
+from sb3_nigt.vec_env.pool.infos import checked_info_keys
 from sb3_nigt.vec_env.pool.roster import POLL_SECONDS, Roster
 from sb3_nigt.vec_env.pool.segment_book import SegmentBook
 from sb3_nigt.vec_env.pool.slot import State
@@ -49,10 +50,16 @@ class WorkerPool(CommandedVecEnv):
     clock: WallClock
 
     def _take_arguments(
-        self, n_workers: int, task_ids: Sequence[Hashable] | None, timeout: float, time_model: TimeModel | None
+        self,
+        n_workers: int,
+        task_ids: Sequence[Hashable] | None,
+        timeout: float,
+        time_model: TimeModel | None,
+        info_keys: Sequence[str] | None,
     ) -> Speeds:
         """Check and keep what all subclasses are given; nothing is started here."""
         self.timeout = check_interval("timeout", timeout, 0.0, float("inf"), open_low=True)
+        self.info_keys = checked_info_keys(info_keys)
         self.task_ids = checked_task_ids(task_ids, n_workers)
         self.task_ids_given = task_ids is not None
         self.tasks_differ = task_ids is not None and len(set(task_ids)) > 1

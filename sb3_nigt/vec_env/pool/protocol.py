@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import pickle
 import struct
 import traceback
@@ -28,7 +27,7 @@ SEGMENT_FORMAT = struct.Struct("<7q")  # job number, point number, round of the 
 CONTRIBUTION_FORMAT = struct.Struct("<4q")  # key and number of steps, in front of a coefficient a step
 NUMBER_FORMAT = struct.Struct("<q")  # of a command, echoed in its answer, so that an answer that was not taken is recognised
 FIRST_COMMAND, NO_COMMAND = 0, -1  # the first answer comes unasked; errors of jobs belong to no command
-ARRIVAL_FORMAT = struct.Struct("<2q4B2d4d")
+ARRIVAL_FORMAT = struct.Struct("<2q4B2d")
 SEGMENT_ARRIVAL_FORMAT = struct.Struct("<7q2d")
 _REJECTIONS = (None, "reward", "observation")
 
@@ -81,36 +80,6 @@ def decode_contributions(body: bytes) -> tuple[int, list[tuple[TrajectoryKey, np
     return number, wanted
 
 
-class EpisodeNumbers(NamedTuple):
-    """What a worker says of the last info of a trajectory; NaN where it has no such entry."""
-
-    episode_return: float  # Monitor's
-    episode_length: float
-    episode_time: float
-    is_success: float
-
-    @classmethod
-    def of(cls, infos: Sequence[dict[str, Any]]) -> EpisodeNumbers:
-        """
-        Take them out of the infos of a trajectory.
-
-        :param infos: one a step
-        """
-        last = infos[-1] if infos else {}
-        episode = last.get("episode", {})
-        numbers = [episode.get(name, math.nan) for name in ("r", "l", "t")]
-        return cls(*map(float, (*numbers, last.get("is_success", math.nan))))
-
-    def as_info(self) -> dict[str, Any]:
-        """Return the info that they came from."""
-        info: dict[str, Any] = {}
-        if math.isfinite(self.episode_length):
-            info["episode"] = {"r": self.episode_return, "l": int(self.episode_length), "t": self.episode_time}
-        if math.isfinite(self.is_success):
-            info["is_success"] = bool(self.is_success)
-        return info
-
-
 class SegmentArrival(NamedTuple):
     """What a worker says of its part of a segment, which has no more room or was stopped; its steps lie in arrays."""
 
@@ -136,10 +105,6 @@ class RemoteArrival(NamedTuple):
     cancelled: int
     started_at: float
     finished_at: float
-    episode_return: float  # Monitor's, NaN without
-    episode_length: float
-    episode_time: float
-    is_success: float  # NaN without
 
 
 def encode_result(result: Any) -> bytes:

@@ -14,6 +14,7 @@ from sb3_nigt.sampling.steps import StepTable
 from sb3_nigt.vec_env.base import RolloutSpec
 from sb3_nigt.vec_env.pool.arrays import WorkerArrays, rows_of
 from sb3_nigt.vec_env.pool.handle import WorkerHandle
+from sb3_nigt.vec_env.pool.infos import InfoKeys
 from sb3_nigt.vec_env.pool.segment_book import Progress
 
 CLOSE_SECONDS = 1.0  # that idle workers get to close their environments
@@ -27,17 +28,18 @@ class Transport(ABC, Generic[HandleT]):
 
     :param n_workers: number of workers
     :param now: seconds on a clock that does not jump
+    :param info_keys: names of the entries of infos that travel of every step; None: all
     :ivar handles: one a worker, of its last process or actor
     :ivar counters_are_seen: steps are seen as soon as they are made; else workers report parts of their segments
     """
 
     counters_are_seen: bool = False
 
-    def __init__(self, n_workers: int, now: Callable[[], float]) -> None:
-        self.n_workers, self.now = n_workers, now
+    def __init__(self, n_workers: int, now: Callable[[], float], info_keys: InfoKeys = ()) -> None:
+        self.n_workers, self.now, self.info_keys = n_workers, now, info_keys
         self.handles: list[HandleT] = []
         self._arrays: WorkerArrays | None = None
-        self._settings: tuple[bytes, int, int, bool] | None = None
+        self._settings: tuple[bytes, int, int, bool, InfoKeys] | None = None
 
     # Workers
 
@@ -101,7 +103,7 @@ class Transport(ABC, Generic[HandleT]):
         """
         arrays = self._new_arrays(table, rows_of(spec.n_steps, spec.round_steps), layout)
         old, self._arrays = self._arrays, arrays
-        self._settings = policy, spec.n_steps, spec.seed, spec.stagger
+        self._settings = policy, spec.n_steps, spec.seed, spec.stagger, self.info_keys
         return lambda: None if old is None else self._let_go(old)
 
     @abstractmethod

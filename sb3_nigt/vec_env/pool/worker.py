@@ -15,12 +15,14 @@ from stable_baselines3.common.env_util import is_wrapped
 
 from sb3_nigt.messages import SamplingPoint, SegmentStart, TrajectoryKey
 from sb3_nigt.replica.replica import PolicyReplica
+from sb3_nigt.sampling.infos import InfoCopies
 from sb3_nigt.sampling.sampler import FreshNoise, Sampler
 from sb3_nigt.sampling.seeding import trajectory_seeds
 from sb3_nigt.sampling.segments import SegmentSampler, longest_episode
 from sb3_nigt.sampling.steps import StepTable
-from sb3_nigt.sampling.trajectory import Trajectory
+from sb3_nigt.sampling.trajectory import Trajectory, copied
 from sb3_nigt.vec_env.pool import protocol
+from sb3_nigt.vec_env.pool.infos import InfoKeys, InfoWriter
 from sb3_nigt.vec_env.pool.packing import pack, unpack
 from sb3_nigt.vec_env.pool.pieces import PieceWriter
 
@@ -58,6 +60,7 @@ class Worker(ABC):
         self._context: tuple[Any, Any] = (None, None)
         self._point: SamplingPoint | None = None
         self._point_number = 0
+        self._keep_info = InfoCopies()
         self._put_back: bytes | None = None  # a message that has been read too early
 
     def serve(self) -> None:
@@ -102,7 +105,9 @@ class Worker(ABC):
 
     # Rounds
 
-    def prepare(self, index: int, policy: bytes, n_steps: int, seed: int, stagger: bool, layout: Any) -> None:
+    def prepare(
+        self, index: int, policy: bytes, n_steps: int, seed: int, stagger: bool, info_keys: InfoKeys, layout: Any
+    ) -> None:
         """
         Take new settings.
 
@@ -111,16 +116,21 @@ class Worker(ABC):
         :param n_steps: H, where a trajectory is cut
         :param seed: root seed of all trajectories
         :param stagger: in rounds of steps, cut the first episode at a random age
+        :param info_keys: names of the entries of infos that travel of every step; None: all
         :param layout: of the arrays of rounds
         """
         arrays = self._open_arrays(index, layout)
         self._seed = seed
         self._replica = PolicyReplica(pickle.loads(policy))
         head = self._replica.head
-        self._sampler = Sampler(self.env, head, n_steps, self._after_step)
-        self._writer = PieceWriter(arrays, StepTable.of(self._observation_space, head), self._control)
+        infos = self._infos = InfoWriter(arrays["infos"], info_keys)
+        self._writer = PieceWriter(arrays, StepTable.of(self._observation_space, head), self._control, infos)
+        keep, keep_in_piece = (infos.selected, self._writer.keep_info) if infos.wants_all_steps else (None, None)
+        self._sampler = Sampler(self.env, head, n_steps, self._after_step, keep)
         max_age = longest_episode(self.env) if stagger else None
-        self._segments = SegmentSampler(self.env, head, seed, index, max_age, self._after_segment_step, self._writer)
+        self._segments = SegmentSampler(
+            self.env, head, seed, index, max_age, self._after_segment_step, self._writer, keep_in_piece
+        )
         self._kept.clear()
         self._point, self._context = None, (None, None)
 
@@ -139,6 +149,7 @@ class Worker(ABC):
         trajectory = sampler.trajectory()
         if sampler.finished and trajectory.rejected is None:
             self._kept[key] = trajectory
+        self._infos.write_trajectory(trajectory.infos)
         self._send_arrival(
             trajectory,
             protocol.ARRIVAL + protocol.ARRIVAL_FORMAT.pack(*self._arrival(trajectory, started_at, sampler.finished)),
@@ -202,7 +213,6 @@ class Worker(ABC):
             not finished,
             started_at,
             now(),
-            *protocol.EpisodeNumbers.of(trajectory.infos),
         )
 
     def _gradient(self, body: bytes) -> None:
@@ -238,9 +248,10 @@ class Worker(ABC):
         action = unpack(self._action_space, action)
         observation, reward, terminated, truncated, info = self.env.step(action)
         reset_info: dict[str, Any] | None = None
-        info["TimeLimit.truncated"] = truncated and not terminated
+        info = {**info, "TimeLimit.truncated": truncated and not terminated}
         if terminated or truncated:
-            info["terminal_observation"] = observation
+            # copies, since the reset may write to the same arrays
+            info = {**self._keep_info(info), "terminal_observation": copied(observation)}
             observation, reset_info = self.env.reset()
         packed = pack(self._observation_space, observation)
         return packed, float(reward), bool(terminated or truncated), info, reset_info

@@ -11,6 +11,7 @@ from sb3_nigt.messages import SamplingPoint
 from sb3_nigt.parameters import Layout
 from sb3_nigt.sampling.steps import StepTable
 from sb3_nigt.vec_env.pool.arrays import CONTROL, WorkerArrays, round_fields
+from sb3_nigt.vec_env.pool.infos import InfoKeys, info_room
 from sb3_nigt.vec_env.pool.segment_book import Progress
 from sb3_nigt.vec_env.pool.transport import Transport
 from sb3_nigt.vec_env.process.handle import RemoteWorker
@@ -26,13 +27,16 @@ class ProcessTransport(Transport[RemoteWorker]):
     :param context: start method
     :param env_fns: cloudpickled functions that make the environments
     :param now: seconds on a clock that does not jump, the same in all processes
+    :param info_keys: names of the entries of infos that travel of every step; None: all
     :ivar blocks: shared memory that is in use
     """
 
     counters_are_seen = True
 
-    def __init__(self, context: BaseContext, env_fns: Sequence[bytes], now: Callable[[], float]) -> None:
-        super().__init__(len(env_fns), now)
+    def __init__(
+        self, context: BaseContext, env_fns: Sequence[bytes], now: Callable[[], float], info_keys: InfoKeys = ()
+    ) -> None:
+        super().__init__(len(env_fns), now, info_keys)
         self._context, self._env_fns = context, env_fns
         self._control = SharedArrays(CONTROL, len(env_fns))
         self.blocks: list[WorkerArrays] = [self._control]
@@ -59,7 +63,7 @@ class ProcessTransport(Transport[RemoteWorker]):
         return [self._by_descriptor[descriptor] for descriptor, _ in self._poll.poll(1000 * seconds)]
 
     def _new_arrays(self, table: StepTable, rows: int, layout: Layout) -> WorkerArrays:
-        arrays = SharedArrays(round_fields(table, rows, layout), self.n_workers)
+        arrays = SharedArrays(round_fields(table, rows, layout, info_room(self.info_keys)), self.n_workers)
         self.blocks.append(arrays)
         return arrays
 

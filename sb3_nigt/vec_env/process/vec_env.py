@@ -34,6 +34,8 @@ class ProcessVecEnv(WorkerPool):
     :param max_restarts: restarts of one worker before it counts as lost
     :param max_restarts_per_minute: restarts of one worker within 60 seconds before it counts as lost; None: no limit
     :param time_model: ratios of the speeds until they are measured
+    :param info_keys: entries of the info dicts that callbacks see of every step; ``episode`` and ``is_success`` of an
+        episode's last step come anyway. None: all
     :raises ValueError: if lengths differ from the number of workers, or spaces differ between workers
     """
 
@@ -48,6 +50,7 @@ class ProcessVecEnv(WorkerPool):
         max_restarts: int = 10,
         max_restarts_per_minute: int | None = 10,
         time_model: TimeModel | None = None,
+        info_keys: Sequence[str] | None = (),
     ) -> None:
         env_fns = list(env_fns)
         if getattr(mp.current_process(), "_inheriting", False):
@@ -60,11 +63,11 @@ class ProcessVecEnv(WorkerPool):
         if start_method not in (None, "forkserver", "spawn"):
             raise ValueError(f'start_method: cannot find context for {start_method!r}, give "forkserver", "spawn" or None.')
         limits = RestartLimits(max_restarts, max_restarts_per_minute)
-        speeds = self._take_arguments(len(env_fns), task_ids, timeout, time_model)
+        speeds = self._take_arguments(len(env_fns), task_ids, timeout, time_model, info_keys)
         context = mp.get_context(start_method or ("forkserver" if "forkserver" in mp.get_all_start_methods() else "spawn"))
         if context.get_start_method() == "forkserver":
             context.set_forkserver_preload(["sb3_nigt.vec_env.process.preload"])
-        transport = ProcessTransport(context, [cloudpickle.dumps(env_fn) for env_fn in env_fns], self._now)
+        transport = ProcessTransport(context, [cloudpickle.dumps(env_fn) for env_fn in env_fns], self._now, self.info_keys)
         self._assemble(Roster(self.task_ids, limits, speeds, self.timeout), transport)
         try:
             self._start_all()

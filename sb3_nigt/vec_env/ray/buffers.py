@@ -12,6 +12,7 @@ import numpy.typing as npt
 from sb3_nigt.sampling.steps import StepTable, step_arrays
 from sb3_nigt.sampling.trajectory import Trajectory
 from sb3_nigt.vec_env.pool.arrays import note_shape
+from sb3_nigt.vec_env.pool.infos import ROOM, used
 
 Buffer = npt.NDArray[np.uint8]
 
@@ -24,29 +25,32 @@ class BufferLayout:
     :param table: of the steps of a trajectory
     :param n_parameters: length of a gradient
     :param rows: of a worker's arrays for parts of segments
+    :param info_bytes: length of a worker's array for infos
     """
 
     table: StepTable
     n_parameters: int
     rows: int
+    info_bytes: int = ROOM
 
-    def pack(self, trajectory: Trajectory) -> Buffer:
+    def pack(self, trajectory: Trajectory, infos: Buffer) -> Buffer:
         """
         Write a trajectory into a buffer.
 
         :param trajectory: complete or cancelled
+        :param infos: that travel
         """
-        return self._pack(step_arrays(trajectory), trajectory.n_steps)
+        return np.concatenate([self._pack(step_arrays(trajectory), trajectory.n_steps), infos])
 
     def _pack(self, arrays: Mapping[str, npt.NDArray[Any]], n_steps: int) -> Buffer:
         shapes = self.table.shapes(n_steps)
         return np.concatenate([_flat(arrays[name][: shape[0]], dtype) for name, (shape, dtype) in shapes.items()])
 
     def new_arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """Return the arrays of a worker for parts of segments, see ``pool.pieces``."""
+        """Return the arrays of a worker for infos and for parts of segments, see ``pool.pieces``."""
         notes, dtype = note_shape(self.rows)
         steps = {name: np.empty(shape, dtype) for name, (shape, dtype) in self.table.shapes(self.rows).items()}
-        return {**steps, "notes": np.empty(notes, dtype)}
+        return {**steps, "notes": np.empty(notes, dtype), "infos": np.empty(self.info_bytes, np.uint8)}
 
     def pack_segment(self, arrays: Mapping[str, npt.NDArray[Any]], n_steps: int, n_pieces: int) -> Buffer:
         """
@@ -57,7 +61,7 @@ class BufferLayout:
         :param n_pieces: in the arrays
         """
         steps = self._pack(arrays, _last_row(n_steps, n_pieces))
-        return np.concatenate([_flat(arrays["notes"][:n_pieces], np.dtype(np.float64)), steps])
+        return np.concatenate([_flat(arrays["notes"][:n_pieces], np.dtype(np.float64)), steps, used(arrays["infos"])])
 
     def unpack_segment(self, n_steps: int, n_pieces: int, buffer: Buffer) -> dict[str, npt.NDArray[Any]]:
         """
@@ -66,7 +70,7 @@ class BufferLayout:
         :param n_steps: in all pieces
         :param n_pieces: in the buffer
         :param buffer: made by ``pack_segment``
-        :raises ValueError: if its size is another one
+        :raises ValueError: if it is too short
         """
         (_, width), dtype = note_shape(0)
         size = n_pieces * width * np.dtype(dtype).itemsize
@@ -79,19 +83,20 @@ class BufferLayout:
 
         :param n_steps: length of the trajectory
         :param buffer: made by ``pack``
-        :raises ValueError: if its size is another one
+        :raises ValueError: if it is too short
         """
         arrays, position = {}, 0
         for name, (shape, dtype) in self.table.shapes(n_steps).items():
             size = int(np.prod(shape)) * dtype.itemsize
             arrays[name] = buffer[position : position + size]
             position += size
-        if position != len(buffer):
-            raise ValueError(f"a trajectory of {n_steps} steps has {position} bytes, got {len(buffer)}")
+        if position > len(buffer):
+            raise ValueError(f"a trajectory of {n_steps} steps has {position} bytes at least, got {len(buffer)}")
         # a slice may begin anywhere, and arrays of numbers may not
-        return {
+        steps = {
             name: arrays[name].copy().view(dtype).reshape(shape) for name, (shape, dtype) in self.table.shapes(n_steps).items()
         }
+        return {**steps, "infos": buffer[position:]}
 
 
 def _flat(array: npt.NDArray[Any], dtype: np.dtype[Any]) -> Buffer:

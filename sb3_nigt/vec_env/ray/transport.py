@@ -12,6 +12,7 @@ from sb3_nigt.messages import SamplingPoint
 from sb3_nigt.parameters import Layout
 from sb3_nigt.sampling.steps import StepTable
 from sb3_nigt.vec_env.pool.arrays import WorkerArrays
+from sb3_nigt.vec_env.pool.infos import InfoKeys, info_room
 from sb3_nigt.vec_env.pool.transport import Transport
 from sb3_nigt.vec_env.ray.buffers import BufferLayout, ReceivedArrays
 from sb3_nigt.vec_env.ray.cluster import Connection
@@ -28,6 +29,7 @@ class RayTransport(Transport[RayWorker]):
     :param beat_seconds: how often the signs of life of a worker are asked for
     :param placement_timeout: seconds for which workers that are needed may be absent
     :param now: seconds on a clock that does not jump
+    :param info_keys: names of the entries of infos that travel of every step; None: all
     :param worker_class: makes the handles
     """
 
@@ -39,9 +41,10 @@ class RayTransport(Transport[RayWorker]):
         beat_seconds: float,
         placement_timeout: float,
         now: Callable[[], float],
+        info_keys: InfoKeys = (),
         worker_class: type[RayWorker] = RayWorker,
     ) -> None:
-        super().__init__(len(env_fns), now)
+        super().__init__(len(env_fns), now, info_keys)
         self._connection, self._env_fns, self._options = connection, env_fns, options
         self._beat_seconds, self._placement_timeout, self._worker_class = beat_seconds, placement_timeout, worker_class
         self._received: ReceivedArrays | None = None
@@ -80,7 +83,9 @@ class RayTransport(Transport[RayWorker]):
         self._connection.release()
 
     def _new_arrays(self, table: StepTable, rows: int, layout: Layout) -> WorkerArrays:
-        self._received = ReceivedArrays(BufferLayout(table, layout.n_parameters, rows), self.n_workers)
+        self._received = ReceivedArrays(
+            BufferLayout(table, layout.n_parameters, rows, info_room(self.info_keys)), self.n_workers
+        )
         return self._received
 
     def prepare(self, worker: int) -> None:

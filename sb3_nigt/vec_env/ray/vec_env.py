@@ -55,6 +55,8 @@ class RayVecEnv(WorkerPool):
     :param placement_timeout: seconds for which workers that are needed may be absent before it is an error
     :param allow_unauthenticated: take also a Ray that everybody who reaches it may use
     :param time_model: ratios of the speeds until they are measured
+    :param info_keys: entries of the info dicts that callbacks see of every step; ``episode`` and ``is_success`` of an
+        episode's last step come anyway. None: all
     :raises ValueError: for values that are not allowed, a cluster without authentication, spaces that differ between workers
     :raises WorkerError: if the cluster has no place for the workers
     """
@@ -77,12 +79,13 @@ class RayVecEnv(WorkerPool):
         placement_timeout: float = 120.0,
         allow_unauthenticated: bool = False,
         time_model: TimeModel | None = None,
+        info_keys: Sequence[str] | None = (),
     ) -> None:
         env_fns = list(env_fns)
         if not env_fns:
             raise ValueError("env_fns=[] is not allowed: give one function for each worker, at least one.")
         limits = RestartLimits(max_restarts, max_restarts_per_minute)
-        speeds = self._take_arguments(len(env_fns), task_ids, timeout, time_model)
+        speeds = self._take_arguments(len(env_fns), task_ids, timeout, time_model, info_keys)
         options = actor_options(len(env_fns), num_cpus, num_gpus, resources, scheduling_strategy)
         self.placement_timeout = check_interval("placement_timeout", placement_timeout, 0.0, float("inf"), open_low=True)
         n_needed = _checked_min_workers(min_workers, len(env_fns))
@@ -96,10 +99,10 @@ class RayVecEnv(WorkerPool):
             self.task_ids, limits, speeds, self.timeout, PLACE_SECONDS, self.placement_timeout, LONGEST_BEAT_SECONDS
         )
         connection = connect(address, allow_unauthenticated, *total(options))
-        self._assemble(
-            roster,
-            RayTransport(connection, makers, options, beat, self.placement_timeout, self._now, self._worker_class),
+        transport = RayTransport(
+            connection, makers, options, beat, self.placement_timeout, self._now, self.info_keys, self._worker_class
         )
+        self._assemble(roster, transport)
         try:
             self._start_all()
             described = self._wait_for_workers(n_needed)

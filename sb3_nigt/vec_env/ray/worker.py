@@ -19,6 +19,7 @@ from stable_baselines3.common.vec_env.patch_gym import _patch_env
 from sb3_nigt.sampling.trajectory import Trajectory
 from sb3_nigt.vec_env.pool import protocol
 from sb3_nigt.vec_env.pool.arrays import CONTROL
+from sb3_nigt.vec_env.pool.infos import used
 from sb3_nigt.vec_env.pool.protocol import encode_error
 from sb3_nigt.vec_env.pool.worker import Worker
 from sb3_nigt.vec_env.ray.buffers import Buffer, BufferLayout
@@ -124,7 +125,7 @@ class ActorWorker(Worker):
         return np.array(self._job_parameters)
 
     def _send_arrival(self, trajectory: Trajectory, message: bytes) -> None:
-        self._mailbox.send_bytes(message, self._layout.pack(trajectory))
+        self._mailbox.send_bytes(message, self._layout.pack(trajectory, used(self._arrays["infos"])))
 
     def _send_segment(self, said: protocol.SegmentArrival, message: bytes) -> None:
         self._mailbox.send_bytes(message, self._layout.pack_segment(self._arrays, said.n_steps, said.n_pieces))
