@@ -36,10 +36,12 @@ from sb3_nigt.algorithms.checks import (
     warn_of_untrained,
 )
 from sb3_nigt.algorithms.critic_tasks import critic_tasks, n_critic_tasks, value_network
+from sb3_nigt.algorithms.files import check_file, saved_classes
 from sb3_nigt.algorithms.fisher_sample import FisherSample
 from sb3_nigt.algorithms.group import Group, RoundPlan, chosen_group
 from sb3_nigt.algorithms.reporting import RoundLogger
 from sb3_nigt.algorithms.round import abandon
+from sb3_nigt.algorithms.settings import changed, check_kind_of_estimator, settings_of
 from sb3_nigt.algorithms.steps import steps_of_a_round
 from sb3_nigt.critic import Critic
 from sb3_nigt.estimators import Estimator, GeneralizedAdvantage, ReturnToGo
@@ -59,6 +61,20 @@ from sb3_nigt.vec_env.base import RolloutSpec, TrajectoryWorkers
 from sb3_nigt.vec_env.connect import workers_behind
 
 N_TRAJECTORIES = 20
+OF_A_RUN = (  # attributes that are made anew from the others
+    *("_workers", "_stack", "_group", "_ticks", "_accepted", "_schedule", "_estimator", "_round_logger", "_fisher", "_point"),
+    *(
+        "_layout",
+        "_buffers",
+        "_spec",
+        "_structure",
+        "_has_batch_norm",
+        "_memory",
+        "_usual_logger",
+        "eta_schedule",
+        "_settings",
+    ),
+)
 
 SelfAsyncPolicyGradient = TypeVar("SelfAsyncPolicyGradient", bound="AsyncPolicyGradient")
 
@@ -126,6 +142,8 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
     _group: Group | None = None  # of this learn() or the last one
     _n_critic_tasks: int | None = None  # also in a file, which may be loaded without an environment
     _learned: dict[str, Any] | None = None  # in a file: apart from parameters and counters, what the model has learned
+    _has_critic: bool | None = None  # the model was made with one; also in a file
+    _default_rate: float | None = None  # of the geometry, while the user has given none
     _usual_logger: tuple[bool, Logger | None] | None = None  # while the model logs nothing
     _spec: RolloutSpec | None = None  # that the workers have from this model
     _structure: object = None  # of the policy in it, and what else it was made from
@@ -197,6 +215,7 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
             _init_setup_model=False,
         )
         self._mean_length: float | None = None  # of trajectories; durations are predicted with it
+        self._bad_gradients = 0  # rounds in a row whose gradient was not finite
         if _init_setup_model:
             self._setup_model()
 
@@ -235,34 +254,74 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
 
     def _setup_model(self) -> None:
         check_arguments(self)
-        if self.learning_rate is None:
-            self.learning_rate = GEOMETRIES[self.geometry].learning_rate
-        given = self.policy_kwargs
+        check_kind_of_estimator(self._has_critic, self.gae_lambda)
+        self._fill_in_learning_rate()
+        given, root_seed = self.policy_kwargs, vars(self).get("_root_seed")
         self.policy_kwargs = {**self._default_policy_kwargs(), **given}
         super()._setup_model()
         self.policy_kwargs = given  # ``load`` compares it with what the user gives then
+        if self.seed is None and root_seed is not None:
+            self._root_seed = int(root_seed)  # so that a loaded model goes on with its random numbers
         if "optimizer_class" not in self.policy_kwargs:
             kwargs = self.policy_kwargs.get("optimizer_kwargs") or {}
             if self.optimizer_class is NIGT:
                 kwargs = {"geometry": self.geometry, **kwargs}
             parameters = actor_parameters(self.policy)
             self.policy.optimizer = self.optimizer_class(parameters, lr=self.lr_schedule(1), **kwargs)  # type: ignore[call-arg]
+        self._make_parts()
+        make_head(self.policy)  # refuses distributions without a score
+        settings = chosen_group(self.group)
+        if self.env is not None:
+            check_env(self, self.env)
+            settings.check(self)
+
+    def _make_parts(self) -> None:
+        """Make what follows from the arguments, the policy and what the model has learned before."""
         self.eta_schedule = FloatSchedule(self.eta)
         self._schedule, self._estimator = self.make_schedule(), self.make_estimator()
         self._fisher = FisherSample(self.fisher_samples, self.fisher_rounds)
-        if self._learned is not None:  # of the model that was saved
+        if self._learned is not None:
             self._estimator.load_state_dict(self._learned["estimator"])
             self._fisher.rounds.extend(self._learned["fisher"])
         self._workers: TrajectoryWorkers | None = None
         self._accepted: Accepted = []  # of the last round, in worker order
         lengths = LengthEstimate(self._mean_length or float(self.horizon), seen=self._mean_length is not None)
         self._memory = BetweenRounds(lengths)
-        self._bad_gradients = 0  # rounds in a row whose gradient was not finite
-        make_head(self.policy)  # refuses distributions without a score
-        settings = chosen_group(self.group)
-        if self.env is not None:
-            check_env(self, self.env)
-            settings.check(self)
+        self._settings, self._has_critic = settings_of(self), self.gae_lambda is not None
+
+    def _fill_in_learning_rate(self) -> None:
+        """The default is that of the geometry, also of one that is chosen later."""
+        if self.learning_rate is None or self.learning_rate == self._default_rate:
+            self.learning_rate = self._default_rate = GEOMETRIES[self.geometry].learning_rate
+
+    def _take_changes(self, workers: TrajectoryWorkers) -> None:
+        """Let arguments that were set as attributes since the last round take effect."""
+        names = changed(self._settings, self)
+        if not names:
+            return
+        check_arguments(self)
+        if names & {"learning_rate", "geometry"}:
+            self._fill_in_learning_rate()
+            self._setup_lr_schedule()
+        if "geometry" in names:
+            update.set_geometry(self.policy.optimizer, self.geometry)
+        if "eta" in names:
+            self.eta_schedule = FloatSchedule(self.eta)
+        if names & {"gamma", "gae_lambda"}:
+            self._make_estimator_anew()
+        if names & {"fisher_samples", "fisher_rounds"}:
+            self._fisher = self._fisher.with_size(self.fisher_samples, self.fisher_rounds)
+        if "schedule" in names:
+            abandon(workers, self._schedule, self._memory)
+            self._schedule = self.make_schedule()
+        if names & {"horizon", "rollout", "stagger"}:
+            self._is_prepared = False
+        self._settings = settings_of(self)
+
+    def _make_estimator_anew(self) -> None:
+        self._estimator.learn()  # what is left to learn of the last round
+        learned, self._estimator = self._estimator.state_dict(), self.make_estimator()
+        self._estimator.load_state_dict(learned)
 
     def set_random_seed(self, seed: int | None = None) -> None:
         """
@@ -285,9 +344,7 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
         assert self.env is not None
         self._workers = self._group = None
         check_env(self, self.env)
-        self._estimator.learn()
-        learned, self._estimator = self._estimator.state_dict(), self.make_estimator()
-        self._estimator.load_state_dict(learned)
+        self._make_estimator_anew()
 
     def save(
         self,
@@ -302,26 +359,52 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
         :param exclude: attributes that are left out besides the default ones
         :param include: attributes that are saved although they would be left out
         """
-        self._estimator.learn()  # what is left to learn of the last round
-        self._learned = {"estimator": self._estimator.state_dict(), "fisher": list(self._fisher.rounds)}
+        self._keep_learned()
+        self.saved_classes = saved_classes(type(self), AsyncPolicyGradient)
         super().save(path, exclude, include)
 
+    def _keep_learned(self) -> None:
+        self._estimator.learn()  # what is left to learn of the last round
+        self._learned = {"estimator": self._estimator.state_dict(), "fisher": list(self._fisher.rounds)}
+
+    @classmethod
+    def load(
+        cls: type[SelfAsyncPolicyGradient], path: str | pathlib.Path | io.BufferedIOBase, *args: Any, **kwargs: Any
+    ) -> SelfAsyncPolicyGradient:
+        """
+        Load a model, see ``BaseAlgorithm.load``.
+
+        :param path: of the zip file, or an open file
+        :raises ValueError: if the file holds a model of another class
+        """
+        check_file(cls, path)
+        return super().load(path, *args, **kwargs)
+
+    def set_parameters(self, *args: Any, **kwargs: Any) -> None:
+        """Load parameters, see ``BaseAlgorithm.set_parameters``; the geometry stays that of this model."""
+        own = [group.get("geometry") for group in self.policy.optimizer.param_groups]
+        super().set_parameters(*args, **kwargs)
+        for group, geometry in zip(self.policy.optimizer.param_groups, own, strict=True):
+            if geometry is not None:
+                group["geometry"] = geometry
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickles and copies: without what belongs to a run, which the copy finds anew."""
+        self._keep_learned()
+        return {name: value for name, value in vars(self).items() if name not in (*OF_A_RUN, "_logger")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """
+        Be what was pickled or copied.
+
+        :param state: of ``__getstate__``
+        """
+        vars(self).update(state)
+        self._custom_logger = False
+        self._make_parts()
+
     def _excluded_save_params(self) -> list[str]:
-        transient = [
-            "_workers",
-            "_stack",
-            "_group",
-            "_ticks",
-            "_accepted",
-            "_schedule",
-            "_estimator",
-            "_round_logger",
-            "_fisher",
-            "_point",
-        ]
-        transient += ["_layout", "_buffers", "_spec", "_structure", "_has_batch_norm", "_memory", "_usual_logger"]
-        transient += ["eta_schedule", "last_round", "group"]
-        return [*super()._excluded_save_params(), *transient]
+        return [*super()._excluded_save_params(), *OF_A_RUN, "last_round", "group"]
 
     # What others may know
 
@@ -401,6 +484,8 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
             have a copy of
         """
         check_learn(total_timesteps, log_interval)
+        check_arguments(self)  # some may have been set since the last run
+        changed(self._settings, self)
         name = tb_log_name or type(self).__name__
         self._join()
         try:
@@ -490,6 +575,7 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
         workers = self._group.workers
         self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
         self.policy.set_training_mode(False)
+        self._take_changes(workers)
         if not self._is_prepared:
             self._prepare(workers)
         workers.resume(self._last_obs, self._last_episode_starts, partial(self._on_tick, callback))

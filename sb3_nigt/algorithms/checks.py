@@ -33,6 +33,11 @@ def check_arguments(model: AsyncPolicyGradient) -> None:
     :param model: with its arguments as attributes
     :raises ValueError: naming the argument, its value and what is allowed
     """
+    for name, value in model.fixed.items():
+        if getattr(model, name) != value:
+            raise ValueError(
+                f"{name}={getattr(model, name)!r} is not allowed: {type(model).__name__} has no {name}, leave it as it is."
+            )
     if model.learning_rate is not None:
         check_learning_rate(model.learning_rate(1.0) if callable(model.learning_rate) else model.learning_rate)
     check_interval("eta", model.eta(1.0) if callable(model.eta) else model.eta, 0.0, 1.0, open_low=True)

@@ -48,6 +48,17 @@ class FisherSample:
                 parts.append(map_observation(lambda rows, own=own: rows[own], trajectory.policy_observations))
         self.rounds.append(map_observation(lambda *rows: np.concatenate(rows), *parts))
 
+    def with_size(self, n_samples: int, n_rounds: int) -> FisherSample:
+        """
+        Return a sample of another size that begins with the newest rounds of this one.
+
+        :param n_samples: observations of one round
+        :param n_rounds: rounds that are used together
+        """
+        other = FisherSample(n_samples, n_rounds)
+        other.rounds.extend(self.rounds)
+        return other
+
     def observations(self) -> Any:
         """Return all of them, as the policy gets them."""
         return map_observation(lambda *rows: np.concatenate(rows), *self.rounds)

@@ -42,6 +42,22 @@ def extrapolate(optimizer: th.optim.Optimizer, eta: float) -> Mapping[th.Tensor,
     return optimizer.extrapolated()
 
 
+def set_geometry(optimizer: th.optim.Optimizer, geometry: str) -> None:
+    """
+    Measure steps in another norm from now on.
+
+    :param optimizer: of the policy
+    :param geometry: a key of ``GEOMETRIES``
+    :raises ValueError: if it has no geometry
+    """
+    if not isinstance(optimizer, NIGT):
+        raise ValueError(
+            f"geometry={geometry!r} cannot be set on this model, since its optimizer {type(optimizer).__name__} has none."
+        )
+    for group in optimizer.param_groups:
+        group["geometry"] = geometry
+
+
 def contributions(accepted: Accepted, weights: npt.NDArray[np.float64], estimator: Estimator) -> list[Contribution]:
     """
     Say what each accepted trajectory counts for.

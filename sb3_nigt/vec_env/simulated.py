@@ -103,16 +103,34 @@ class SimulatedVecEnv(DummyVecEnv, WorkerVecEnv):
         check_same_spaces([(env.observation_space, env.action_space) for env in self.envs])
         self.clock = SimulatedClock()
         self.link, self.aggregation = self.time_model.link, self.time_model.aggregation
-        self._uploads = UploadQueue(self.link)
-        self._flights: dict[int, _Flight] = {}
-        self._events: list[tuple[float, int, int]] = []  # (time of the next thing to happen, order, worker)
         self._order = itertools.count()
-        self._kept: dict[tuple[int, TrajectoryKey], Trajectory] = {}
-        self._networks: tuple[SamplingPoint, Any] | None = None
-        self._segments: SimulatedSegments | None = None
         self._needs_reset = self._interrupted = False
         spec = self.envs[0].spec
         self._episode_steps = (spec and spec.max_episode_steps) or DEFAULT_EPISODE_STEPS
+        self._begin_unprepared()
+
+    def _begin_unprepared(self) -> None:
+        self.rollout_spec = None
+        self._uploads = UploadQueue(self.link)
+        self._flights: dict[int, _Flight] = {}
+        self._events: list[tuple[float, int, int]] = []  # (time of the next thing to happen, order, worker)
+        self._kept: dict[tuple[int, TrajectoryKey], Trajectory] = {}
+        self._networks: tuple[SamplingPoint, Any] | None = None
+        self._segments: SimulatedSegments | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickles and copies: without what ``prepare`` has made and what is in flight."""
+        made = ("rollout_spec", "_uploads", "_flights", "_events", "_kept", "_networks", "_segments", "_replica", "_samplers")
+        return {name: value for name, value in vars(self).items() if name not in made}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """
+        Be what was pickled or copied, before ``prepare``.
+
+        :param state: of ``__getstate__``
+        """
+        vars(self).update(state)
+        self._begin_unprepared()
 
     # Speeds
 

@@ -235,6 +235,13 @@ class WorkerPool(CommandedVecEnv):
 
     # Life
 
+    def __getstate__(self) -> Any:
+        """Workers elsewhere cannot be copied, so neither can a model that trains on them."""
+        raise TypeError(
+            f"A {type(self).__name__} cannot be pickled or copied, since its workers are processes: use model.save(path) and "
+            f"load(path, env=workers), with new workers or with these."
+        )
+
     @property
     def closed(self) -> bool:
         """Whether ``close`` was called."""

@@ -1,0 +1,66 @@
+"""What a saved model is of: asked before anything is made of it."""
+
+from __future__ import annotations
+
+import io
+import json
+import pathlib
+import zipfile
+from typing import Any
+
+from stable_baselines3.common.save_util import open_path
+
+
+def check_file(cls: type[Any], path: str | pathlib.Path | io.BufferedIOBase) -> None:
+    """
+    Refuse the file of another class.
+
+    :param cls: that shall be loaded
+    :param path: of the zip file, or an open file, which stays where it is
+    :raises ValueError: if the file holds something else
+    """
+    data = _contents(path)
+    if data is None:
+        return  # no such file: Stable-Baselines3 says so
+    shown = "The file" if isinstance(path, io.IOBase) else str(path)
+    known = [base.__name__ for base in cls.__mro__]
+    classes = data.get("saved_classes")
+    if classes is None and "eta" in data and "rollout" not in data:
+        raise ValueError(
+            f"{shown} was saved by sb3_nigt 0.1.0, whose policies have other parameters: load it with that version "
+            '(pip install "sb3_nigt==0.1.0"), or train anew.'
+        )
+    if classes is None and "rollout" not in data:
+        raise ValueError(f"{shown} was not saved by a class of sb3_nigt: load it with the class that has saved it.")
+    if classes is not None and classes[0] not in known and cls.__name__ not in classes:
+        raise ValueError(
+            f"{shown} holds a model of {classes[0]}, not of {cls.__name__}: type {classes[0]}.load. To go on "
+            f"from its parameters with {cls.__name__}, make a model with the same policy and call set_parameters(path)."
+        )
+
+
+def saved_classes(cls: type[Any], parent: type[Any]) -> list[str]:
+    """
+    Return the names that ``check_file`` looks for.
+
+    :param cls: of the model
+    :param parent: of all algorithms, left out
+    """
+    return [base.__name__ for base in cls.__mro__ if issubclass(base, parent) and base is not parent]
+
+
+def _contents(path: str | pathlib.Path | io.BufferedIOBase) -> dict[str, Any] | None:
+    """The plain values of a file, and descriptions of those that are pickled; None if it is no model."""
+    file = open_path(path, "r", suffix="zip")
+    position = file.tell()
+    try:
+        with zipfile.ZipFile(file) as archive:
+            data = json.loads(archive.read("data"))
+    except (zipfile.BadZipFile, KeyError):
+        return None
+    finally:
+        if file is path:
+            file.seek(position)
+        else:
+            file.close()
+    return data if isinstance(data, dict) else None

@@ -1,0 +1,149 @@
+"""Files, pickles and copies of models: what they hold, and what refuses them."""
+
+import copy
+import io
+import pickle
+import zipfile
+
+import cloudpickle
+import numpy as np
+import pytest
+from envs import LengthFromSeedEnv, parameters
+from stable_baselines3 import PPO
+from stable_baselines3.common.env_util import make_vec_env
+
+from sb3_nigt import PAPER, AFedPG, FixedTimes, ProcessVecEnv, RennalaNIGT, SimulatedVecEnv, SyncNIGT, make_worker_vec_env
+
+
+def workers():
+    return SimulatedVecEnv([LengthFromSeedEnv] * 3, FixedTimes([1.0, 2.0, 5.0]))
+
+
+def make(algorithm=RennalaNIGT, env=None, **kwargs):
+    policy_kwargs = {**kwargs.pop("policy_kwargs", {}), "net_arch": [4]}
+    return algorithm("MlpPolicy", env or workers(), seed=0, policy_kwargs=policy_kwargs, **kwargs)
+
+
+# Files
+
+
+def test_the_class_is_in_the_file(tmp_path):
+    path = tmp_path / "model.zip"
+    make().save(path)
+    with pytest.raises(ValueError, match=f"^{path} holds a model of RennalaNIGT, not of AFedPG: type RennalaNIGT.load"):
+        AFedPG.load(path)
+    with pytest.raises(ValueError, match="not of SyncNIGT"):
+        SyncNIGT.load(path.with_suffix(""), env=workers())  # the suffix is added
+    assert RennalaNIGT.load(path).n_updates == 0
+
+
+def test_open_files():
+    file = io.BytesIO()
+    file.write(b"something before ")
+    start = file.tell()
+    make().save(file)
+    for _ in range(2):  # it stays where it is
+        file.seek(start)
+        with pytest.raises(ValueError, match=r"^The file holds a model of RennalaNIGT"):
+            AFedPG.load(file)
+        assert file.tell() == start
+    assert RennalaNIGT.load(file).n_updates == 0
+
+
+def test_subclasses():
+    class Mine(RennalaNIGT):
+        pass
+
+    class Other(RennalaNIGT):
+        pass
+
+    mine, plain = io.BytesIO(), io.BytesIO()
+    make(Mine).save(mine)
+    make().save(plain)
+    assert type(RennalaNIGT.load(mine)) is RennalaNIGT
+    assert type(Mine.load(plain)) is Mine
+    with pytest.raises(ValueError, match="holds a model of Mine, not of Other"):
+        Other.load(mine)
+
+
+def test_parameters_of_another_class(tmp_path):
+    """What the message says to do."""
+    first = make().learn(600)
+    first.save(tmp_path / "model")
+    second = make(SyncNIGT)
+    second.set_parameters(tmp_path / "model")
+    assert np.array_equal(parameters(second), parameters(first))
+    second.learn(100)
+
+
+def test_a_file_of_another_library(tmp_path):
+    PPO("MlpPolicy", make_vec_env("CartPole-v1"), n_steps=64, device="cpu").save(tmp_path / "ppo")
+    with pytest.raises(ValueError, match=r"ppo was not saved by a class of sb3_nigt: load it with the class that has saved"):
+        RennalaNIGT.load(tmp_path / "ppo")
+
+
+def test_a_file_of_version_0_1_0(tmp_path):
+    make(**PAPER).save(tmp_path / "model.zip")
+    with zipfile.ZipFile(tmp_path / "model.zip") as new, zipfile.ZipFile(tmp_path / "old.zip", "w") as old:
+        for name in new.namelist():
+            content = new.read(name)
+            if name == "data":  # what those files did not have
+                content = content.replace(b'"saved_classes"', b'"_unknown"').replace(b'"rollout"', b'"_unknown_too"')
+            old.writestr(name, content)
+    with pytest.raises(ValueError, match=r"old.zip was saved by sb3_nigt 0\.1\.0, whose policies have other parameters"):
+        RennalaNIGT.load(tmp_path / "old.zip")
+
+
+def test_what_is_no_model(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        RennalaNIGT.load(tmp_path / "nothing")
+    (tmp_path / "text.zip").write_text("text")
+    with pytest.raises(ValueError, match="wasn't a zip-file"):
+        RennalaNIGT.load(tmp_path / "text.zip")
+
+
+def test_without_a_seed_the_random_numbers_go_on(tmp_path):
+    model = RennalaNIGT("MlpPolicy", workers())
+    model.save(tmp_path / "model")
+    assert RennalaNIGT.load(tmp_path / "model").root_seed == model.root_seed
+    assert RennalaNIGT.load(tmp_path / "model", seed=5).root_seed == 5
+    model.set_random_seed(None)
+    assert RennalaNIGT.load(tmp_path / "model").root_seed != model.root_seed
+
+
+# Pickles and copies
+
+WAYS = {
+    "pickle": lambda model: pickle.loads(pickle.dumps(model)),
+    "cloudpickle": lambda model: pickle.loads(cloudpickle.dumps(model)),
+    "deepcopy": copy.deepcopy,
+}
+ENVS = {"workers": workers, "plain": lambda: make_vec_env(LengthFromSeedEnv, 2)}
+ARGUMENTS = {"steps": {"n_steps": 8}, "paper": {**PAPER, "n_trajectories": 4, "horizon": 20}}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("env", ENVS)
+@pytest.mark.parametrize("arguments", ARGUMENTS)
+def test_copies(way, env, arguments, capsys):
+    model = make(env=ENVS[env](), verbose=1, **ARGUMENTS[arguments])
+    for _ in range(2):  # before and after training
+        copied = WAYS[way](model)
+        before = parameters(model)
+        assert np.array_equal(parameters(copied), before)
+        assert (copied.n_updates, copied.num_timesteps) == (model.n_updates, model.num_timesteps)
+        copied.learn(60, reset_num_timesteps=False)
+        assert np.array_equal(parameters(model), before), "the copy shares memory with the model"
+        assert not np.array_equal(parameters(copied), before)
+        model.learn(60, reset_num_timesteps=False)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_models_on_processes_say_why_not(way):
+    env = make_worker_vec_env("CartPole-v1", 1, vec_env_cls=ProcessVecEnv)
+    model = make(env=env)
+    try:
+        with pytest.raises(TypeError, match=r"A ProcessVecEnv cannot be pickled or copied.*save"):
+            WAYS[way](model)
+    finally:
+        env.close()
