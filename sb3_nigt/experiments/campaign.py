@@ -18,7 +18,7 @@ import torch as th
 from tqdm import tqdm
 
 from sb3_nigt.experiments.arguments import UsageError
-from sb3_nigt.experiments.setting import Run
+from sb3_nigt.experiments.setting import Run, completed
 from sb3_nigt.experiments.training import execute, files_of
 
 ATTEMPTS = 3  # at runs whose process was killed; an error in Python would come again
@@ -69,7 +69,7 @@ def is_finished(run: Run, directory: Path) -> bool:
     if not (curve.exists() and configuration.exists()):
         return False
     try:
-        found, wanted = json.loads(configuration.read_text(encoding="utf-8"))["run"], run.as_json()
+        found, wanted = completed(json.loads(configuration.read_text(encoding="utf-8"))["run"]), run.as_json()
     except (ValueError, KeyError, TypeError):
         raise UsageError(f"{configuration} is damaged: remove it, then its run is repeated") from None
     differing = [name for name in wanted if found.get(name) != wanted[name]]

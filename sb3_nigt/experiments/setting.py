@@ -24,7 +24,6 @@ from sb3_nigt.vec_env import SimulatedVecEnv, make_worker_vec_env
 from sb3_nigt.vec_env.simulated import DEFAULT_EPISODE_STEPS
 
 ONE_TASK = "return"  # name of the only task
-USUAL_LINK = {"link": "parallel", "aggregation": "all_reduce"}  # left out of files, as in those from before there were others
 
 
 class CountedVecEnv(SimulatedVecEnv):
@@ -206,8 +205,19 @@ class Run:
         return f"{(self.label or self.method).replace(':', '-')}-seed{self.seed}"
 
     def as_json(self) -> dict[str, Any]:
-        """Everything above as it comes back from a JSON file; the usual link is left out."""
+        """Everything above as it comes back from a JSON file."""
         converted: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
-        setting = converted["setting"]
-        converted["setting"] = {name: value for name, value in setting.items() if USUAL_LINK.get(name) != value}
         return converted
+
+
+def completed(found: dict[str, Any]) -> dict[str, Any]:
+    """
+    Return a run from a file of any version: what did not exist yet had its default.
+
+    :param found: as ``Run.as_json`` has written it
+    """
+    return {**_defaults(Run), **found, "setting": {**_defaults(Setting), **found["setting"]}}
+
+
+def _defaults(cls: type[Run] | type[Setting]) -> dict[str, Any]:
+    return {field.name: field.default for field in dataclasses.fields(cls) if field.default is not dataclasses.MISSING}
