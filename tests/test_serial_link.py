@@ -347,10 +347,12 @@ def run_of(**link):
 
 
 def test_settings_in_files(tmp_path):
-    """Files of the usual link are as they were, so that runs made before go on; another link is another run."""
-    assert not {"link", "aggregation"} & run_of().as_json()["setting"].keys()
-    assert run_of(**SERVER).as_json()["setting"] | SERVER == run_of(**SERVER).as_json()["setting"]
+    """A file from before there was a choice has the usual link, so its run goes on; another link is another run."""
+    earlier = run_of().as_json()
+    del earlier["setting"]["link"], earlier["setting"]["aggregation"]
+    (tmp_path / "rennala-seed0.json").write_text(json.dumps({"run": earlier}))
     (tmp_path / "rennala-seed0.csv").write_text("")
+    assert is_finished(run_of(), tmp_path)
     for run, other in ((run_of(), run_of(link="serial")), (run_of(**SERVER), run_of(link="serial"))):
         (tmp_path / "rennala-seed0.json").write_text(json.dumps({"run": run.as_json()}))
         assert is_finished(run, tmp_path)

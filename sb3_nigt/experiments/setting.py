@@ -216,7 +216,7 @@ def completed(found: dict[str, Any]) -> dict[str, Any]:
 
     :param found: as ``Run.as_json`` has written it
     """
-    return {**_defaults(Run), **found, "setting": {**_defaults(Setting), **found["setting"]}}
+    return {**_defaults(Run), **found, "setting": {**_defaults(Setting), **found.get("setting", {})}}
 
 
 def _defaults(cls: type[Run] | type[Setting]) -> dict[str, Any]:
