@@ -1,11 +1,13 @@
 """Settings of the whole suite."""
 
+import json
 import os
 import re
 
 import pytest
 
-pytest.register_assert_rewrite("copies", "envs", "sb3_nigt.testing.aggregators", "sb3_nigt.testing.workers")
+SUITES = ["sb3_nigt.testing.aggregators", "sb3_nigt.testing.step_rounds", "sb3_nigt.testing.workers"]
+pytest.register_assert_rewrite("copies", "envs", "faults", *SUITES)
 
 import torch as th  # noqa: E402
 
@@ -24,6 +26,23 @@ def pytest_xdist_make_scheduler(config, log):
             return together[0].replace("guide/ray.md", "test_ray") if together else nodeid
 
     return Scheduling(config, log)
+
+
+def pytest_addoption(parser):
+    parser.addoption("--fault-table", metavar="FILE", help="add what tests of faults have seen; fault_table.py prints it")
+
+
+@pytest.fixture(scope="session")
+def note_fault(request):
+    """Give a function that keeps what a fault has done, and how many seconds that took, if the option says where."""
+    path = request.config.getoption("--fault-table")
+
+    def note(*line):
+        if path is not None:
+            with open(path, "a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+
+    return note
 
 
 @pytest.fixture

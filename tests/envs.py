@@ -66,8 +66,8 @@ def simulated(
     return SimulatedVecEnv(env_fns, FixedTimes(step_times, message_times, per, link, aggregation), task_ids=task_ids)
 
 
-class _Enough(Exception):
-    pass
+class Enough(Exception):
+    """Ends a run from a callback when a round begins, so that the last one is complete."""
 
 
 class RoundRecorder(BaseCallback):
@@ -79,7 +79,7 @@ class RoundRecorder(BaseCallback):
 
     def _on_rollout_start(self):
         if len(self.reports) == self.n_rounds:
-            raise _Enough
+            raise Enough
 
     def _on_rollout_end(self):
         self.reports.append(self.model.last_round)
@@ -91,7 +91,7 @@ class RoundRecorder(BaseCallback):
 def run_rounds(model, n_rounds, *callbacks):
     """Train for exactly so many rounds and updates; return the report of each round."""
     recorder = RoundRecorder(n_rounds)
-    with suppress(_Enough):
+    with suppress(Enough):
         model.learn(10**9, callback=[*callbacks, recorder])
     assert len(recorder.reports) == n_rounds
     return recorder.reports

@@ -1,5 +1,5 @@
 """
-The bias of "first M finished" is real, and the schedules that decide before a trajectory starts have none.
+The bias of "first M finished" is real; schedules that decide before a trajectory starts have none, nor have rounds of steps.
 
 Covers: mean accepted length and expected gradient, at fixed parameters, with confidence intervals.
 """
@@ -8,7 +8,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
-from envs import contributions
+from envs import contributions, run_rounds
 from gymnasium import spaces
 from paper import MaleniaNIGT, RennalaNIGT
 from scipy import stats
@@ -16,6 +16,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_nigt import FixedTimes, SimulatedVecEnv
 from sb3_nigt.algorithms.reporting import bias_bound
+from sb3_nigt.estimators.advantages import gae
+from sb3_nigt.messages import Contribution
 
 N_WORKERS, M, ROUNDS = 10, 20, 250
 SHORT, LONG = 2, 20  # lengths of an episode whose first action was 0 or 1
@@ -63,20 +65,18 @@ class Recorder(BaseCallback):
         self.gradients.append(gradient[-2:].numpy())
 
 
-def record(algorithm, time_model=None, **kwargs):
-    """Rounds of i.i.d. samples at fixed parameters, uniform over the actions."""
+def record(algorithm, time_model=None, recorder=Recorder, rounds=ROUNDS, **kwargs):
+    """Rounds at fixed parameters, uniform over the actions."""
     env = SimulatedVecEnv([LengthIsAnAction] * N_WORKERS, time_model)
     # one linear layer that starts at zero: both actions have probability 1/2 everywhere
-    model = algorithm(
-        "MlpPolicy", env, learning_rate=0.0, n_trajectories=M, gamma=1.0, seed=0, policy_kwargs={"net_arch": []}, **kwargs
-    )
+    arguments = {"learning_rate": 0.0, "gamma": 1.0, "seed": 0, "policy_kwargs": {"net_arch": []}, **kwargs}
+    model = algorithm("MlpPolicy", env, **arguments)
     with th.no_grad():
         for parameter in model.policy.parameters():
             parameter.zero_()
-    recorder = Recorder()
-    while model._n_updates < ROUNDS:
-        model.learn(10_000, callback=recorder, reset_num_timesteps=False)
-    return recorder
+    recorded = recorder()
+    run_rounds(model, rounds, recorded)
+    return recorded
 
 
 def interval(samples):
@@ -93,7 +93,7 @@ TRUE_GRADIENT = 0.5 * REWARDS[1] * 0.5 - 0.5 * REWARDS[0] * 0.5
 
 @pytest.fixture(scope="module")
 def first_finished():
-    return record(RennalaNIGT, schedule="first_finished")
+    return record(RennalaNIGT, n_trajectories=M, schedule="first_finished")
 
 
 def test_first_finished_samples_short_episodes_too_often(first_finished):
@@ -116,7 +116,7 @@ def test_bound_by_hand():
 @pytest.mark.parametrize("schedule", ["planned", "pipelined"])
 @pytest.mark.parametrize("algorithm", [RennalaNIGT, MaleniaNIGT])
 def test_planned_in_advance_is_unbiased(algorithm, schedule):
-    recorder = record(algorithm, schedule=schedule)
+    recorder = record(algorithm, n_trajectories=M, schedule=schedule)
     for samples, truth in (
         (recorder.lengths, TRUE_LENGTH),
         ([gradient[1] for gradient in recorder.gradients], TRUE_GRADIENT),
@@ -128,7 +128,56 @@ def test_planned_in_advance_is_unbiased(algorithm, schedule):
 
 
 def test_first_finished_is_unbiased_when_time_does_not_depend_on_content():
-    recorder = record(RennalaNIGT, FixedTimes(per="trajectory"), schedule="first_finished")
+    recorder = record(RennalaNIGT, FixedTimes(per="trajectory"), n_trajectories=M, schedule="first_finished")
     low, high = interval(recorder.lengths)
     assert low < TRUE_LENGTH < high
     assert high - low < 0.2 * TRUE_LENGTH
+
+
+# Rounds of steps
+
+SETTLED = 100  # rounds after which the ages of the episodes no longer show that all have begun at once
+BLOCKS, IN_A_BLOCK = 20, 25  # rounds that follow on each other are not independent, blocks of them nearly are
+
+
+class StepRecorder(BaseCallback):
+    """Means over the steps of each round, with the weights of the aggregator: rewards, and raw advantages times scores."""
+
+    def __init__(self):
+        super().__init__()
+        self.rewards, self.gradients = [], []
+
+    def _on_step(self):
+        return True
+
+    def _on_rollout_end(self):
+        report = self.model.last_round
+        self.rewards.append(sum(report.weights[a.worker] * piece.rewards.sum() for a, piece in self.model.accepted))
+        scored = [Contribution(a.worker, a.key, advantages_without_critic(piece)) for a, piece in self.model.accepted]
+        gradient = self.model.workers.gradient(scored, report.weights)
+        self.gradients.append(gradient[-2:].numpy())
+
+
+def advantages_without_critic(piece):
+    """λ = γ = 1 and V = 0, which is the true value behind every cut: the first step alone is rewarded."""
+    nothing, ended = np.zeros(piece.n_steps), np.arange(piece.n_steps) == piece.n_steps - 1
+    return gae(piece.rewards, nothing, nothing, ended & piece.terminated, ended, 1.0, 1.0)
+
+
+SQRT = np.sqrt(np.arange(1, N_WORKERS + 1)).tolist()
+
+
+@pytest.mark.parametrize(("algorithm", "times"), [(RennalaNIGT, 1.0), (RennalaNIGT, SQRT), (MaleniaNIGT, SQRT)])
+def test_rounds_of_steps_are_unbiased(algorithm, times):
+    """One step in eleven is the first one of an episode: means over episodes, as above, divided by their mean length."""
+    arguments = {"rollout": "steps", "gae_lambda": 1.0, "n_steps": 5}
+    recorder = record(algorithm, FixedTimes(times), StepRecorder, rounds=SETTLED + BLOCKS * IN_A_BLOCK, **arguments)
+    for samples, truth in (
+        (recorder.rewards, np.mean(REWARDS) / TRUE_LENGTH),
+        ([gradient[1] for gradient in recorder.gradients], TRUE_GRADIENT / TRUE_LENGTH),
+        ([gradient[0] for gradient in recorder.gradients], -TRUE_GRADIENT / TRUE_LENGTH),
+    ):
+        errors = np.array(samples[SETTLED:]).reshape(BLOCKS, IN_A_BLOCK).mean(axis=1) - truth
+        low, high = interval(errors)
+        assert low < 0 < high
+        assert high - low < 0.2 * abs(truth)

@@ -24,7 +24,7 @@ from stable_baselines3.common.env_checker import check_env
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_nigt import AFedPG, RandomTimes, RennalaPG, SimulatedVecEnv, SyncPG
-from sb3_nigt.testing import WorkerVecEnvTests
+from sb3_nigt.testing import StepRoundsTests, WorkerVecEnvTests
 
 POLICY = {"net_arch": [4]}
 ALGORITHMS = {
@@ -41,7 +41,7 @@ ALGORITHMS = {
 }
 
 
-class TestSimulatedVecEnv(WorkerVecEnvTests):
+class TestSimulatedVecEnv(WorkerVecEnvTests, StepRoundsTests):
     make_workers = SimulatedVecEnv
 
 

@@ -20,10 +20,10 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_nigt import AFedPG, ProcessVecEnv, SimulatedVecEnv, WorkerError
-from sb3_nigt.testing import WorkerVecEnvTests
+from sb3_nigt.testing import StepRoundsTests, WorkerVecEnvTests
 
 
-class TestProcessVecEnv(WorkerVecEnvTests):
+class TestProcessVecEnv(WorkerVecEnvTests, StepRoundsTests):
     make_workers = ProcessVecEnv
     infos_of_all_steps = False
 

@@ -21,11 +21,13 @@ from paper import MaleniaNIGT, RennalaNIGT, SyncNIGT
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, VecCheckNan, VecFrameStack, VecMonitor, VecNormalize
 
+import sb3_nigt
 from sb3_nigt import AFedPG, FixedTimes, RandomTimes, RennalaPG, ReplayedTimes, SimulatedVecEnv, SyncPG, VaryingTimes
 from sb3_nigt.parameters import flatten
 
 ENVS = ["simulated", "dummy", "plain"]
-ALL = [RennalaNIGT, MaleniaNIGT, SyncNIGT, SyncPG, RennalaPG, AFedPG]
+OF_STEPS = [sb3_nigt.RennalaNIGT, sb3_nigt.MaleniaNIGT, sb3_nigt.SyncNIGT]  # with the defaults of the package
+ALL = [RennalaNIGT, MaleniaNIGT, SyncNIGT, SyncPG, RennalaPG, AFedPG, *OF_STEPS]
 WITH_SCHEDULE, WITH_ETA = (RennalaNIGT, MaleniaNIGT, RennalaPG), (RennalaNIGT, MaleniaNIGT, SyncNIGT, AFedPG)
 STEP_LIMIT = 20_000  # of all environments together; two rounds need far fewer
 
@@ -70,6 +72,15 @@ BAD_ARGUMENTS = {
     "n_initial_trajectories": [0, 0.5],
     "schedule": ["fast", None],
     "use_sde": [True],
+}
+BAD_ARGUMENTS_OF_STEPS = {
+    **{name: BAD_ARGUMENTS[name] for name in ("learning_rate", "gamma", "eta", "use_sde")},
+    "n_steps": [0, -1, 2.5, True],
+    "gae_lambda": [None, -0.1, 1.5, float("nan")],
+    "geometry": ["l2", None],
+    "rollout": ["step", None],
+    "fisher_samples": [0, 1.5],
+    "fisher_rounds": [0, -1],
 }
 BAD_ACTIONS = {
     "Discrete start": spaces.Discrete(3, start=1),
@@ -191,18 +202,8 @@ def wrappers(env, observation):
     return found
 
 
-def valid_config(rng, algorithm, env):
-    n = 1 if env == "plain" else rng.randint(1, 6)
-    observation = rng.choice(list(OBSERVATIONS))
-    policies = (
-        ["MultiInputPolicy"] if "Dict" in observation else ["MlpPolicy", *["CnnPolicy"] * observation.startswith("image")]
-    )
-    kwargs = {
-        "learning_rate": rng.choice([0, 0.0, 2**-6, 0.5, falling_rate]),
-        "horizon": rng.randint(1, 12),
-        "gamma": rng.choice([0, 0.0, 0.9, 1, 1.0]),
-        "seed": rng.choice([0, None, rng.randrange(2**31)]),
-    }
+def arguments_of_trajectories(rng, algorithm):
+    kwargs = {"horizon": rng.randint(1, 12)}
     if algorithm is not AFedPG:
         kwargs["n_trajectories"] = rng.randint(1, 8)
     if algorithm in WITH_ETA:
@@ -210,6 +211,34 @@ def valid_config(rng, algorithm, env):
         kwargs["n_initial_trajectories"] = rng.choice([None, 1, 3, 8])
     if algorithm in WITH_SCHEDULE:
         kwargs["schedule"] = rng.choice(["planned", "pipelined", "first_finished"])
+    return kwargs
+
+
+def arguments_of_steps(rng):
+    return {
+        "n_steps": rng.choice([1, 2, 5, 8]),
+        "eta": rng.choice([1, 1.0, 0.5, falling_eta]),
+        "gae_lambda": rng.choice([0, 0.0, 0.9, 1, 1.0]),
+        "geometry": rng.choice(["natural", "natural", "euclidean_kl", "euclidean", "spectral"]),
+        "stagger": rng.choice([True, False]),
+        "fisher_samples": rng.choice([1, 20]),
+        "fisher_rounds": rng.choice([1, 10]),
+        "policy_kwargs": rng.choice([None, {"normalize_observations": False}, {"head": "tanh_gaussian"}, {"net_arch": [8]}]),
+    }
+
+
+def valid_config(rng, algorithm, env):
+    n = 1 if env == "plain" else rng.randint(1, 6)
+    observation = rng.choice(list(OBSERVATIONS))
+    policies = (
+        ["MultiInputPolicy"] if "Dict" in observation else ["MlpPolicy", *["CnnPolicy"] * observation.startswith("image")]
+    )
+    kwargs = {
+        "learning_rate": rng.choice([0, 0.0, 2**-6, 0.1, falling_rate]),
+        "gamma": rng.choice([0, 0.0, 0.9, 1, 1.0]),
+        "seed": rng.choice([0, None, rng.randrange(2**31)]),
+        **(arguments_of_steps(rng) if algorithm in OF_STEPS else arguments_of_trajectories(rng, algorithm)),
+    }
     simulated = env == "simulated"
     return Config(
         algorithm=algorithm,
@@ -226,10 +255,15 @@ def valid_config(rng, algorithm, env):
     )
 
 
+def bad_arguments(config):
+    return BAD_ARGUMENTS_OF_STEPS if config.algorithm in OF_STEPS else BAD_ARGUMENTS
+
+
 def defects(config):
     """What can be made wrong in a configuration."""
-    simulated, everything = config.env == "simulated", config.algorithm in (RennalaNIGT, MaleniaNIGT)
-    found = [f"argument {name}" for name in BAD_ARGUMENTS if name in config.kwargs or name == "use_sde" or everything]
+    simulated, everything = config.env == "simulated", config.algorithm in (RennalaNIGT, MaleniaNIGT, *OF_STEPS)
+    bad = bad_arguments(config)
+    found = [f"argument {name}" for name in bad if name in config.kwargs or name == "use_sde" or everything]
     found += [f"actions {name}" for name in BAD_ACTIONS]
     found += ["MlpPolicy for a Dict"] * isinstance(config.observation, spaces.Dict)
     found += ["CnnPolicy without images"] * (config.observation in VECTORS.values())
@@ -243,7 +277,7 @@ def spoil(rng, config):
     kind, _, what = config.defect.partition(" ")
     n = len(config.lengths)
     if kind == "argument":
-        config.kwargs[what] = rng.choice(BAD_ARGUMENTS[what])
+        config.kwargs[what] = rng.choice(bad_arguments(config)[what])
     elif kind == "actions":
         config.action = BAD_ACTIONS[what]
     elif kind.endswith("Policy"):
@@ -294,7 +328,8 @@ def run(config):
         ends = rounds.ends
         model.learn(1, callback=rounds, reset_num_timesteps=False)
     assert 1 <= first_timesteps < model.num_timesteps
-    different = config.task_ids is not None and len(set(config.task_ids)) > 1 and config.algorithm is not MaleniaNIGT
+    different = config.task_ids is not None and len(set(config.task_ids)) > 1
+    different = different and config.algorithm not in (MaleniaNIGT, sb3_nigt.MaleniaNIGT)
     assert [w.category for w in caught] == [UserWarning] * different, [str(w.message) for w in caught]
     ends = [*ends, *rounds.ends]
     assert len(ends) >= 2
@@ -314,10 +349,11 @@ def check_reports(config, ends):
         assert report.round == number
         assert report.counts.shape == report.weights.shape == (n,)
         assert report.rejected == ()
-        np.testing.assert_array_equal(report.counts, np.bincount([a.worker for a in report.arrivals], minlength=n))
-        assert report.counts.sum() == len(report.arrivals) > 0
+        counted = [a.n_steps if config.algorithm in OF_STEPS else 1 for a in report.arrivals]
+        np.testing.assert_array_equal(report.counts, np.bincount([a.worker for a in report.arrivals], counted, minlength=n))
+        assert report.counts.sum() == sum(counted) > 0
         assert report.weights @ report.counts == pytest.approx(1.0)
-        assert all(1 <= a.n_steps <= config.kwargs["horizon"] for a in report.arrivals)
+        assert all(1 <= a.n_steps <= config.kwargs.get("horizon", 10**9) for a in report.arrivals)
         assert all(a.started_at <= a.finished_at <= a.arrived_at <= report.finished_at for a in report.arrivals)
         assert clock <= report.started_at <= report.finished_at
         clock = report.finished_at
@@ -362,7 +398,11 @@ def test_episode_without_end_among_others_is_not_starved():
 
 
 @pytest.mark.parametrize("env", ["simulated", "dummy"])
-@pytest.mark.parametrize("algorithm", [RennalaNIGT, AFedPG])
+@pytest.mark.parametrize(
+    "algorithm",
+    [partial(RennalaNIGT, horizon=6), partial(AFedPG, horizon=6), partial(sb3_nigt.RennalaNIGT, n_steps=6)],
+    ids=["trajectories", "afedpg", "steps"],
+)
 def test_schedules_see_progress_from_one_to_zero(algorithm, env):
     """Also in the round that goes beyond ``total_timesteps``, and in the first round of another ``learn``."""
     seen = {"eta": [], "learning_rate": []}
@@ -373,7 +413,7 @@ def test_schedules_see_progress_from_one_to_zero(algorithm, env):
 
     kwargs = {name: partial(falling, name) for name in seen}
     RandomEnv.steps = 0
-    model = algorithm("MlpPolicy", plain_config(algorithm, {}, [4, 4], env).make_env(), horizon=6, **kwargs)
+    model = algorithm("MlpPolicy", plain_config(algorithm, {}, [4, 4], env).make_env(), **kwargs)
     for _ in range(2):
         for name in seen:
             seen[name].clear()
@@ -394,7 +434,7 @@ def test_a_thousand_configurations(capsys):
 
     for algorithm in ALL:
         for env in ENVS:
-            settings(max_examples=56, print_blob=True, **COMMON)(given(configs(algorithm, env))(count))()
+            settings(max_examples=40, print_blob=True, **COMMON)(given(configs(algorithm, env))(count))()
     with capsys.disabled():
         print(f"\n{outcomes.total()} configurations: {dict(outcomes)}")
     assert outcomes["trained"] > outcomes["refused"] > 0

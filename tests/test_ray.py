@@ -19,7 +19,7 @@ from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_nigt import Recording, RunRecorder, SimulatedVecEnv, WorkerError, make_worker_vec_env, replay
-from sb3_nigt.testing import WorkerVecEnvTests
+from sb3_nigt.testing import StepRoundsTests, WorkerVecEnvTests
 
 ray = pytest.importorskip("ray")
 
@@ -98,7 +98,7 @@ class SpareRayVecEnv(RayVecEnv):
 
 
 @pytest.mark.usefixtures("cluster")
-class TestRayVecEnv(WorkerVecEnvTests):
+class TestRayVecEnv(WorkerVecEnvTests, StepRoundsTests):
     make_workers = SpareRayVecEnv
     infos_of_all_steps = False
 

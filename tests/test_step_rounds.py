@@ -9,16 +9,14 @@ from functools import partial
 import numpy as np
 import pytest
 from envs import (
-    DictEnv,
     LengthFromSeedEnv,
     NanEnv,
     PointEnv,
     make_policy,
     parameters,
     run_rounds,
-    same,
 )
-from processes import FAILED, Bell, FaultyEnv, explode, hang, kill_myself, ring, stop_myself, worker_processes
+from processes import FAILED, SECONDS, Bell, FaultyEnv, explode, hang, kill_myself, ring, stop_myself, worker_processes
 
 from sb3_nigt import MaleniaNIGT, RennalaNIGT, SimulatedVecEnv
 from sb3_nigt.errors import LostWorkerError, WorkerError
@@ -27,6 +25,7 @@ from sb3_nigt.parameters import flatten
 from sb3_nigt.recording import Recording, RunRecorder
 from sb3_nigt.replay import replay
 from sb3_nigt.replica.copying import copy_of
+from sb3_nigt.testing.step_rounds import assert_same_pieces
 from sb3_nigt.vec_env.base import RolloutSpec
 
 
@@ -62,18 +61,6 @@ def nothing():
     pass
 
 
-def assert_same(ours, repeated):
-    """Bit for bit."""
-    assert ours.counts.tolist() == repeated.counts.tolist()
-    ours, repeated = ([piece for _, piece in segments.pieces if piece.rejected is None] for segments in (ours, repeated))
-    assert [piece.key for piece in ours] == [piece.key for piece in repeated]
-    assert [piece.age for piece in ours] == [piece.age for piece in repeated]
-    assert all(same(*pair) for pair in zip(ours, repeated, strict=True))
-    for one, other in zip(ours, repeated, strict=True):
-        if one.terminated or one.truncated:
-            assert one.infos[-1]["episode"] == other.infos[-1]["episode"]
-
-
 class SlowEnv(LengthFromSeedEnv):
     """Each step takes some time."""
 
@@ -105,18 +92,6 @@ class WaitingEnv(LengthFromSeedEnv):
 # What counts
 
 
-@pytest.mark.parametrize(("env_class", "policy"), [(LengthFromSeedEnv, "MlpPolicy"), (DictEnv, "MultiInputPolicy")])
-@pytest.mark.parametrize("rule", [total, each])
-def test_pieces_are_those_of_the_simulator(workers, env_class, policy, rule):
-    env, point = prepared(workers(*[env_class] * 3), policy_class=policy)
-    simulated, _ = prepared(SimulatedVecEnv([env_class] * 3), policy_class=policy)
-    for round_ in range(20):
-        segments = env.run_segments(point(round_), rule(20), nothing)
-        assert rule(20)(segments.counts)
-        assert sum(piece.n_steps for _, piece in segments.pieces) == segments.counts.sum()
-        assert_same(segments, simulated.repeat_segments(point(round_), segments.segments))
-
-
 def test_a_segment_that_is_longer_than_the_arrays_comes_in_parts_and_is_joined(workers):
     """Twice ten rows, of which each episode takes one more than it has steps; episodes go on from one part to the next."""
     for env_class in (LengthFromSeedEnv, PointEnv):
@@ -128,7 +103,7 @@ def test_a_segment_that_is_longer_than_the_arrays_comes_in_parts_and_is_joined(w
             keys = [arrival.key for arrival, _ in segments.pieces]
             assert keys == [(round_, 0, number) for number in range(len(keys))]
             assert env_class is LengthFromSeedEnv or len(keys) == 1
-            assert_same(segments, simulated.repeat_segments(point(round_), segments.segments))
+            assert_same_pieces(segments, simulated.repeat_segments(point(round_), segments.segments))
 
 
 def test_every_step_is_counted_or_discarded_once(workers):
@@ -161,7 +136,7 @@ def test_first_episode_is_cut_once_where_the_environment_has_a_limit(workers):
     env, point = prepared(workers(make, make), round_steps=400)
     simulated, _ = prepared(SimulatedVecEnv([make, make]), round_steps=400)
     segments = env.run_segments(point(0), each(100), nothing)
-    assert_same(segments, simulated.repeat_segments(point(0), segments.segments))
+    assert_same_pieces(segments, simulated.repeat_segments(point(0), segments.segments))
     for worker in range(2):
         first, *rest = [piece for arrival, piece in segments.pieces if arrival.worker == worker]
         assert first.n_steps <= 40
@@ -194,8 +169,7 @@ def test_meanwhile_is_called_once_and_all_steps_made_in_it_count(workers):
 
     def meanwhile():
         called.append(1)
-        while env._transport.progress().made.min() < 13:
-            time.sleep(0.001)
+        assert all(env._transport.ready([worker], SECONDS) for worker in range(2))  # they have stopped by themselves
 
     segments = env.run_segments(point(0), total(20), meanwhile)
     assert called == [1]
@@ -233,7 +207,7 @@ def test_a_worker_that_fails_loses_its_segment_and_comes_back(workers, tmp_path,
     starts = []
     for round_ in range(60):
         segments = env.run_segments(point(round_), each(3), nothing)
-        assert_same(segments, simulated.repeat_segments(point(round_), segments.segments))
+        assert_same_pieces(segments, simulated.repeat_segments(point(round_), segments.segments))
         starts += [segment.start for segment in segments.segments if segment.worker == 0]
     assert flag.exists()
     assert env.restarts == 1
@@ -280,19 +254,19 @@ def test_a_worker_that_is_lost_in_a_round_ends_it_only_where_it_is_needed(worker
 # Interruptions
 
 
-def test_an_exception_in_a_round_leaves_workers_that_go_on(workers):
-    env, point = prepared(workers(*[LengthFromSeedEnv] * 3))
-
+def test_an_exception_in_a_round_leaves_workers_that_go_on(workers, tmp_path):
     class Stop(Exception):
         pass
 
-    def stop():
-        while env._transport.progress().made.min() < 1:
-            time.sleep(0.001)
-        raise Stop
+    with Bell(tmp_path / "second_step") as bell:
+        env, point = prepared(workers(*[partial(FaultyEnv, partial(ring, bell.path), at=2)] * 3))
 
-    with pytest.raises(Stop):
-        env.run_segments(point(0), total(20), stop)
+        def stop():
+            bell.wait(times=3)
+            raise Stop
+
+        with pytest.raises(Stop):
+            env.run_segments(point(0), total(20), stop)
     discarded = env.cancel()
     while len({worker for worker, _, piece in discarded if piece.n_steps}) < env.num_envs:
         discarded += env.cancel()

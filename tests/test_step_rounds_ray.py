@@ -1,4 +1,4 @@
-"""Rounds of steps on Ray: the pieces of the simulator, a worker that sticks, one that fails, and a run that repeats."""
+"""Rounds of steps on Ray beyond their contract: a worker that sticks, one that fails, and a run that repeats."""
 
 import os
 from functools import partial
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from envs import LengthFromSeedEnv, PointEnv, parameters
 from processes import FAILED, Bell, FaultyEnv, kill_myself, ring
-from test_step_rounds import WaitingEnv, assert_same, each, nothing, prepared, total
+from test_step_rounds import WaitingEnv, each, nothing, prepared, total
 
 from sb3_nigt import RennalaNIGT, SimulatedVecEnv
 from sb3_nigt.recording import Recording, RunRecorder
@@ -45,19 +45,6 @@ def workers(connection):
     yield make
     for env in made:
         env.close()
-
-
-def test_pieces_are_those_of_the_simulator(workers):
-    for env_class in (LengthFromSeedEnv, PointEnv):
-        env, point = prepared(workers(*[env_class] * 2))
-        simulated, _ = prepared(SimulatedVecEnv([env_class] * 2))
-        for round_ in range(5):
-            rule = each(20) if round_ % 2 else total(60)
-            segments = env.run_segments(point(round_), rule, nothing)
-            assert rule(segments.counts)
-            keys = [arrival.key for arrival, _ in segments.pieces]
-            assert len(set(keys)) == len(keys)
-            assert_same(segments, simulated.repeat_segments(point(round_), segments.segments))
 
 
 def test_a_worker_in_a_long_step_is_not_waited_for_and_joins_when_it_is_done(workers, tmp_path):

@@ -6,7 +6,6 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from envs import FixedLengthEnv, LengthFromSeedEnv, NanEnv, NeverEndingEnv, parameters, run_rounds
-from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from stable_baselines3.common.vec_env import DummyVecEnv
@@ -125,51 +124,6 @@ def test_steps_by_undoes_rounding():
             time = float(starts[worker] + k * step_times[worker])
             assert steps_by(time, starts, step_times)[worker] == k
             assert steps_by(float(np.nextafter(time, 0)), starts, step_times)[worker] == k - 1
-
-
-class LongOrShort(gym.Env):
-    """An episode has 1 step with reward 1, or 9 steps with reward 0 in each, by the flip of a coin at its start."""
-
-    observation_space, action_space = spaces.Box(-1, 1, (1,), np.float32), spaces.Discrete(2)
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self._left = 1 if self.np_random.random() < 0.5 else 9
-        self._is_short = self._left == 1
-        return np.zeros(1, np.float32), {}
-
-    def step(self, action):
-        self._left -= 1
-        return np.zeros(1, np.float32), float(self._is_short), self._left == 0, False, {}
-
-
-def test_no_length_bias():
-    """
-    One step in ten is one of a short episode, whatever the speeds: 1 / (1 + 9). Ten workers, rounds of twenty steps; an
-    interval of 3.3 standard errors over blocks of rounds. "First M finished" over trajectories would see far more.
-    """
-    model = make(env_fns=(LongOrShort,) * 10, step_times=np.sqrt(np.arange(1, 11)).tolist(), n_steps=2, learning_rate=0.0)
-    shares = []
-
-    class Spy:
-        def coefficients(self, accepted, weights):
-            rewards = np.concatenate([t.rewards for _, t in accepted])
-            by_step = np.repeat([weights[a.worker] for a, _ in accepted], [t.n_steps for _, t in accepted])
-            shares.append(by_step @ rewards)
-            return [np.zeros(t.n_steps) for _, t in accepted]
-
-        def learn(self):
-            pass
-
-        def log(self, logger):
-            pass
-
-    model._estimator = Spy()
-    run_rounds(model, 1500)
-    blocks = np.array(shares[100:]).reshape(20, -1).mean(axis=1)
-    error = blocks.std(ddof=1) / np.sqrt(len(blocks))
-    assert error < 0.003
-    assert abs(blocks.mean() - 0.1) < 3.3 * error
 
 
 # Environments between rounds

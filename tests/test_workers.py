@@ -12,13 +12,13 @@ from sb3_nigt.distributed.ranks import Ranks
 from sb3_nigt.distributed.workers import RankWorkers
 from sb3_nigt.messages import SamplingPoint
 from sb3_nigt.planning.simulation import PacedWorkers, Workload
-from sb3_nigt.testing import RoundWorkersTests, TrajectoryWorkersTests
+from sb3_nigt.testing import RoundWorkersTests, StepRoundsTests, TrajectoryWorkersTests
 from sb3_nigt.testing.environments import NeverEndingEnv
 from sb3_nigt.testing.jobs import collect, job
 from sb3_nigt.vec_env.lockstep import LockstepWorkers
 
 
-class TestLockstep(TrajectoryWorkersTests):
+class TestLockstep(StepRoundsTests):
     steps_together = True
 
     @staticmethod
@@ -28,6 +28,9 @@ class TestLockstep(TrajectoryWorkersTests):
     @classmethod
     def env_of(cls, workers):
         return workers.env
+
+    def start_episodes(self, workers):
+        workers.resume(workers.env.reset(), np.ones(workers.n, dtype=bool), lambda tick: True)
 
 
 class TestOneRank(TrajectoryWorkersTests):

@@ -11,16 +11,25 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sb3_nigt.testing.aggregators import AggregatorTests
+    from sb3_nigt.testing.step_rounds import StepRoundsTests
     from sb3_nigt.testing.workers import RoundWorkersTests, TrajectoryWorkersTests, WorkerVecEnvTests
 
-__all__ = ["AggregatorTests", "RoundWorkersTests", "TrajectoryWorkersTests", "WorkerVecEnvTests"]
+_PLACES = {
+    "AggregatorTests": "aggregators",
+    "RoundWorkersTests": "workers",
+    "StepRoundsTests": "step_rounds",
+    "TrajectoryWorkersTests": "workers",
+    "WorkerVecEnvTests": "workers",
+}
+
+__all__ = ["AggregatorTests", "RoundWorkersTests", "StepRoundsTests", "TrajectoryWorkersTests", "WorkerVecEnvTests"]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    if name not in _PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import pytest
 
-    module = f"{__name__}.{'aggregators' if name == 'AggregatorTests' else 'workers'}"
+    module = f"{__name__}.{_PLACES[name]}"
     pytest.register_assert_rewrite(module)  # so that a failed assertion shows its values
     return getattr(import_module(module), name)

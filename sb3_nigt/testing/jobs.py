@@ -53,6 +53,7 @@ def prepared(
     n_steps: int = 20,
     seed: int = 0,
     env: VecEnv | None = None,
+    round_steps: int | None = None,
 ) -> tuple[Any, SamplingPoint]:
     """
     Prepare workers; return them and a sampling point of round 0 whose parameters are always the same.
@@ -62,10 +63,11 @@ def prepared(
     :param n_steps: H
     :param seed: of the trajectories
     :param env: has the spaces; None: the workers themselves have
+    :param round_steps: steps of a round of steps; None: rounds are made of trajectories
     """
     env = workers if env is None else env
     policy = make_policy(env.observation_space, env.action_space, policy_class, net_arch=[4])
-    workers.prepare(RolloutSpec(copy_of(policy, "cpu"), n_steps, seed))
+    workers.prepare(RolloutSpec(copy_of(policy, "cpu"), n_steps, seed, round_steps=round_steps))
     size = len(flatten(policy))
     return workers, SamplingPoint(0, np.random.default_rng(0).normal(0.0, 0.5, size).astype(np.float32))
 

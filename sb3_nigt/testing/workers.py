@@ -191,7 +191,12 @@ class TrajectoryWorkersTests(RoundWorkersTests):
         return lambda n_workers, length: self.prepared(make(*[NeverEndingEnv] * n_workers), n_steps=length)
 
     def prepared(
-        self, workers: Any, policy_class: type[ActorCriticPolicy] = MlpPolicy, n_steps: int = 20, seed: int = 0
+        self,
+        workers: Any,
+        policy_class: type[ActorCriticPolicy] = MlpPolicy,
+        n_steps: int = 20,
+        seed: int = 0,
+        round_steps: int | None = None,
     ) -> tuple[Any, SamplingPoint]:
         """
         Prepare workers, see the function of this name.
@@ -200,8 +205,9 @@ class TrajectoryWorkersTests(RoundWorkersTests):
         :param policy_class: of the policy
         :param n_steps: H
         :param seed: of the trajectories
+        :param round_steps: steps of a round of steps; None: rounds are made of trajectories
         """
-        return prepared(workers, policy_class, n_steps, seed, self.env_of(workers))
+        return prepared(workers, policy_class, n_steps, seed, self.env_of(workers), round_steps)
 
     # Trajectories
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,13 +12,14 @@ import numpy.typing as npt
 import torch as th
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_nigt.messages import Arrival, Contribution, Job, SamplingPoint, TrajectoryKey
+from sb3_nigt.messages import Arrival, Contribution, Job, SamplingPoint
 from sb3_nigt.replica.replica import PolicyReplica
+from sb3_nigt.sampling.heads import Network
 from sb3_nigt.sampling.infos import InfoCopies, reported_return
-from sb3_nigt.sampling.observations import is_finite
 from sb3_nigt.sampling.seeding import action_stream, trajectory_seeds
 from sb3_nigt.sampling.segments import NoiseStream
 from sb3_nigt.sampling.ticks import Tick
+from sb3_nigt.sampling.together import Step, finite_part, is_bad, is_hopeless, pieces_of, trajectory_of
 from sb3_nigt.sampling.trajectory import Trajectory, copied, map_observation
 from sb3_nigt.timing.clock import SimulatedClock
 from sb3_nigt.timing.time_models import TimePer
@@ -60,7 +60,7 @@ class LockstepWorkers(TrajectoryWorkers):
         self._runs: dict[int, _Run] = {}
         self._arrived: deque[tuple[Arrival, Trajectory]] = deque()
         self._kept: dict[tuple[int, Any], Trajectory] = {}
-        self._steps: list[tuple[Any, Any, Tick]] = []  # observations, samples, result of the steps since _first_step
+        self._steps: list[Step] = []  # since _first_step
         self._first_step = self._n_steps_done = 0
 
     @property
@@ -175,35 +175,35 @@ class LockstepWorkers(TrajectoryWorkers):
     ) -> Segments | None:
         """See ``TrajectoryWorkers``; every worker makes the same number of steps."""
         meanwhile()
-        counts, head = np.zeros(self.n, dtype=np.int64), self._replica.head
         network = self._replica.batch_network(point)
         self._void()
-        while not is_complete(counts):
-            parameters = network(map_observation(_finite_part, self.observation))
-            noise = np.concatenate([stream.take(1) for stream in self._noise])
-            if self._advance(*head.draw(parameters, noise)) is None:
-                return None
-            counts += 1
-        self.steps_executed += int(counts.sum())
-        pieces = [pair for worker in range(self.n) for pair in self._pieces(worker, point)]
-        self._kept.update({(arrival.worker, arrival.key): piece for arrival, piece in pieces})
-        for arrival, piece in pieces:
-            counts[arrival.worker] -= piece.n_steps if piece.rejected else 0
-        return Segments(counts, pieces, [])
+        made, bad, is_over = 0, np.zeros(self.n, dtype=np.int64), False
+        while not is_over:
+            while not is_complete(made - bad):
+                if not self._step_on(network):
+                    return None
+                made += 1
+            pieces = [pieces_of(worker, point, self._steps, int(self._ages[worker])) for worker in range(self.n)]
+            before, bad = bad, np.array([sum(piece.n_steps for piece in own if piece.rejected) for own in pieces])
+            # else more steps are needed in place of those that cannot be used
+            is_over = bool((bad == before).all()) or any(is_hopeless(own) for own in pieces)
+        self.steps_executed += self.n * made
+        self._ages = np.where(self.at_start, 0, [own[-1].age + own[-1].n_steps for own in pieces])
+        arrived = [pair for worker, own in enumerate(pieces) for pair in self._arrivals(worker, own, made)]
+        self._kept.update({(arrival.worker, arrival.key): piece for arrival, piece in arrived})
+        return Segments(made - bad, arrived, [])
 
-    def _pieces(self, worker: int, point: SamplingPoint) -> list[tuple[Arrival, Trajectory]]:
-        """Cut the steps of one environment where its episodes ended."""
-        ends = [i + 1 for i, (_, _, tick) in enumerate(self._steps) if tick.dones[worker] or i == len(self._steps) - 1]
-        pieces, start = [], 0
-        for number, end in enumerate(ends):
-            steps = self._steps[start:end]
-            piece = self._trajectory(worker, TrajectoryKey(point.round, worker, number), point, steps)
-            piece = dataclasses.replace(piece, age=int(self._ages[worker]))
-            self._ages[worker] = 0 if steps[-1][2].dones[worker] else self._ages[worker] + len(steps)
-            now = self.clock.now() - len(self._steps)
-            pieces.append((piece_arrival(worker, worker, piece, now + start, now + end), piece))
-            start = end
-        return pieces
+    def _step_on(self, network: Network) -> bool:
+        """Step all environments at the point of the round; False if a callback said stop."""
+        parameters = network(map_observation(finite_part, self.observation))
+        noise = np.concatenate([stream.take(1) for stream in self._noise])
+        return self._advance(*self._replica.head.draw(parameters, noise)) is not None
+
+    def _arrivals(self, worker: int, pieces: Sequence[Trajectory], made: int) -> Iterator[tuple[Arrival, Trajectory]]:
+        began = self.clock.now() - made
+        for piece in pieces:
+            yield piece_arrival(worker, self.task_ids[worker], piece, began, began + piece.n_steps), piece
+            began += piece.n_steps
 
     def _act(self) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         """Sample actions for all environments; those without a job act as well, their steps count for nothing."""
@@ -217,7 +217,7 @@ class LockstepWorkers(TrajectoryWorkers):
             points[id(point)] = point
         parameters: Any = None
         for point in points.values():
-            batch = self._replica.batch_network(point)(map_observation(_finite_part, self.observation))
+            batch = self._replica.batch_network(point)(map_observation(finite_part, self.observation))
             mine = np.array([p is point for p in at])
             parameters = batch if parameters is None else np.where(mine[:, None], batch, parameters)
         head = self._replica.head
@@ -226,10 +226,9 @@ class LockstepWorkers(TrajectoryWorkers):
 
     def _check_end(self, worker: int, run: _Run, first: int, tick: Tick) -> None:
         length = self._n_steps_done - first
-        finite = bool(np.isfinite(tick.rewards[worker])) and is_finite(self._after(worker, tick))
-        if not (tick.dones[worker] or length == self._spec.n_steps or not finite):
+        if not (tick.dones[worker] or length == self._spec.n_steps or is_bad(worker, self._steps[-1])):
             return
-        trajectory = self._trajectory(worker, run.job.key, run.job.point, self._steps[first - self._first_step :])
+        trajectory = trajectory_of(worker, run.job.key, run.job.point, self._steps[first - self._first_step :])
         now, reported = self.clock.now(), reported_return(tick.infos[worker])
         arrival = Arrival(
             worker=worker,
@@ -245,42 +244,6 @@ class LockstepWorkers(TrajectoryWorkers):
         )
         self._arrived.append((arrival, trajectory))
 
-    def _trajectory(
-        self, worker: int, key: TrajectoryKey, point: SamplingPoint, steps: Sequence[tuple[Any, Any, Tick]]
-    ) -> Trajectory:
-        tick = steps[-1][2]
-        rewards = np.array([t.rewards[worker] for _, _, t in steps], dtype=np.float64)
-        observations = map_observation(
-            lambda *rows: np.stack(rows), *(map_observation(lambda x: x[worker], o) for o, _, _ in steps)
-        )
-        info = tick.infos[worker]
-        final = self._after(worker, tick)
-        truncated = bool(info.get("TimeLimit.truncated", False))
-        rejected = None
-        if not np.isfinite(rewards).all():
-            rejected = "reward"
-        elif not (is_finite(final) and is_finite(observations)):
-            rejected = "observation"
-        return Trajectory(
-            key=key,
-            point=point,
-            observations=observations,
-            final_observation=final,
-            samples=np.stack([s[worker] for _, s, _ in steps]),
-            actions=np.stack([t.actions[worker] for _, _, t in steps]),
-            rewards=rewards,
-            terminated=bool(tick.dones[worker]) and not truncated,
-            truncated=truncated,
-            infos=[t.infos[worker] for _, _, t in steps],
-            rejected=rejected,
-        )
-
-    @staticmethod
-    def _after(worker: int, tick: Tick) -> Any:
-        """The observation after the step, not yet that of the next episode."""
-        following = map_observation(lambda x: x[worker], tick.new_obs)
-        return tick.infos[worker].get("terminal_observation", following) if tick.dones[worker] else following
-
     def _drop_old_steps(self) -> None:
         """Forget the steps before the oldest running trajectory."""
         oldest = min((r.first for r in self._runs.values() if r.first is not None), default=self._n_steps_done)
@@ -293,8 +256,3 @@ class LockstepWorkers(TrajectoryWorkers):
         self._arrived.clear()
         self._steps.clear()
         self._first_step = self._n_steps_done
-
-
-def _finite_part(observation: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """The trajectory that has a non-finite number is lost, but its environment must go on with some action."""
-    return observation if is_finite(observation) else np.nan_to_num(observation)

@@ -89,7 +89,8 @@ class SimulatedSegments:
             sampler.begin(point, network)
         bad, end, counts = np.zeros(len(starts), dtype=np.int64), 0.0, np.zeros(len(starts), dtype=np.int64)
         while True:
-            end, counts = round_of_steps(starts, units, lambda counts: is_complete(counts - bad))  # noqa: B023
+            # at earlier times than before not all of the bad steps have been made
+            end, counts = round_of_steps(starts, units, lambda made: is_complete(np.maximum(made - bad, 0)))  # noqa: B023
             for sampler, count in zip(self._samplers, counts.tolist(), strict=True):
                 sampler.advance(count - sampler.n_done)
             before, bad = bad, np.array([sampler.n_rejected for sampler in self._samplers])

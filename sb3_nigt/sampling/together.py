@@ -1,0 +1,123 @@
+"""Trajectories out of the steps of environments that step together: none of them can be reset alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sb3_nigt.messages import SamplingPoint, TrajectoryKey
+from sb3_nigt.sampling.observations import is_finite
+from sb3_nigt.sampling.segments import MAX_BAD_EPISODES
+from sb3_nigt.sampling.ticks import Tick
+from sb3_nigt.sampling.trajectory import Trajectory, map_observation
+
+Step = tuple[Any, Any, Tick]  # observations before it, samples, and what came of it; all of them for all environments
+
+
+def pieces_of(worker: int, point: SamplingPoint, steps: Sequence[Step], age: int) -> list[Trajectory]:
+    """
+    Cut the steps of one environment where its episodes ended, and after each number that is not finite.
+
+    The episode goes on after such a number, and so do the pieces of it that can be used.
+
+    :param worker: which environment
+    :param point: that they were sampled at
+    :param steps: of the round, at least one
+    :param age: steps of the episode before them
+    """
+    dones = [bool(tick.dones[worker]) for _, _, tick in steps]
+    pieces = _cut(worker, point, steps, dones, age)
+    if any(piece.rejected for piece in pieces):  # the steps are looked at one by one only then
+        pieces = _cut(
+            worker, point, steps, [done or is_bad(worker, step) for done, step in zip(dones, steps, strict=True)], age
+        )
+    return pieces
+
+
+def _cut(worker: int, point: SamplingPoint, steps: Sequence[Step], is_end: Sequence[bool], age: int) -> list[Trajectory]:
+    pieces: list[Trajectory] = []
+    start = 0
+    for end, ends in enumerate(is_end, start=1):
+        if ends or end == len(steps):
+            key = TrajectoryKey(point.round, worker, len(pieces))
+            pieces.append(trajectory_of(worker, key, point, steps[start:end], age))
+            age = 0 if steps[end - 1][2].dones[worker] else age + end - start
+            start = end
+    return pieces
+
+
+def trajectory_of(worker: int, key: TrajectoryKey, point: SamplingPoint, steps: Sequence[Step], age: int = 0) -> Trajectory:
+    """
+    Return steps of one environment, within one episode, as a trajectory.
+
+    :param worker: which environment
+    :param key: its name
+    :param point: that it was sampled at
+    :param steps: at least one
+    :param age: steps of the episode before them
+    """
+    tick = steps[-1][2]
+    observations = map_observation(
+        lambda *rows: np.stack(rows), *(map_observation(lambda x: x[worker], before) for before, _, _ in steps)
+    )
+    rewards = np.array([t.rewards[worker] for _, _, t in steps], dtype=np.float64)
+    final = _after(worker, tick)
+    truncated = bool(tick.infos[worker].get("TimeLimit.truncated", False))
+    rejected = None
+    if not np.isfinite(rewards).all():
+        rejected = "reward"
+    elif not (is_finite(final) and is_finite(observations)):
+        rejected = "observation"
+    return Trajectory(
+        key=key,
+        point=point,
+        observations=observations,
+        final_observation=final,
+        samples=np.stack([samples[worker] for _, samples, _ in steps]),
+        actions=np.stack([t.actions[worker] for _, _, t in steps]),
+        rewards=rewards,
+        terminated=bool(tick.dones[worker]) and not truncated,
+        truncated=truncated,
+        infos=[t.infos[worker] for _, _, t in steps],
+        rejected=rejected,
+        age=age,
+    )
+
+
+def is_bad(worker: int, step: Step) -> bool:
+    """
+    Tell whether what came of a step is not finite.
+
+    :param worker: which environment
+    :param step: of all environments
+    """
+    _, _, tick = step
+    return not (bool(np.isfinite(tick.rewards[worker])) and is_finite(_after(worker, tick)))
+
+
+def is_hopeless(pieces: Sequence[Trajectory]) -> bool:
+    """
+    Tell whether so many pieces in a row were rejected that it makes no sense to wait for better ones.
+
+    :param pieces: of one worker in a round
+    """
+    last = pieces[-MAX_BAD_EPISODES:]
+    return len(last) == MAX_BAD_EPISODES and all(piece.rejected for piece in last)
+
+
+def finite_part(observation: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """
+    Return what the policy acts on: a trajectory with a number that is not finite is lost, but its environment must go on.
+
+    :param observation: of all environments
+    """
+    return observation if is_finite(observation) else np.nan_to_num(observation)
+
+
+def _after(worker: int, tick: Tick) -> Any:
+    """The observation after the step, not yet that of the next episode."""
+    following = map_observation(lambda x: x[worker], tick.new_obs)
+    return tick.infos[worker].get("terminal_observation", following) if tick.dones[worker] else following
