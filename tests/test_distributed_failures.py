@@ -1,18 +1,23 @@
 """Ranks that fail, hosts that are cut off, and the restart by torchrun: everybody is told, in a bounded time."""
 
 import os
+import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from envs import LengthFromSeedEnv, NanEnv, PointEnv, parameters, run_rounds, simulated
 from namespaces import hosts
-from paper import RennalaNIGT
+from paper import MaleniaNIGT, RennalaNIGT
 from processes import Bell, explode, hang, kill_myself, ring, stop_myself
 from ranks import N_WORKERS, SIZE, Failed, SlowEnv, checksum, make, rank_processes
 from stable_baselines3.common.callbacks import BaseCallback
+
+from sb3_nigt import ProcessVecEnv
+from sb3_nigt.errors import RankError
 
 BOUND = 60  # seconds; the timeouts below are one or two, and the machine has other things to do
 
@@ -70,6 +75,52 @@ def test_an_error_of_a_worker_reaches_all_ranks():
     with rank_processes(2, reject) as processes:
         assert "rank 1 has failed: WorkerError: Worker 2 (task 2)" in processes.result(0, BOUND).text
         assert processes.result(1, BOUND).type == "WorkerError"
+
+
+class Dies(LengthFromSeedEnv):
+    """Its process ends in a step, at once after a restart: the file says that there has been one."""
+
+    def __init__(self, at, memory):
+        super().__init__()
+        self.at = 1 if memory.exists() else at
+        memory.touch()
+
+    def step(self, action):
+        self.at -= 1
+        if self.at == 0:
+            os._exit(17)
+        return super().step(action)
+
+
+LOSSES = {
+    "one task": (MaleniaNIGT, (None, 60), "rank 1: Worker 1 (task 'task 1'): it is lost after too many restarts"),
+    "all workers": (RennalaNIGT, (60, 100), ": all 2 workers are lost after too many restarts"),
+}
+
+
+def lose(rank, folder):
+    """Train with workers that are lost in the middle of a round, and once more after that; return what each run ends with."""
+    ends = {}
+    for case, (algorithm, dies_at, _) in LOSSES.items():
+        for schedule in ("first_finished", "planned"):
+            at, memory = dies_at[rank], folder / f"{case} {schedule} {rank}"
+            env_fn = LengthFromSeedEnv if at is None else partial(Dies, at, memory)
+            env = ProcessVecEnv([env_fn], task_ids=[f"task {rank}"], max_restarts=1)
+            with pytest.raises(RankError) as raised:
+                make(algorithm, env, schedule=schedule, timeout=15.0).learn(10**9)
+            env.close()
+            ends[case, schedule] = str(raised.value)
+    return ends
+
+
+def test_a_lost_worker_that_the_round_needs_ends_all_ranks(tmp_path):
+    """The rank that has lost it tells the others, which are in the same round."""
+    with rank_processes(2, lose, tmp_path) as processes:
+        ends, other = processes.results(10 * BOUND)  # each rank starts a fork server
+    assert ends == other
+    for (case, _), text in ends.items():
+        assert LOSSES[case][2] in text
+        assert re.match(r"rank (\d): Worker \1 \(task 'task \1'\)", text)
 
 
 def disagree(rank):

@@ -104,6 +104,16 @@ class StoreLine:
         """
         return int(self.call(lambda store: store.add(key, amount)))
 
+    def append(self, key: str, data: bytes) -> bytes:
+        """
+        Append to a list, atomically.
+
+        :param key: its name
+        :param data: at least one byte
+        :return: the list after that
+        """
+        return self.call(lambda store: _append_and_get(store, key, data))
+
     # Signs of life
 
     def stepping(self, is_stepping: bool) -> None:
@@ -199,3 +209,8 @@ class StoreLine:
 
 def _failure(store: Store) -> str | None:
     return store.get(FAILURE).decode() if store.check([FAILURE]) else None
+
+
+def _append_and_get(store: Store, key: str, data: bytes) -> bytes:
+    store.append(key, data)  # type: ignore[attr-defined]
+    return store.get(key)

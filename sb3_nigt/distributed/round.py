@@ -7,6 +7,7 @@ import time
 from sb3_nigt.algorithms.book import Accepted, BetweenRounds, stop_if_hopeless
 from sb3_nigt.algorithms.round import RESET_IN_A_ROUND, Show
 from sb3_nigt.distributed.ledger import ARRIVED, REJECTED, STARTED, Entry, Ledger
+from sb3_nigt.distributed.losses import Losses
 from sb3_nigt.distributed.rules import SharedRule
 from sb3_nigt.distributed.workers import RankWorkers
 from sb3_nigt.messages import Arrival, Discarded, Job, SamplingPoint
@@ -22,6 +23,7 @@ class RankRound:
     :param workers: of this rank
     :param rule: who starts what, what counts
     :param ledger: what has happened on all ranks
+    :param losses: workers that all ranks have lost
     :param point: θ̃ with its number
     :param show: shows the steps of a trajectory to callbacks; False means stop
     :param memory: what the rounds before have left, updated here
@@ -35,11 +37,12 @@ class RankRound:
         workers: RankWorkers,
         rule: SharedRule,
         ledger: Ledger,
+        losses: Losses,
         point: SamplingPoint,
         show: Show,
         memory: BetweenRounds,
     ) -> None:
-        self._workers, self._rule, self._ledger, self._point = workers, rule, ledger, point
+        self._workers, self._rule, self._ledger, self._losses, self._point = workers, rule, ledger, losses, point
         self._show, self._memory = show, memory
         self._began_at, self._n_resets = workers.clock.now(), workers.n_resets
         self._next_look = 0.0
@@ -54,12 +57,13 @@ class RankRound:
 
         A trajectory in flight at that moment ends with its current environment step; nobody waits for more.
 
-        :raises RankError: if another rank cannot go on
+        :raises RankError: if another rank cannot go on, or the round needs a worker that is lost
         :raises WorkerError: if one worker delivers non-finite numbers several times in a row
         """
         workers, ledger = self._workers, self._ledger
         workers.interrupt = self._is_interrupted
         while self.goes_on and not ledger.is_over():
+            self._losses.check(self._rule.aggregator)
             self._start_idle()
             result = workers.next_arrival()
             if workers.n_resets != self._n_resets:
@@ -79,7 +83,9 @@ class RankRound:
 
     def _is_interrupted(self) -> bool:
         """Asked after every environment step: whether there is anything more urgent than the next one."""
-        return self._ledger.is_over() or (time.monotonic() >= self._next_look and bool(self._workers.idle()))
+        if self._ledger.is_over() or self._losses.has_news:
+            return True
+        return time.monotonic() >= self._next_look and bool(self._workers.idle())
 
     def _start_idle(self) -> None:
         """Start what the rule has for idle workers."""

@@ -167,7 +167,7 @@ class SharedPlanned(SharedRule):
         now = self.clock.now()
         n_tickets = self._tickets.pools[pool].n_tickets
         key = next((key for key in self._open_tickets(pool, n_tickets) if key not in self._holders), None)
-        if key is None and pool not in self._all_out and (self._quota[worker] > 0 or waited >= duration):
+        if key is None and pool not in self._all_out and (self._quota[worker] > 0 or not waited < duration):
             number = line.add(f"{prefix}issued/{pool}", 1) - 1
             if number < n_tickets:
                 key = self._key(pool, number)

@@ -16,12 +16,12 @@ from stable_baselines3.common.utils import set_random_seed
 
 from sb3_nigt.algorithms.book import RoundResult
 from sb3_nigt.algorithms.group import RoundPlan
-from sb3_nigt.algorithms.round import check_lost
 from sb3_nigt.algorithms.trained import TrainedModel
 from sb3_nigt.distributed import state
 from sb3_nigt.distributed.callbacks import callbacks_of
 from sb3_nigt.distributed.ledger import LIST, Entry, Ledger
 from sb3_nigt.distributed.line import OVER
+from sb3_nigt.distributed.losses import LOST, Losses
 from sb3_nigt.distributed.ranks import Ranks
 from sb3_nigt.distributed.round import RankRound
 from sb3_nigt.distributed.rules import SharedFirstFinished, SharedPlanned, SharedRule
@@ -79,9 +79,10 @@ class Session:
         self.n_workers = [row["n_workers"] for row in rows]
         given = [row["task_ids"] for row in rows]
         task_ids = tuple(_task_ids(given, self.n_workers))
-        self.workers = RankWorkers(inner, ranks, sum(self.n_workers[: ranks.rank]), task_ids)
+        self.workers = RankWorkers(inner, ranks, self.n_workers, task_ids)
         self.workers.n_parameters = own["n_parameters"]
         self.workers.tasks_differ = any(ids is not None for ids in given) and len(set(task_ids)) > 1
+        self._losses = Losses(self.workers, self._prefix + LOST)
         self._seconds_per_step = np.full(len(task_ids), np.nan)
 
     @property
@@ -128,14 +129,12 @@ class Session:
         """
         workers, line, clock = self.workers, self.ranks.line, self.workers.clock
         point, memory, aggregator = plan.point, plan.memory, plan.rule(plan.point.round)
-        lost = frozenset(np.flatnonzero(np.isinf(self._seconds_per_step)).tolist())
-        check_lost(lost, aggregator, workers.task_ids, lambda worker: "")  # what failed has been said on its rank
         prefix = workers.prefix = f"{self._prefix}{point.round}/"
         line.over_key = prefix + OVER
         rule = RULES[type(plan.schedule)](aggregator, point.round, self._seconds_per_step, clock)
         ledger = Ledger(line, prefix, point.round, rule, lambda entry: memory.lengths.add(entry.n_steps))
         started_at, timesteps, executed = clock.now(), self.model.num_timesteps, workers.steps_executed
-        own = RankRound(workers, rule, ledger, point, plan.show, memory)
+        own = RankRound(workers, rule, ledger, self._losses, point, plan.show, memory)
         own.run()
         executed = workers.steps_executed - executed
         total_executed = self._exchange(point, own, rule, timesteps, executed)

@@ -29,13 +29,15 @@ class RankWorkers(TrajectoryWorkers):
 
     :param inner: this rank's workers
     :param ranks: all ranks
-    :param offset: number of this rank's first worker
+    :param n_workers: of each rank
     :param task_ids: of the workers of all ranks
     """
 
-    def __init__(self, inner: WorkerVecEnv, ranks: Ranks, offset: int, task_ids: tuple[Hashable, ...]) -> None:
-        self.inner, self.ranks, self.offset, self.task_ids = inner, ranks, offset, task_ids
-        self.own = range(offset, offset + inner.num_envs)
+    def __init__(self, inner: WorkerVecEnv, ranks: Ranks, n_workers: Sequence[int], task_ids: tuple[Hashable, ...]) -> None:
+        self.inner, self.ranks, self.task_ids = inner, ranks, task_ids
+        self._ends = np.cumsum(n_workers)  # one after the number of each rank's last worker
+        self.offset = int(self._ends[ranks.rank]) - inner.num_envs
+        self.own = range(self.offset, self.offset + inner.num_envs)
         self.tasks_differ = len(set(task_ids)) > 1
         self.sums_by_worker = inner.sums_by_worker
         self.clock = WallClock()
@@ -57,6 +59,15 @@ class RankWorkers(TrajectoryWorkers):
         """Give the rank's workers back as they were."""
         self.inner.interrupt = None
         self.inner.rollout_spec = None
+
+    def rank_of(self, worker: int) -> int:
+        """
+        Find a worker.
+
+        :param worker: its number over all ranks
+        :return: the rank that it runs on
+        """
+        return int(np.searchsorted(self._ends, worker, side="right"))
 
     # Jobs
 
@@ -173,6 +184,10 @@ class RankWorkers(TrajectoryWorkers):
     def lost(self) -> frozenset[int]:
         """See ``TrajectoryWorkers``; the lost ones of this rank."""
         return frozenset(worker + self.offset for worker in self.inner.lost())
+
+    def last_failure(self, worker: int) -> str:
+        """See ``TrajectoryWorkers``; known on the worker's rank only."""
+        return self.inner.last_failure(worker - self.offset) if worker in self.own else ""
 
     @property
     def seconds_per_step(self) -> npt.NDArray[np.float64]:
