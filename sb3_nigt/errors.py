@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 
+EXIT_CODE = 143  # of a run that a signal ends; what a shell says of a process that SIGTERM has ended
+
 
 class WorkerError(RuntimeError):
     """
@@ -25,6 +27,18 @@ class LostWorkerError(WorkerError):
 
 class RankError(RuntimeError):
     """Another rank of the process group cannot go on, or cannot be reached; the message names it."""
+
+
+class Preempted(SystemExit):
+    """
+    A signal has ended the run, see ``RoundCheckpoint``. Left alone, it ends the program with exit code 143.
+
+    :param reason: which signal, and on which rank if there are several
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(EXIT_CODE)
+        self.reason = reason
 
 
 class RemoteError(Exception):

@@ -11,7 +11,7 @@ from envs import LengthFromSeedEnv
 from sb3_nigt import ProcessVecEnv
 
 FAILED = "ignore:Worker .* failed:UserWarning"
-SECONDS = 60  # bound of every wait here; it only turns a wait for ever into a failure
+SECONDS = 300  # bound of every wait here; it only turns a wait for ever into a failure
 
 
 class Bell:

@@ -100,7 +100,6 @@ LONG_FILES = {
 }
 LONG_FUNCTIONS = {
     "algorithms.base.AsyncPolicyGradient.__init__": "one line an argument",
-    "distributed.session.Session.run_round": "the round with its exchanges, in order",
     "distributed.session.Session._exchange": "one message with all its fields",
     "experiments.benchmark.command.add_arguments": "one statement an argument",
     "sampling.sampler.Sampler.advance": "one environment step, the innermost loop",

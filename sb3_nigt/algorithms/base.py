@@ -39,11 +39,13 @@ from sb3_nigt.algorithms.critic_tasks import critic_tasks, n_critic_tasks, value
 from sb3_nigt.algorithms.files import check_file, saved_classes
 from sb3_nigt.algorithms.fisher_sample import FisherSample
 from sb3_nigt.algorithms.group import Group, RoundPlan, chosen_group
+from sb3_nigt.algorithms.preemption import Preemption, savers_in
 from sb3_nigt.algorithms.reporting import RoundLogger
 from sb3_nigt.algorithms.round import abandon
 from sb3_nigt.algorithms.settings import changed, check_kind_of_estimator, settings_of
 from sb3_nigt.algorithms.steps import steps_of_a_round
 from sb3_nigt.critic import Critic
+from sb3_nigt.errors import Preempted
 from sb3_nigt.estimators import Estimator, GeneralizedAdvantage, ReturnToGo
 from sb3_nigt.estimators.reward_scale import RewardScale
 from sb3_nigt.messages import RoundReport, SamplingPoint
@@ -73,6 +75,8 @@ OF_A_RUN = (  # attributes that are made anew from the others
         "_usual_logger",
         "eta_schedule",
         "_settings",
+        "_preemption",
+        "_before_round",
     ),
 )
 
@@ -140,6 +144,8 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
     last_round: RoundReport | None = None
     eta_schedule: ProgressSchedule
     _group: Group | None = None  # of this learn() or the last one
+    _preemption = Preemption([])  # of this learn(), none by default
+    _before_round: dict[str, Any] | None = None  # counters that the model has without the round that is under way
     _n_critic_tasks: int | None = None  # also in a file, which may be loaded without an environment
     _learned: dict[str, Any] | None = None  # in a file: apart from parameters and counters, what the model has learned
     _has_critic: bool | None = None  # the model was made with one; also in a file
@@ -482,18 +488,21 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
         :return: the model
         :raises ValueError: for a number of timesteps or an interval that is not allowed, and for a policy that workers cannot
             have a copy of
+        :raises Preempted: if a signal has come that ends the run, see ``RoundCheckpoint``
         """
         check_learn(total_timesteps, log_interval)
         check_arguments(self)  # some may have been set since the last run
         changed(self._settings, self)
         name = tb_log_name or type(self).__name__
-        self._join()
-        try:
-            super().learn(total_timesteps, callback, log_interval, name, reset_num_timesteps, progress_bar)
-        except BaseException as error:
-            self._leave(error)
-            raise
-        self._leave()
+        with Preemption(savers_in(callback)) as self._preemption:
+            self._join()
+            try:
+                super().learn(total_timesteps, callback, log_interval, name, reset_num_timesteps, progress_bar)
+                self._preemption.check()
+            except BaseException as error:
+                self._leave(error)
+                raise
+            self._leave()
         return self
 
     def _join(self) -> None:
@@ -512,11 +521,23 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
 
     def _leave(self, error: BaseException | None = None) -> None:
         assert self._group is not None
-        if error is not None:
+        if isinstance(error, Preempted):
+            self._save_last_round()
+        elif error is not None:
             abandon(self._group.workers, self._schedule, self._memory)
         self._group.leave(error)
+        if isinstance(error, Preempted) and self.env is not None:
+            self.env.close()
         if self._usual_logger is not None:
             (self._custom_logger, self._logger), self._usual_logger = self._usual_logger, None  # type: ignore[assignment]
+
+    def _save_last_round(self) -> None:
+        """Let the callbacks save the model as it was before the round that has been cut short, which is to be repeated."""
+        assert self._group is not None
+        if self._before_round is not None:
+            self.set_counters(self._before_round)
+        if self._group.is_first:
+            self._preemption.save()
 
     def _setup_learn(
         self,
@@ -583,8 +604,10 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
         rollout_buffer.reset()
         point = self._sampling_point()
         callback.on_rollout_start()
+        self._before_round = self.counters()
         try:
-            result = self._group.run_round(self._plan(point, callback))
+            with self._preemption.allowed():
+                result = self._group.run_round(self._plan(point, callback))
         finally:
             self._last_obs, self._last_episode_starts = workers.standing()
         if result is None:
@@ -677,6 +700,7 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
         if self._bad_gradients == 0:
             update.descend(self.policy, self._layout, gradient, self._fisher, self._point)  # d_t and θ_{t+1}
         self._n_updates += 1
+        self._before_round = None
         update.move_normalizer(self.policy, self._accepted)
         if self._has_batch_norm:
             update.move_batch_norm(self.policy, [trajectory for _, trajectory in self._accepted])

@@ -1,55 +1,91 @@
-"""Files to go on from after a crash: whole or not there, and never older than a round."""
+"""Files to go on from after a crash or a signal: whole or not there, and never older than a round."""
 
 from __future__ import annotations
 
 import os
 import re
+import signal
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from stable_baselines3.common.callbacks import BaseCallback
-
-from sb3_nigt.validation import check_integer
+from sb3_nigt.algorithms.preemption import RoundSaver
+from sb3_nigt.validation import check_integer, check_interval
 
 NAME = re.compile(r"round_(\d+)\.zip")
+GRACE_SECONDS = 25.0  # less than the 30 s after which SLURM, Kubernetes and torchrun kill by default
 
 
-class RoundCheckpoint(BaseCallback):
+class RoundCheckpoint(RoundSaver):
     """
     Callback that saves the model between two rounds: after an update, before anything of the next round has been sampled.
 
     A run that starts from such a file repeats the round that was cut short, with the same random numbers. A file has its name
     only once it is complete, so a crash while it is written leaves the one before. With several ranks rank 0 writes.
 
+    While the model learns, SIGTERM and SIGUSR1 end the run: the model is saved as it was after the last complete round,
+    ``env.close()`` is called, and ``learn`` raises ``Preempted``, which ends the program with exit code 143. A signal to one
+    rank ends all of them. Signals within a second of the first count as the same one; a later one ends the process at once.
+    A signal that has a handler of yours, or is ignored, stays as it is, and so do all of them where ``learn`` does not run
+    in the main thread. The usual handlers are back when ``learn`` ends.
+
     :param folder: made if it does not exist; ``round_<updates>.zip`` for each file, and ``round_<updates>.pkl`` with the
         statistics of ``VecNormalize`` if there is one
     :param every: rounds between two files
     :param keep: how many of the newest files stay
     :param verbose: verbosity level
+    :param signals: names of the signals that end the run; ``()``: none, so that they do what they usually do
+    :param grace: seconds from the signal to the end of the process with code 143, however far the run has come with ending
     """
 
-    def __init__(self, folder: str | Path, every: int = 1, keep: int = 2, verbose: int = 0) -> None:
-        super().__init__(verbose)
+    def __init__(
+        self,
+        folder: str | Path,
+        every: int = 1,
+        keep: int = 2,
+        verbose: int = 0,
+        signals: Sequence[str] = ("SIGTERM", "SIGUSR1"),
+        grace: float = GRACE_SECONDS,
+    ) -> None:
+        check_interval("grace", grace, 0.0, 86_400.0, open_low=True)
+        super().__init__(_checked(signals), grace, verbose)
         self.folder = Path(folder)
         self.every, self.keep = check_integer("every", every, 1), check_integer("keep", keep, 1)
 
     def _on_rollout_start(self) -> None:
+        if self._n_updates > 0 and self._n_updates % self.every == 0:
+            self._save()
+
+    def _on_step(self) -> bool:
+        return True
+
+    def save_last_round(self) -> None:
+        """See ``RoundSaver``."""
+        if self._n_updates > 0 and not self._path.exists():
+            self._save()
+        print(f"The run ends after {self._n_updates} updates, on a signal. Checkpoints: {self.folder}", file=sys.stderr)
+
+    @property
+    def _n_updates(self) -> int:
         n_updates: int = self.model.n_updates  # type: ignore[attr-defined]
-        if n_updates == 0 or n_updates % self.every:
-            return
+        return n_updates
+
+    @property
+    def _path(self) -> Path:
+        return self.folder / f"round_{self._n_updates}.zip"
+
+    def _save(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         normalize = self.model.get_vec_normalize_env()
         unfinished = self.folder / f"unfinished-{os.getpid()}.zip"
         if normalize is not None:
             normalize.save(str(unfinished))
-            _publish(unfinished, self.folder / f"round_{n_updates}.pkl")
+            _publish(unfinished, self._path.with_suffix(".pkl"))
         self.model.save(unfinished)
-        _publish(unfinished, self.folder / f"round_{n_updates}.zip")
+        _publish(unfinished, self._path)
         for old in _by_age(self.folder)[: -self.keep]:
             old.unlink()
             old.with_suffix(".pkl").unlink(missing_ok=True)
-
-    def _on_step(self) -> bool:
-        return True
 
 
 def newest_checkpoint(folder: str | Path) -> Path | None:
@@ -61,6 +97,19 @@ def newest_checkpoint(folder: str | Path) -> Path | None:
     """
     files = _by_age(Path(folder))
     return files[-1] if files else None
+
+
+def _checked(signals: Sequence[str]) -> list[signal.Signals]:
+    """
+    Look signals up by their names.
+
+    :raises ValueError: for one that does not exist, or that no process can handle
+    """
+    known = {known.name: known for known in signal.Signals if known.name not in ("SIGKILL", "SIGSTOP")}
+    for name in signals:
+        if name not in known:
+            raise ValueError(f"signals={signals!r} is not allowed: give a list of names such as ['SIGTERM'], or () for none.")
+    return [known[name] for name in signals]
 
 
 def _by_age(folder: Path) -> list[Path]:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from torch.distributed.distributed_c10d import Store
 
-from sb3_nigt.errors import RankError
+from sb3_nigt.errors import Preempted, RankError
 from sb3_nigt.vec_env.pool.heartbeat import Heartbeat
 
 Result = TypeVar("Result")
@@ -20,6 +20,7 @@ BEATS_PER_TIMEOUT = 10  # signs of life within the time after which a silent ran
 MAX_BEAT_SECONDS = 1.0
 START_SECONDS = 120.0  # granted to ranks that still import and make their environments
 FAILURE, OVER = "failure", "over"
+PREEMPTED = "preempted: "  # how the reason begins where a signal ends the run on all ranks
 
 
 class _Request:
@@ -172,8 +173,11 @@ class StoreLine:
         Raise what some rank has failed with.
 
         :raises RankError: if there is anything
+        :raises Preempted: if it is a signal
         """
         reason = self.call(_failure)
+        if reason is not None and reason.startswith(PREEMPTED):
+            raise Preempted(reason.removeprefix(PREEMPTED))
         if reason is not None:
             raise RankError(reason)
 

@@ -15,8 +15,8 @@ import torch as th
 import torch.distributed as dist
 from torch.distributed import distributed_c10d
 
-from sb3_nigt.distributed.line import StoreLine
-from sb3_nigt.errors import RankError
+from sb3_nigt.distributed.line import PREEMPTED, StoreLine
+from sb3_nigt.errors import Preempted, RankError
 
 Result = TypeVar("Result")
 FloatArray = npt.NDArray[np.float64]
@@ -161,7 +161,9 @@ class Ranks:
         """
         _gloo.pop(self.base, None)  # it may be in the middle of something
         try:
-            if not isinstance(error, RankError):
+            if isinstance(error, Preempted):
+                self.line.fail(f"{PREEMPTED}{error.reason} on rank {self.rank}")
+            elif not isinstance(error, RankError):
                 self.line.fail(f"rank {self.rank} has failed: {type(error).__name__}: {error}")
             self.leave(LEAVE_SECONDS)
         except RankError:
