@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--schedule", default="planned", choices=["planned", "first_finished"])
     parser.add_argument("--timesteps", type=int, default=20_000, help="of all ranks together")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--folder", default="checkpoints", help="where rank 0 saves, and looks for something to go on from")
+    parser.add_argument("--folder", default="checkpoints", help="where rank 0 saves; all look there for a file to go on from")
     args = parser.parse_args()
 
     torch.set_num_threads(1)  # the ranks of a machine share its cores
@@ -38,8 +38,8 @@ def main() -> None:
     vec_env_cls = ProcessVecEnv if args.processes else SimulatedVecEnv
     env = make_worker_vec_env(args.env, args.n_workers, vec_env_cls=vec_env_cls)
 
-    # Only rank 0 needs the file: the others get all of its state at the start
-    path = newest_checkpoint(args.folder) if is_first_rank() else None
+    # Hosts may share the folder or have one each: all ranks begin with the newest of what they load
+    path = newest_checkpoint(args.folder)
     if path is None:
         model = RennalaNIGT(
             "MlpPolicy",

@@ -14,7 +14,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_nigt import ProcessVecEnv
-from sb3_nigt.distributed import AllReduceGroup, state
+from sb3_nigt.distributed import AllReduceGroup, RoundCheckpoint, state
 from sb3_nigt.distributed.ledger import Ledger
 from sb3_nigt.distributed.ranks import Ranks
 from sb3_nigt.messages import Job, SamplingPoint
@@ -291,21 +291,20 @@ def test_the_start_has_all_buffers_of_the_policy():
     assert first.policy.optimizer.direction_norm() == other.policy.optimizer.direction_norm()
 
 
-def resume(rank, path):
-    """Only rank 0 has the file, as where hosts share no disk; the others begin with other parameters."""
+def resume(rank, path, owner):
+    """One rank has the newest file, as where hosts share no disk; the other one an older file, or none if it is not rank 0."""
     env = simulated([LengthFromSeedEnv] * N_WORKERS)
-    if rank == 0:
-        model = make(RennalaNIGT, env)
-        model.learn(50)
-        before = (model._n_updates, model.num_timesteps)
-        model.save(path)
-        model = RennalaNIGT.load(path, env=env, group=AllReduceGroup(debug=True))
+    model = make(RennalaNIGT, env)
+    model.learn(20)
+    model.save(path / f"older{rank}")
+    model.learn(30, reset_num_timesteps=False)
+    before = (model._n_updates, model.num_timesteps)
+    model.save(path / f"newest{rank}")
+    group = AllReduceGroup(debug=True)
+    if rank == 0 or rank == owner:
+        model = RennalaNIGT.load(path / f"{'newest' if rank == owner else 'older'}{rank}", env=env, group=group)
     else:
-        make(RennalaNIGT, env).learn(50)
-        model = RennalaNIGT(
-            "MlpPolicy", env, n_trajectories=7, policy_kwargs={"net_arch": [4]}, seed=5, group=AllReduceGroup(debug=True)
-        )
-        before = None
+        model = RennalaNIGT("MlpPolicy", env, n_trajectories=7, policy_kwargs={"net_arch": [4]}, seed=5, group=group)
     at_start = []
 
     class Look(BaseCallback):
@@ -315,13 +314,32 @@ def resume(rank, path):
         def _on_step(self):
             return True
 
-    model.learn(60, callback=Look(), reset_num_timesteps=False)
+    model.learn(60, callback=Look(), reset_num_timesteps=rank == 1 != owner)
     return before, at_start[0], checksum(model), model.num_timesteps, model.policy.optimizer.direction_norm()
 
 
-def test_all_ranks_resume_from_the_file_of_rank_0(tmp_path):
-    results = on_ranks(2, resume, str(tmp_path / "model"))
-    before = results[0][0]
-    assert results[0][1:] == results[1][1:]
-    assert results[0][1] == before
-    assert results[0][3] >= before[1] + 60
+@pytest.mark.parametrize("owner", [0, 1])
+def test_all_ranks_resume_from_the_newest_file(owner, tmp_path):
+    results = on_ranks(2, resume, tmp_path, owner)
+    assert results[0] == results[1]
+    before, at_start, _, num_timesteps, _ = results[0]
+    assert at_start == before
+    assert num_timesteps >= before[1] + 60
+
+
+def start_anew(rank, folder):
+    """Only rank 1 has a file, and no rank loads it."""
+    own = folder / str(rank)
+    if rank == 1:
+        alone = make(RennalaNIGT, simulated([LengthFromSeedEnv]), group=False)
+        run_rounds(alone, 3, RoundCheckpoint(own))
+    with pytest.raises(ValueError) as raised:  # noqa: PT011  the test looks at what it says
+        make(RennalaNIGT, simulated([LengthFromSeedEnv])).learn(10, callback=RoundCheckpoint(own))
+    return str(raised.value)
+
+
+def test_files_that_are_not_loaded_are_named_on_all_ranks(tmp_path):
+    said = on_ranks(2, start_anew, tmp_path)
+    assert said[0] == said[1]
+    assert "training would begin after 0 updates, while there is" in said[0]
+    assert "round_3.zip of rank 1" in said[0]

@@ -248,7 +248,7 @@ class Die(BaseCallback):
         return True
 
 env, folder, group = simulated([LengthFromSeedEnv] * 2), sys.argv[1], AllReduceGroup(timeout=2.0)
-path = newest_checkpoint(folder) if is_first_rank() else None
+path = newest_checkpoint(folder)
 if path is None:
     model = RennalaNIGT("MlpPolicy", env, n_trajectories=7, policy_kwargs={"net_arch": [4]}, seed=0, group=group)
 else:

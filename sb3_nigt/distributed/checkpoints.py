@@ -5,7 +5,11 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import sys
+import warnings
+import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,7 +25,10 @@ class RoundCheckpoint(RoundSaver):
     Callback that saves the model between two rounds: after an update, before anything of the next round has been sampled.
 
     A run that starts from such a file repeats the round that was cut short, with the same random numbers. A file has its name
-    only once it is complete, so a crash while it is written leaves the one before. With several ranks rank 0 writes.
+    only once it is complete, so a crash while it is written leaves the one before. With several ranks rank 0 writes; which
+    host that is may change with a restart, so let every rank load ``newest_checkpoint(folder)``: all begin with the newest.
+
+    A run that begins with less than a file in the folder has, on any rank, is refused: it would be lost among those files.
 
     While the model learns, SIGTERM and SIGUSR1 end the run: the model is saved as it was after the last complete round,
     ``env.close()`` is called, and ``learn`` raises ``Preempted``, which ends the program with exit code 143. A signal to one
@@ -52,6 +59,13 @@ class RoundCheckpoint(RoundSaver):
         self.folder = Path(folder)
         self.every, self.keep = check_integer("every", every, 1), check_integer("keep", keep, 1)
 
+    def _on_training_start(self) -> None:
+        newest, path = newest_of([self])
+        if newest > self._n_updates:
+            raise ValueError(not_loaded(path, self._n_updates, ""))
+        for leftover in self.folder.glob("unfinished-*"):
+            leftover.unlink()
+
     def _on_rollout_start(self) -> None:
         if self._n_updates > 0 and self._n_updates % self.every == 0:
             self._save()
@@ -77,7 +91,7 @@ class RoundCheckpoint(RoundSaver):
     def _save(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         normalize = self.model.get_vec_normalize_env()
-        unfinished = self.folder / f"unfinished-{os.getpid()}.zip"
+        unfinished = self.folder / f"unfinished-{socket.gethostname()}-{os.getpid()}.zip"
         if normalize is not None:
             normalize.save(str(unfinished))
             _publish(unfinished, self._path.with_suffix(".pkl"))
@@ -90,13 +104,42 @@ class RoundCheckpoint(RoundSaver):
 
 def newest_checkpoint(folder: str | Path) -> Path | None:
     """
-    Find the file to go on from.
+    Find the file to go on from. A damaged one is passed over, with a warning.
 
     :param folder: of a ``RoundCheckpoint``
     :return: for ``load``; None if there is none
     """
-    files = _by_age(Path(folder))
-    return files[-1] if files else None
+    for path in reversed(_by_age(Path(folder))):
+        problem = _problem(path)
+        if problem is None:
+            return path
+        warnings.warn(f"{path} is passed over, since it is damaged: {problem}.", stacklevel=2)
+    return None
+
+
+def newest_of(savers: Sequence[RoundSaver]) -> tuple[int, str]:
+    """
+    Find the newest file in the folders of all callbacks.
+
+    :param savers: callbacks of a run
+    :return: updates of the model in it, and its path; 0 and an empty one if there is none
+    """
+    paths = [newest_checkpoint(saver.folder) for saver in savers if isinstance(saver, RoundCheckpoint)]
+    return max(((_updates(path), str(path)) for path in paths if path is not None), default=(0, ""))
+
+
+def not_loaded(path: str, n_updates: int, whose: str) -> str:
+    """
+    Say that a run begins with less than a file has.
+
+    :param path: of the file
+    :param n_updates: of the model that is to be trained
+    :param whose: " of rank 1", where there are ranks
+    """
+    return (
+        f"training would begin after {n_updates} updates, while there is {path}{whose}: load "
+        f"newest_checkpoint({str(Path(path).parent)!r}) on every rank, or give RoundCheckpoint another folder."
+    )
 
 
 def _checked(signals: Sequence[str]) -> list[signal.Signals]:
@@ -115,10 +158,30 @@ def _checked(signals: Sequence[str]) -> list[signal.Signals]:
 def _by_age(folder: Path) -> list[Path]:
     """The complete files, the newest last."""
     files = [path for path in folder.glob("round_*.zip") if NAME.fullmatch(path.name)]
-    return sorted(files, key=lambda path: int(path.stem.removeprefix("round_")))
+    return sorted(files, key=_updates)
+
+
+def _updates(path: Path) -> int:
+    return int(path.stem.removeprefix("round_"))
+
+
+def _problem(path: Path) -> str | None:
+    """What is wrong with a file, by the checksums that it holds."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            damaged = file.testzip()
+    except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        return str(error)
+    return None if damaged is None else f"the checksum of {damaged} in it is another one"
 
 
 def _publish(unfinished: Path, path: Path) -> None:
     with unfinished.open("rb") as file:
         os.fsync(file.fileno())
     unfinished.replace(path)
+    if os.name == "posix":  # elsewhere a folder cannot be opened
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # the name, too
+        finally:
+            os.close(folder)

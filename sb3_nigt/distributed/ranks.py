@@ -111,15 +111,16 @@ class Ranks:
         self.n_bytes += vector.nbytes
         return vector
 
-    def broadcast(self, key: str, vector: th.Tensor) -> th.Tensor:
+    def broadcast(self, key: str, vector: th.Tensor, source: int) -> th.Tensor:
         """
-        Get what rank 0 has.
+        Get what one rank has.
 
         :param key: see ``meet``
         :param vector: of the same length on all ranks, overwritten
+        :param source: that rank
         """
         self.meet(key)
-        self._collective(lambda: dist.broadcast(vector, group=self._group, group_src=0))
+        self._collective(lambda: dist.broadcast(vector, group=self._group, group_src=source))
         return vector
 
     def _collective(self, operation: Callable[[], Any]) -> None:

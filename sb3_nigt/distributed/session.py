@@ -16,9 +16,11 @@ from stable_baselines3.common.utils import set_random_seed
 
 from sb3_nigt.algorithms.book import RoundResult
 from sb3_nigt.algorithms.group import RoundPlan
+from sb3_nigt.algorithms.preemption import savers_in
 from sb3_nigt.algorithms.trained import TrainedModel
 from sb3_nigt.distributed import state
 from sb3_nigt.distributed.callbacks import callbacks_of
+from sb3_nigt.distributed.checkpoints import newest_of, not_loaded
 from sb3_nigt.distributed.ledger import LIST, Entry, Ledger
 from sb3_nigt.distributed.line import OVER
 from sb3_nigt.distributed.losses import LOST, Losses
@@ -65,6 +67,7 @@ class Session:
         model, ranks = self.model, self.ranks
         own = {
             "n_workers": inner.num_envs,
+            "n_updates": model.n_updates,
             "task_ids": [str(task_id) for task_id in inner.task_ids] if inner.task_ids_given else None,
             **_settings(model, ranks, self._stack, self._debug),
         }
@@ -76,6 +79,8 @@ class Session:
                         f"{name}={row[name]!r} on rank {rank} does not agree with {rows[0][name]!r} on rank 0: run the same "
                         "script with the same arguments on all ranks."
                     )
+        updates = [row["n_updates"] for row in rows]
+        self._source = updates.index(max(updates))  # whose model all begin with
         self.n_workers = [row["n_workers"] for row in rows]
         given = [row["task_ids"] for row in rows]
         task_ids = tuple(_task_ids(given, self.n_workers))
@@ -96,25 +101,33 @@ class Session:
 
         :param callback: the argument of ``learn``
         """
+        self._newest_file = newest_of(savers_in(callback))
         own: MaybeCallback = callbacks_of(self.ranks.rank, callback)
         return own
 
     def share_start(self, total_timesteps: int) -> int:
         """
-        Take over what rank 0 has: parameters, optimizer, counters, seed, statistics of VecNormalize.
+        Take over what the rank with the most updates has: parameters, optimizer, counters, seed, statistics of VecNormalize.
+
+        So where ranks go on from files of different age, the newest one counts, wherever it is; rank 0 if all are alike.
 
         :param total_timesteps: where this rank would stop
         :return: where all of them stop
+        :raises ValueError: on all ranks, if the ``RoundCheckpoint`` of some rank has a newer file that has not been loaded
         """
-        model, key = self.model, f"{self._prefix}start"
-        own = json.dumps({"total_timesteps": total_timesteps, **state.counters(model)})
-        first = json.loads(self.ranks.share_text(f"{key}/counters", own)[0])
-        if self.ranks.rank > 0:
+        model, ranks, key = self.model, self.ranks, f"{self._prefix}start"
+        counters = {"total_timesteps": total_timesteps, "newest_file": self._newest_file, **state.counters(model)}
+        rows = [json.loads(text) for text in ranks.share_text(f"{key}/counters", json.dumps(counters))]
+        first, updates = rows[self._source], rows[self._source]["_n_updates"]
+        for rank, (newest, path) in enumerate(row["newest_file"] for row in rows):
+            if newest > updates:
+                raise ValueError(not_loaded(path, updates, f" of rank {rank}"))
+        if ranks.rank != self._source:
             state.set_counters(model, first)
         vector = state.pack(model, self._stack)
-        state.unpack(model, self._stack, self.ranks.broadcast(f"{key}/state", vector))
-        if self.ranks.rank > 0 and model.seed is not None:
-            set_random_seed(model.seed + self.ranks.rank)  # whatever draws from global generators shall not do so in step
+        state.unpack(model, self._stack, ranks.broadcast(f"{key}/state", vector, self._source))
+        if ranks.rank > 0 and model.seed is not None:
+            set_random_seed(model.seed + ranks.rank)  # whatever draws from global generators shall not do so in step
         return int(first["total_timesteps"])
 
     # Rounds
