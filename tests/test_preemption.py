@@ -46,12 +46,12 @@ class Swallows(LengthFromSeedEnv):
         self.bell = bell
 
     def step(self, action):
-        ring(self.bell)
         while True:
             try:
+                ring(self.bell)
                 time.sleep(1000)
             except BaseException:
-                ring(self.bell)
+                continue
 
 
 class HangsAt(ClosingEnv):
