@@ -20,6 +20,7 @@ FLOORS: tuple[dict[str, str], ...] = (
         "validation": "checks of single arguments",
         "messages": "records that travel between an algorithm and its workers",
         "moments": "means and variances that can be merged",
+        "threads": "how many threads torch may use",
     },
     {
         "timing": "clocks, and laws of how long a step takes",

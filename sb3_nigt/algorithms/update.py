@@ -20,7 +20,7 @@ from sb3_nigt.messages import Contribution, SamplingPoint
 from sb3_nigt.optimizers import NIGT, Extrapolating
 from sb3_nigt.parameters import Layout
 from sb3_nigt.policies import ActorPolicy, HalfRangeGaussianDistribution
-from sb3_nigt.replica.fisher import fisher_product, kl, metric, outputs_at
+from sb3_nigt.replica.fisher import MlpFisher, fisher_product, kl, metric, outputs_at
 from sb3_nigt.sampling.trajectory import Trajectory, map_observation
 
 Array = npt.NDArray[np.float32]
@@ -111,11 +111,14 @@ def descend(
     for p, g in layout.by_parameter(gradient):
         p.grad = -g  # torch minimises; the sign changes here and nowhere else
     if isinstance(optimizer, NIGT) and optimizer.needs_metric:
-        product = fisher_product(policy, layout, point.parameters, sample.observations())
+        fisher = fisher_product(policy, layout, point.parameters, sample.observations())
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        optimizer.metric = metric(product, layout, parameters)
+        damping = DAMPING * precision(policy)
+        inverse = fisher.approximate_inverse(damping) if isinstance(fisher, MlpFisher) else None
+        optimizer.metric = metric(fisher, layout, parameters)
+        optimizer.preconditioner = inverse and metric(inverse, layout, parameters)
         for group in optimizer.param_groups:
-            group["damping"] = DAMPING * precision(policy)
+            group["damping"] = damping
     optimizer.step()
     policy.zero_grad()
 

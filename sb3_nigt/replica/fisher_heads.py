@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch as th
 from stable_baselines3.common.distributions import (
@@ -18,9 +19,22 @@ from sb3_nigt.policies import MIN_STD, TanhGaussianDistribution
 Product = Callable[[th.Tensor], th.Tensor]  # v -> F v
 
 
-def head_fisher(distribution: Distribution, outputs: th.Tensor, weights: th.Tensor, log_std: th.Tensor | None) -> Product:
+@dataclass(frozen=True)
+class HeadFisher:
     """
-    Return y -> M y, M the Fisher matrix of the action distribution in the outputs of the last layer, times the weights.
+    M, the Fisher matrix of the action distribution in the outputs of the last layer, times the weight of each observation.
+
+    :param product: y -> M y, one row an observation
+    :param root: y -> B y for some square B with B Bᵀ = M, so that it makes vectors of covariance M out of white noise
+    """
+
+    product: Product
+    root: Product
+
+
+def head_fisher(distribution: Distribution, outputs: th.Tensor, weights: th.Tensor, log_std: th.Tensor | None) -> HeadFisher:
+    """
+    Return the Fisher matrices of the observations.
 
     - Gaussian N(μ, σ) with σ apart from the outputs: 1/σ²
     - Gaussian with outputs (μ, s), σ = softplus(s) + MIN_STD: 1/σ² by μ, and 2/σ² (dσ/ds)² by s, dσ/ds the logistic function
@@ -44,10 +58,11 @@ def head_fisher(distribution: Distribution, outputs: th.Tensor, weights: th.Tens
         diagonal = p * (1 - p) * column
     else:
         return _categorical_fisher(distribution, outputs, column)
-    return lambda y: y * diagonal
+    return HeadFisher(lambda y: y * diagonal, lambda y: y * diagonal.sqrt())
 
 
-def _categorical_fisher(distribution: Distribution, outputs: th.Tensor, weights: th.Tensor) -> Product:
+def _categorical_fisher(distribution: Distribution, outputs: th.Tensor, weights: th.Tensor) -> HeadFisher:
+    """diag(p) - p pᵀ of each variable; with r = p^½ one of its roots is diag(r) - p rᵀ."""
     sizes = [outputs.shape[1]]
     if isinstance(distribution, MultiCategoricalDistribution):
         sizes = list(distribution.action_dims)
@@ -58,4 +73,9 @@ def _categorical_fisher(distribution: Distribution, outputs: th.Tensor, weights:
         parts = zip(probabilities, weighted, th.split(y, sizes, dim=-1), strict=True)
         return th.cat([wp * (part - (p * part).sum(1, keepdim=True)) for p, wp, part in parts], dim=-1)
 
-    return product
+    def root(y: th.Tensor) -> th.Tensor:
+        pairs = zip(probabilities, th.split(y, sizes, dim=-1), strict=True)
+        parts = [p.sqrt() * part - p * (p.sqrt() * part).sum(1, keepdim=True) for p, part in pairs]
+        return th.cat(parts, dim=-1) * weights.sqrt()
+
+    return HeadFisher(product, root)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -19,17 +19,7 @@ from sb3_nigt.replica.mlp import MlpGradient
 from sb3_nigt.replica.network import TorchNetwork, has_numpy_network, numpy_mlp
 from sb3_nigt.sampling.heads import Network, make_head
 from sb3_nigt.sampling.trajectory import Trajectory
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Keep torch on one thread: for small networks a second one costs more than it gives, most of all on a busy machine."""
-    n_threads = th.get_num_threads()
-    th.set_num_threads(1)
-    try:
-        yield
-    finally:
-        th.set_num_threads(n_threads)
+from sb3_nigt.threads import one_thread
 
 
 class PolicyReplica:
