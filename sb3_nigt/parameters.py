@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import numpy as np
@@ -78,6 +79,24 @@ class Layout:
         with th.no_grad():
             for target in targets:
                 target.copy_(self.view(source, target))
+
+    @contextmanager
+    def moved_to(self, vector: npt.NDArray[np.floating[Any]]) -> Iterator[None]:
+        """
+        Give the policy other parameters for a moment; afterwards they are what they were, bit by bit.
+
+        :param vector: shape ``(size,)``, or ``(n_parameters,)`` for the same buffers
+        """
+        source = th.from_numpy(np.array(vector))
+        tensors = [*self.parameters, *(self._floats if len(vector) == self.size else ())]
+        before = [tensor.detach().clone() for tensor in tensors]
+        try:
+            for tensor in tensors:
+                tensor.detach().copy_(self.view(source, tensor))
+            yield
+        finally:
+            for tensor, values in zip(tensors, before, strict=True):
+                tensor.detach().copy_(values)
 
     def view(self, vector: Vector, tensor: th.Tensor) -> Vector:
         """

@@ -246,5 +246,5 @@ def _packed_order(shapes: list[tuple[int, int]]) -> npt.NDArray[np.int64]:
 
 def _matrices(vector: Array, shapes: list[tuple[int, int]]) -> list[th.Tensor]:
     """Views of a packed vector."""
-    parts = th.from_numpy(vector).split([rows * columns for rows, columns in shapes])
+    parts = th.split(th.from_numpy(vector), [rows * columns for rows, columns in shapes])
     return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]

@@ -78,7 +78,8 @@ def outputs_at(policy: ActorCriticPolicy, layout: Layout, parameters: Array, obs
     :param parameters: see ``fisher_product``
     :param observations: see ``fisher_product``
     """
-    return _call(policy, _values(policy, layout, parameters), _distributions, observations)
+    with layout.moved_to(parameters):
+        return _distributions(policy, obs_as_tensor(observations, policy.device))
 
 
 def kl(old: Outputs, new: Outputs, weights: Array | None = None) -> th.Tensor:
@@ -156,7 +157,8 @@ class MlpFisher:
         vector = th.from_numpy(np.array(parameters))
         self._weights = [layout.view(vector, layer.weight) for layer in self._layers]
         biases = [layout.view(vector, layer.bias) for layer in self._layers]
-        features = _call(policy, _values(policy, layout, parameters), _features, observations)
+        with layout.moved_to(parameters):
+            features = _features(policy, obs_as_tensor(observations, policy.device))
         self._inputs = [features.to(vector.dtype)]  # of each layer
         for weight, bias in zip(self._weights[:-1], biases[:-1], strict=True):
             self._inputs.append(policy.activation_fn()(functional.linear(self._inputs[-1], weight, bias)))
