@@ -233,3 +233,36 @@ def test_unauthenticated_cluster(tmp_path):
     )
     assert "lets everybody in who reaches it" in said.stdout, said.stderr
     assert "(1, 2)" in said.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("token", [secrets.token_hex(16), None])
+def test_a_token_that_is_wrong_or_missing(token, tmp_path):
+    """Ray's own words do not say where it belongs."""
+    right = secrets.token_hex(16)
+    private = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_ADDRESS")
+    environment = {name: value for name, value in os.environ.items() if name not in private}
+    environment.update(RAY_AUTH_MODE="token", HOME=str(tmp_path), PYTHONPATH=os.pathsep.join([TESTS, *sys.path]))
+    head = """
+        import sys
+        from ray.cluster_utils import Cluster
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+        print(cluster.address, flush=True)
+        sys.stdin.read()
+        cluster.shutdown()
+    """
+    script = """
+        import sys
+        from envs import LengthFromSeedEnv
+        from sb3_nigt import RayVecEnv
+        RayVecEnv([LengthFromSeedEnv], address=sys.argv[1])
+    """
+    command = [sys.executable, "-c", textwrap.dedent(head)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env={**environment, "RAY_AUTH_TOKEN": right}, **pipes) as started:
+        address = next(line.strip() for line in started.stdout if re.fullmatch(r"\S+:\d+\s*", line))
+        own = {} if token is None else {"RAY_AUTH_TOKEN": token}
+        command = [sys.executable, "-c", textwrap.dedent(script), address]
+        said = subprocess.run(command, env={**environment, **own}, capture_output=True, text=True, timeout=SECONDS)
+    assert "ValueError: The Ray cluster at" in said.stderr
+    assert "does not take the token of this process: copy ~/.ray/auth_token from the head" in said.stderr

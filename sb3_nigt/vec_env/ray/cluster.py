@@ -106,13 +106,25 @@ def _open(address: str, allow_unauthenticated: bool, cpus: float, resources: Map
     before = address != "auto" and not address.startswith("ray://")  # else its head can be asked only from there
     if before and not allow_unauthenticated:
         _check_answer(address, _ask_as_a_stranger(address))
-    ray.init(address=address)
+    _join(address)
     if not before and not allow_unauthenticated:
         try:
             _check_here()
         except BaseException:
             ray.shutdown()
             raise
+
+
+def _join(address: str) -> None:
+    try:
+        ray.init(address=address)
+    except Exception as error:  # its type depends on where Ray notices
+        if "authentication" not in f"{type(error).__name__} {error}".lower():
+            raise
+        raise ValueError(
+            f"The Ray cluster at {address!r} does not take the token of this process: copy ~/.ray/auth_token from the head of "
+            f"the cluster to the same place here, or set RAY_AUTH_TOKEN, and RAY_AUTH_MODE=token. Ray says: {error}"
+        ) from error
 
 
 def _start(allow_unauthenticated: bool, cpus: float, resources: Mapping[str, float]) -> None:
