@@ -2,7 +2,7 @@
 
 import pytest
 
-from sb3_nigt.experiments.benchmark import allreduce, overhead, scaling
+from sb3_nigt.experiments.benchmark import allreduce, overhead, scaling, store
 
 pytestmark = pytest.mark.slow
 
@@ -37,3 +37,9 @@ def test_scaling():
     assert {f"CartPole-v1, {end}" for end in ends} <= set(rows)
     assert all(unit == "steps/s" and len(values) == len(reference) == 2 for unit, values, reference in rows.values())
     assert all(min(*values, *reference) > 0 for _, values, reference in rows.values())
+
+
+def test_load_of_the_store():
+    rows = values_of(store.measure([3], 2))
+    assert list(rows) == ["store, 3 simulated ranks, requests", "store, 3 simulated ranks, last one to know of a stop"]
+    assert all(len(values) == 2 and min(values) > 0 for _, values, _ in rows.values())

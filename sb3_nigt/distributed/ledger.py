@@ -2,8 +2,9 @@
 What has happened in a round on all ranks, in one order.
 
 Every rank appends to one list on the store. An append is atomic, so the place in the list is the number of an arrival, and
-every rank that reads the list comes to the same conclusion about what is admitted. A counter beside it says that the round
-is over; it is all that has to be read after an environment step.
+every rank that reads the list comes to the same conclusion about what is admitted. The list is made of parts of fixed length,
+so that a rank need not read again what it has read. A counter next to it says that the round is over; it is all that has to
+be read after an environment step.
 """
 
 from __future__ import annotations
@@ -17,13 +18,15 @@ from typing import Protocol
 from torch.distributed.distributed_c10d import Store
 
 from sb3_nigt.distributed.line import OVER, StoreLine
+from sb3_nigt.distributed.pace import least_pause
 from sb3_nigt.messages import TrajectoryKey
 
-LIST = "arrivals"
+LIST, LENGTH = "arrivals", "length"
+PART = 64  # entries in a part of the list
 STARTED, ARRIVED, REJECTED = range(3)
 FORMAT = struct.Struct("<2B4q3d")
 SHARE = 0.1  # of the time that may go into reading the counter, and as much into reading the list
-LONGEST_PAUSE = 0.002  # seconds between two readings: an environment step that takes longer is always followed by one
+LONGEST_PAUSE = 0.002  # seconds between two readings, unless there are many ranks, or the round has lasted long
 
 
 @dataclass(frozen=True)
@@ -101,8 +104,14 @@ class Ledger:
         self.admitted: list[Entry] = []
         self.rejected: list[Entry] = []
         self._n_read = self._n_own_unread = 0
+        self._began = time.monotonic()
         self._next_read = self._next_look = 0.0
         self._is_over = False
+
+    @property
+    def keys(self) -> list[str]:
+        """Names of the store's keys that the list uses."""
+        return [LENGTH, *(_part(number) for number in range(self._n_read // PART + 2))]
 
     def enter(self, entry: Entry) -> None:
         """
@@ -110,32 +119,36 @@ class Ledger:
 
         :param entry: of this rank
         """
-        key, data = self.prefix + LIST, entry.pack()
+        data = entry.pack()
         self._n_own_unread += 1
         if time.monotonic() < self._next_read:
-            self._line.call(lambda store: store.append(key, data))  # type: ignore[attr-defined]
+            self._line.call(lambda store: _append(store, self.prefix, data))
         else:
             self._read(data)
+
+    def look(self) -> None:
+        """Take in what is new, from all ranks, unless that has just been done."""
+        if time.monotonic() >= self._next_read:
+            self._read(b"")
 
     def read(self) -> None:
         """Take in what is new, from all ranks."""
         self._read(b"")
 
     def _read(self, new: bytes) -> None:
-        key, size, began = self.prefix + LIST, FORMAT.size, time.monotonic()
-        data = self._line.call(lambda store: _append_and_get(store, key, new))
-        for start in range(self._n_read * size, len(data), size):
-            entry = Entry.unpack(self._round, data[start : start + size])
+        began = time.monotonic()
+        for data in self._line.call(lambda store: _append_and_get(store, self.prefix, new, self._n_read)):
+            entry = Entry.unpack(self._round, data)
+            self._n_read += 1
             if self._rule.take(entry):
                 self.admitted.append(entry)
                 self._on_admitted(entry)
             elif entry.kind == REJECTED:
                 self.rejected.append(entry)
-        self._n_read, self._n_own_unread = len(data) // size, 0
+        self._n_own_unread = 0
         if self._rule.complete and not self._is_over:
             self.end()
-        ended = time.monotonic()
-        self._next_read = ended + _pause(ended - began)
+        self._next_read = self._after(began)
 
     def end(self) -> None:
         """Tell all ranks that the round is over."""
@@ -147,25 +160,43 @@ class Ledger:
         Tell whether the round is over, or some rank has failed; asked after every environment step.
 
         It reads the counter, unless it has just done so (two milliseconds ago, or ten times what one reading takes if that is
-        less): steps of microseconds must not wait for the network after each of them.
+        less): steps of microseconds must not wait for the network after each of them. With many ranks, or after some seconds,
+        it waits longer, see ``pace``.
         """
         began = time.monotonic()
         if self._is_over or began < self._next_look:
             return self._is_over
         if self._n_own_unread and began >= self._next_read:
-            self.read()  # somebody has to notice that the round is complete
+            self.read()  # some rank has to notice that the round is complete
         self._is_over = self._is_over or self._line.add(self.prefix + OVER, 0) > 0
         self._line.check()
-        ended = time.monotonic()
-        self._next_look = ended + _pause(ended - began)
+        self._next_look = self._after(began)
         return self._is_over
 
+    def _after(self, began: float) -> float:
+        """When the next reading is due, after one that has begun at a time and has just ended."""
+        ended = time.monotonic()
+        pause = min((ended - began) / SHARE, LONGEST_PAUSE)
+        return ended + max(pause, least_pause(ended - self._began, self._line.size))
 
-def _pause(seconds: float) -> float:
-    return min(seconds / SHARE, LONGEST_PAUSE)
+
+def _part(number: int) -> str:
+    return f"{LIST}/{number}"
 
 
-def _append_and_get(store: Store, key: str, new: bytes) -> bytes:
+def _append(store: Store, prefix: str, data: bytes) -> None:
+    place = store.add(prefix + LENGTH, 1) - 1
+    store.append(prefix + _part(place // PART), data)  # type: ignore[attr-defined]
+
+
+def _append_and_get(store: Store, prefix: str, new: bytes, n_read: int) -> list[bytes]:
+    """Append an entry, if there is one; return all from a number on. A part is read once the ones before it are full."""
     if new:
-        store.append(key, new)  # type: ignore[attr-defined]
-    return store.get(key) if store.check([key]) else b""  # reading an empty list, which has no key, would wait for it
+        _append(store, prefix, new)
+    found: list[bytes] = []
+    while True:
+        number, begin = divmod(n_read + len(found), PART)
+        part = store.compare_set(prefix + _part(number), "", "")  # reading a key that is not there would wait for it
+        found += (part[i : i + FORMAT.size] for i in range(begin * FORMAT.size, len(part), FORMAT.size))
+        if len(part) < PART * FORMAT.size:
+            return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import queue
 import threading
 import time
@@ -11,15 +10,14 @@ from typing import Any, TypeVar
 
 from torch.distributed.distributed_c10d import Store
 
+from sb3_nigt.distributed.pace import least_pause
+from sb3_nigt.distributed.pulse import FAILURE, Pulse
 from sb3_nigt.errors import Preempted, RankError
-from sb3_nigt.vec_env.pool.heartbeat import Heartbeat
 
 Result = TypeVar("Result")
 
-BEATS_PER_TIMEOUT = 10  # signs of life within the time after which a silent rank counts as dead
-MAX_BEAT_SECONDS = 1.0
-START_SECONDS = 120.0  # granted to ranks that still import and make their environments
-FAILURE, OVER = "failure", "over"
+FIRST_PAUSE, LONGEST_PAUSE = 5e-5, 2e-3  # seconds between two looks whether all ranks have come, while there are few
+OVER = "over"
 PREEMPTED = "preempted: "  # how the reason begins where a signal ends the run on all ranks
 
 
@@ -45,9 +43,10 @@ class StoreLine:
     A thread that talks to the store in place of the main one.
 
     A request to a ``TCPStore`` whose host has vanished from the network never returns, whatever timeout the store has; so
-    the main thread hands it over and waits no longer than ``timeout``. Between requests the thread says that this rank is
-    alive, also while the main one is in a callback that evaluates. It stops doing so while an environment hangs, see
-    ``stepping``.
+    the main thread hands it over and waits until the line's thread has been busy with one request for ``timeout``. After
+    that the store counts as lost, and is not asked any more. Between requests the thread says that this rank is alive, also
+    while the main one is in a callback that evaluates, and looks whether others are. It stops doing so while an environment
+    hangs, see ``stepping``.
 
     :param store: of the process group, used under a prefix of its own
     :param rank: this rank
@@ -59,14 +58,12 @@ class StoreLine:
         self.rank, self.size, self.timeout = rank, size, timeout
         self.n_requests = 0
         self.over_key = OVER  # of the counter that ends the current round
-        self._store = store
+        self._store, self._pulse = store, Pulse(rank, size, timeout)
         self._requests: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
-        self._beat_seconds = min(MAX_BEAT_SECONDS, timeout / BEATS_PER_TIMEOUT)
         self._stepping_since: float | None = None
-        self._heartbeats = [Heartbeat() for _ in range(size)]
-        self._seen = [False] * size  # ranks that have given a sign of life
-        self._next_check = 0.0
-        self.reset_silence()
+        self._busy_since: float | None = None  # when the thread has begun with what it is doing
+        self._failure = ""  # of some rank, as far as the thread has heard
+        self._lost = ""  # how the store was lost
         self._thread = threading.Thread(target=self._serve, name="sb3_nigt-store", daemon=True)
         self._thread.start()
 
@@ -79,21 +76,38 @@ class StoreLine:
         :param action: takes the store; must not wait for other ranks
         :raises RankError: if the store does not answer in time, or is gone
         """
+        self._raise_lost()
         request = _Request(action)
         self.n_requests += 1
         self._requests.put(request)
-        if not request.done.wait(self.timeout):
-            raise RankError(
+        while not request.done.wait(self._patience()):
+            self._raise_lost()
+        if request.error is not None:
+            self._note_lost(request.error)
+            raise RankError(self._lost) from request.error
+        result: Result = request.result
+        return result
+
+    def _patience(self) -> float:
+        """Seconds until the thread has been busy with one thing for too long, as far as that is known now."""
+        since = self._busy_since
+        return self.timeout if since is None else max(0.0, since + self.timeout - time.monotonic())
+
+    def _note_lost(self, error: Exception) -> None:
+        self._lost = (
+            f"rank {self.rank} has lost the store that the ranks share ({error}): the process that keeps it has ended, which "
+            "is rank 0 or its torchrun"
+        )
+
+    def _raise_lost(self) -> None:
+        since = self._busy_since
+        if not self._lost and since is not None and time.monotonic() - since >= self.timeout:
+            self._lost = (
                 f"the store that the ranks share has not answered rank {self.rank} for {self.timeout:g} s: the process that "
                 "keeps it is stopped, or the network is broken"
             )
-        if request.error is not None:
-            raise RankError(
-                f"rank {self.rank} has lost the store that the ranks share ({request.error}): the process that keeps it has "
-                "ended, which is rank 0 or its torchrun"
-            ) from request.error
-        result: Result = request.result
-        return result
+        if self._lost:
+            raise RankError(self._lost)
 
     def add(self, key: str, amount: int) -> int:
         """
@@ -115,6 +129,25 @@ class StoreLine:
         """
         return self.call(lambda store: _append_and_get(store, key, data))
 
+    def meet(self, key: str) -> float:
+        """
+        Wait until all ranks have come here, however long that takes them as long as they live.
+
+        :param key: of a counter that no other meeting uses
+        :return: seconds waited
+        :raises RankError: if one has failed, or has given no sign of life for ``timeout`` seconds
+        """
+        started, waited, pause = time.monotonic(), 0.0, FIRST_PAUSE
+        n_here = self.add(key, 1)
+        while n_here < self.size:
+            time.sleep(pause)
+            waited = time.monotonic() - started
+            pause = min(2 * pause, max(LONGEST_PAUSE, least_pause(waited, self.size)))
+            n_here = self.add(key, 0)
+            if n_here < self.size:  # a rank that fails after it has come here is none of this meeting's business
+                self.check()
+        return waited
+
     # Signs of life
 
     def stepping(self, is_stepping: bool) -> None:
@@ -128,33 +161,15 @@ class StoreLine:
         """
         self._stepping_since = time.monotonic() if is_stepping else None
 
-    def reset_silence(self) -> None:
-        """Count the silence of all ranks from here."""
-        now = time.monotonic()
-        for heartbeat in self._heartbeats:
-            heartbeat.begin(-1, now)
-
     def check(self) -> None:
         """
-        Look whether all ranks live, now and then; costs nothing in between.
+        Look whether all ranks live, as far as the thread has heard a moment ago; asks nobody, so it costs nothing.
 
-        :raises RankError: if one has failed, or has given no sign of life for ``timeout`` seconds
+        :raises RankError: if one has failed, or has given no sign of life for ``timeout`` seconds, or the store is lost
+        :raises Preempted: if a signal ends the run
         """
-        now = time.monotonic()
-        if now < self._next_check:
-            return
-        self._next_check = now + self._beat_seconds
-        self.raise_failure()
-        counts = self.call(lambda store: [store.add(f"alive/{rank}", 0) for rank in range(self.size)])
-        now = time.monotonic()
-        for rank, count in enumerate(counts):
-            self._seen[rank] = self._seen[rank] or count > 0
-            silent = self._heartbeats[rank].look(count, now)
-            allowed = self.timeout if self._seen[rank] else max(self.timeout, START_SECONDS)
-            if rank != self.rank and silent > allowed:
-                reason = f"rank {rank} has given no sign of life for {silent:.1f} s (timeout={self.timeout:g})"
-                self.fail(reason)
-                raise RankError(reason)
+        self._raise_lost()
+        _raise_reason(self._failure)
 
     def fail(self, reason: str) -> None:
         """
@@ -164,22 +179,19 @@ class StoreLine:
         """
         self.call(lambda store: self._fail(store, reason))
 
-    def _fail(self, store: Store, reason: str) -> None:
-        store.compare_set(FAILURE, "", reason)
-        store.add(self.over_key, 1)  # whoever steps environments looks at this
+    def _fail(self, store: Store, reason: str) -> str:
+        first = store.compare_set(FAILURE, "", reason).decode()
+        store.add(self.over_key, 1)  # what ranks that step environments look at
+        return first
 
     def raise_failure(self) -> None:
         """
-        Raise what some rank has failed with.
+        Raise what some rank has failed with, up to now.
 
         :raises RankError: if there is anything
         :raises Preempted: if it is a signal
         """
-        reason = self.call(_failure)
-        if reason is not None and reason.startswith(PREEMPTED):
-            raise Preempted(reason.removeprefix(PREEMPTED))
-        if reason is not None:
-            raise RankError(reason)
+        _raise_reason(self.call(lambda store: store.compare_set(FAILURE, "", "").decode()))
 
     # The thread
 
@@ -188,22 +200,33 @@ class StoreLine:
         while True:
             try:
                 request = self._requests.get(timeout=max(0.0, next_beat - time.monotonic()))
+            except queue.Empty:
+                next_beat = time.monotonic() + self._pulse.seconds
+                self._do(self._beat)
+            else:
                 if request is None:
                     return
-                request.run(self._store)
-            except queue.Empty:
-                next_beat = time.monotonic() + self._beat_seconds
-                with contextlib.suppress(RuntimeError):  # the store is gone; whoever asks it for something will notice
-                    self._beat()
+                self._do(request.run)
 
-    def _beat(self) -> None:
-        since = self._stepping_since
-        silent = 0.0 if since is None else time.monotonic() - since
-        if silent <= self.timeout:
-            self._store.add(f"alive/{self.rank}", 1)
+    def _do(self, action: Callable[[Store], None]) -> None:
+        self._busy_since = time.monotonic()
+        try:
+            action(self._store)
+        except RuntimeError as error:  # of a beat; the main thread will notice
+            self._note_lost(error)
+        finally:
+            self._busy_since = None
+
+    def _beat(self, store: Store) -> None:
+        now, since = time.monotonic(), self._stepping_since
+        silent = 0.0 if since is None else now - since
+        if silent > self.timeout:
+            what = f"no step or reset of its environments has ended for {silent:.1f} s (timeout={self.timeout:g})"
+            self._failure = self._fail(store, f"rank {self.rank}: {what}")
             return
-        what = f"no step or reset of its environments has ended for {silent:.1f} s (timeout={self.timeout:g})"
-        self._fail(self._store, f"rank {self.rank}: {what}")
+        self._failure, found = self._pulse.beat(store, now)
+        if found:
+            self._failure = self._fail(store, found)
 
     def close(self) -> None:
         """End the thread."""
@@ -211,8 +234,11 @@ class StoreLine:
         self._thread.join(1.0)
 
 
-def _failure(store: Store) -> str | None:
-    return store.get(FAILURE).decode() if store.check([FAILURE]) else None
+def _raise_reason(reason: str) -> None:
+    if reason.startswith(PREEMPTED):
+        raise Preempted(reason.removeprefix(PREEMPTED))
+    if reason:
+        raise RankError(reason)
 
 
 def _append_and_get(store: Store, key: str, data: bytes) -> bytes:

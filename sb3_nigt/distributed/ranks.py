@@ -7,6 +7,7 @@ import time
 import weakref
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -21,7 +22,7 @@ from sb3_nigt.errors import Preempted, RankError
 Result = TypeVar("Result")
 FloatArray = npt.NDArray[np.float64]
 
-FIRST_PAUSE, LONGEST_PAUSE = 5e-5, 2e-3  # seconds between two looks whether all ranks have come
+LOOK_SECONDS = 2e-3  # between two looks for the reason why an exchange has failed, or whether all ranks have left
 LEAVE_SECONDS = 1.0  # for which rank 0 stays when it fails, so that the others can read why
 _numbers: weakref.WeakKeyDictionary[Any, itertools.count[int]] = weakref.WeakKeyDictionary()
 _gloo: weakref.WeakKeyDictionary[Any, dict[float, Any]] = weakref.WeakKeyDictionary()  # what models of one group share
@@ -55,12 +56,14 @@ class Ranks:
     def _gloo_group(self) -> Any:
         groups = _gloo.setdefault(self.base, {})
         if self.timeout not in groups:
-            groups[self.timeout] = dist.new_group(
+            make = partial(
+                dist.new_group,
                 dist.get_process_group_ranks(self.base),
                 timeout=timedelta(seconds=self.timeout),
                 backend="gloo",
                 use_local_synchronization=self.base is not dist.group.WORLD,
             )
+            groups[self.timeout] = self._collective(make)
         return groups[self.timeout]
 
     def meet(self, key: str) -> None:
@@ -70,15 +73,7 @@ class Ranks:
         :param key: of a counter that nobody else uses
         :raises RankError: if one has failed, or has given no sign of life for ``timeout`` seconds
         """
-        started, pause = time.monotonic(), FIRST_PAUSE
-        n_here = self.line.add(key, 1)
-        while n_here < self.size:
-            time.sleep(pause)
-            pause = min(2 * pause, LONGEST_PAUSE)
-            n_here = self.line.add(key, 0)
-            if n_here < self.size:  # a rank that fails after it has come here is none of this meeting's business
-                self.line.check()
-        self.wait_seconds += time.monotonic() - started
+        self.wait_seconds += self.line.meet(key)
 
     def gather(self, key: str, vector: FloatArray) -> FloatArray:
         """
@@ -93,7 +88,7 @@ class Ranks:
         rows = [th.empty_like(mine) for _ in range(self.size)]
         self._collective(lambda: dist.all_gather(rows, mine, group=self._group))
         self.n_gathers += 1
-        self.n_bytes += mine.nbytes
+        self.n_bytes += (self.size - 1) * mine.nbytes  # each part goes round the ring
         return th.stack(rows).numpy()
 
     def reduce(self, key: str, vector: th.Tensor) -> th.Tensor:
@@ -108,7 +103,7 @@ class Ranks:
         self._collective(lambda: dist.all_reduce(vector, group=self._group))
         self.reduce_seconds += time.monotonic() - started
         self.n_reductions += 1
-        self.n_bytes += vector.nbytes
+        self.n_bytes += 2 * (self.size - 1) * vector.nbytes // self.size  # a ring passes every part on twice
         return vector
 
     def broadcast(self, key: str, vector: th.Tensor, source: int) -> th.Tensor:
@@ -123,14 +118,14 @@ class Ranks:
         self._collective(lambda: dist.broadcast(vector, group=self._group, group_src=source))
         return vector
 
-    def _collective(self, operation: Callable[[], Any]) -> None:
+    def _collective(self, operation: Callable[[], Result]) -> Result:
         try:
-            operation()
+            return operation()
         except RuntimeError as error:  # whatever gloo says of the network; the store may know which rank it is
             until = time.monotonic() + self.timeout + 1.0
             while time.monotonic() < until:
                 self.line.check()
-                time.sleep(LONGEST_PAUSE)
+                time.sleep(LOOK_SECONDS)
             raise RankError(f"rank {self.rank} could not exchange data with another rank: {error}") from error
 
     def share_text(self, key: str, text: str) -> list[str]:
@@ -143,7 +138,8 @@ class Ranks:
         """
         self.line.call(lambda store: store.set(f"{key}/{self.rank}", text))
         self.meet(key)
-        return self.line.call(lambda store: [store.get(f"{key}/{rank}").decode() for rank in range(self.size)])
+        keys = [f"{key}/{rank}" for rank in range(self.size)]
+        return [value.decode() for value in self.line.call(lambda store: store.multi_get(keys))]
 
     def forget(self, keys: list[str]) -> None:
         """
@@ -178,7 +174,7 @@ class Ranks:
         """
         n_left, until = self.line.add("left", 1), time.monotonic() + seconds
         while self.rank == 0 and n_left % self.size and time.monotonic() < until:
-            time.sleep(LONGEST_PAUSE)
+            time.sleep(LOOK_SECONDS)
             n_left = self.line.add("left", 0)
 
     def take_statistics(self) -> dict[str, float]:

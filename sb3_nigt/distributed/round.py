@@ -71,7 +71,7 @@ class RankRound:
             if result is not None:
                 self._take(*result)
             elif self._rule.gives_tickets:
-                ledger.read()  # which ones are in meanwhile
+                ledger.look()  # which ones are in meanwhile
         if not self.goes_on:
             ledger.end()
         workers.ranks.line.raise_failure()

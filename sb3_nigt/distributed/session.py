@@ -21,7 +21,7 @@ from sb3_nigt.algorithms.trained import TrainedModel
 from sb3_nigt.distributed import state
 from sb3_nigt.distributed.callbacks import callbacks_of
 from sb3_nigt.distributed.checkpoints import newest_of, not_loaded
-from sb3_nigt.distributed.ledger import LIST, Entry, Ledger
+from sb3_nigt.distributed.ledger import Entry, Ledger
 from sb3_nigt.distributed.line import OVER
 from sb3_nigt.distributed.losses import LOST, Losses
 from sb3_nigt.distributed.ranks import Ranks
@@ -151,7 +151,7 @@ class Session:
         own.run()
         executed = workers.steps_executed - executed
         total_executed = self._exchange(point, own, rule, timesteps, executed)
-        self._forget(prefix, rule)
+        self._forget(prefix, [*rule.keys, *ledger.keys])
         if total_executed is None:
             return None
         used_steps = sum(entry.n_steps for entry in ledger.admitted)
@@ -239,9 +239,9 @@ class Session:
             if entry.is_episode and entry.worker not in self.workers.own
         )
 
-    def _forget(self, prefix: str, rule: SharedRule) -> None:
+    def _forget(self, prefix: str, keys: list[str]) -> None:
         """Delete the keys of the round before the last one; nobody can still be reading those."""
-        names = [LIST, OVER, "gather", "reduce", "debug", *rule.keys]
+        names = [OVER, "gather", "reduce", "debug", *keys]
         self._rounds_to_forget.append([prefix + name for name in names])
         if len(self._rounds_to_forget) > 1:
             self.ranks.forget(self._rounds_to_forget.pop(0))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from itertools import chain
 
 from sb3_nigt.experiments.arguments import environment, positive_integer, positive_number
-from sb3_nigt.experiments.benchmark import allreduce, overhead, processes, scaling, simulated, startup, stragglers
+from sb3_nigt.experiments.benchmark import allreduce, overhead, processes, scaling, simulated, startup, store, stragglers
 from sb3_nigt.experiments.benchmark.table import HEADER, Row
 from sb3_nigt.schedules import SCHEDULES
 
@@ -17,6 +17,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], Iterable[Row]]] = {
     "startup": lambda args: _all(startup.measure(env, n_workers) for env, n_workers in args.start),
     "stragglers": lambda args: stragglers.measure(args.n_workers, args.rounds),
     "allreduce": lambda args: allreduce.measure(args.ranks, args.n_parameters, args.repeats),
+    "store": lambda args: store.measure(args.store_ranks, args.repeats),
     "overhead": lambda args: overhead.measure(args.overhead, args.ranks, args.widths, args.rounds, args.repeats),
     "scaling": lambda args: _all(scaling.measure(env, args.sizes, args.seconds, args.repeats) for env in args.env),
     "processes": lambda args: _all(
@@ -50,6 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ranks", nargs="+", type=positive_integer, default=[2, 4], help="of the all-reduce")
     parser.add_argument(
         "--n-parameters", nargs="+", type=positive_integer, default=[1_000, 30_000, 1_000_000], help="of the all-reduce"
+    )
+    parser.add_argument(
+        "--store-ranks", metavar="N", nargs="+", type=positive_integer, default=[64, 256, 512], help="simulated, on one store"
     )
     parser.add_argument(
         "--overhead", metavar="N", nargs="+", type=positive_integer, default=[2, 10], help="workers whose overhead is measured"
