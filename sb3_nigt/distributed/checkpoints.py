@@ -17,6 +17,7 @@ from sb3_nigt.algorithms.preemption import RoundSaver
 from sb3_nigt.validation import check_integer, check_interval
 
 NAME = re.compile(r"round_(\d+)\.zip")
+SIGNALS = tuple(name for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))  # Windows has the first one only
 GRACE_SECONDS = 25.0  # less than the 30 s after which SLURM, Kubernetes and torchrun kill by default
 
 
@@ -51,7 +52,7 @@ class RoundCheckpoint(RoundSaver):
         every: int = 1,
         keep: int = 2,
         verbose: int = 0,
-        signals: Sequence[str] = ("SIGTERM", "SIGUSR1"),
+        signals: Sequence[str] = SIGNALS,
         grace: float = GRACE_SECONDS,
     ) -> None:
         check_interval("grace", grace, 0.0, 86_400.0, open_low=True)
