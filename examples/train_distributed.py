@@ -16,7 +16,7 @@ import torch.distributed as dist
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 
-from sb3_nigt import PAPER, ProcessVecEnv, RennalaNIGT, SimulatedVecEnv, make_worker_vec_env
+from sb3_nigt import ProcessVecEnv, RennalaNIGT, SimulatedVecEnv, make_worker_vec_env
 from sb3_nigt.distributed import RoundCheckpoint, is_first_rank, newest_checkpoint
 
 
@@ -26,8 +26,7 @@ def main() -> None:
     parser.add_argument("--env", default="CartPole-v1")
     parser.add_argument("--n-workers", type=int, default=2, help="of each rank")
     parser.add_argument("--processes", action="store_true", help="a process for each worker")
-    parser.add_argument("--n-trajectories", type=int, default=20, help="M, of all ranks together")
-    parser.add_argument("--schedule", default="planned", choices=["planned", "first_finished"])
+    parser.add_argument("--n-steps", type=int, help="of a round, for each worker of all ranks; None: the default")
     parser.add_argument("--timesteps", type=int, default=20_000, help="of all ranks together")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", default="checkpoints", help="where rank 0 saves; all look there for a file to go on from")
@@ -44,16 +43,14 @@ def main() -> None:
         model = RennalaNIGT(
             "MlpPolicy",
             env,
-            **PAPER,  # what ranks can share
-            n_trajectories=args.n_trajectories,
-            schedule=args.schedule,
+            n_steps=args.n_steps,
             seed=args.seed,
             device="cpu",
             verbose=1 if is_first_rank() else 0,
         )
     else:
-        arguments = {"n_trajectories": args.n_trajectories, "schedule": args.schedule, "seed": args.seed}
-        model = RennalaNIGT.load(path, env=env, device="cpu", **arguments)  # the same ones on all ranks
+        # the same arguments on all ranks
+        model = RennalaNIGT.load(path, env=env, device="cpu", n_steps=args.n_steps, seed=args.seed)
         print(f"Going on from {path} at {model.num_timesteps:,} timesteps.", flush=True)
     left = max(0, args.timesteps - model.num_timesteps)
     model.learn(left, callback=RoundCheckpoint(args.folder), log_interval=10, reset_num_timesteps=path is None)

@@ -212,8 +212,17 @@ class ActorPolicy(ActorCriticPolicy):
         if self._log_std_init is not None and isinstance(self.action_dist, TanhGaussianDistribution):
             self.action_dist.set_initial_std(self.action_net, float(np.exp(self._log_std_init)))
         self.normalizer = ObservationNormalizer(self.observation_space) if self._normalize_observations else None
-        self.value_network = self._build_critic() if self._n_critic_tasks else None
+        self.make_critic(self._n_critic_tasks)
         self.optimizer = self.optimizer_class(self.actor_parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
+
+    def make_critic(self, n_tasks: int) -> None:
+        """
+        Have a new critic.
+
+        :param n_tasks: how many tasks it tells apart; 0: none
+        """
+        self._n_critic_tasks = n_tasks
+        self.value_network = self._build_critic() if n_tasks else None
 
     def _build_critic(self) -> ValueNetwork:
         net_arch = self.net_arch.get("vf", []) if isinstance(self.net_arch, dict) else self.net_arch

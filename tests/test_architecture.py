@@ -97,11 +97,11 @@ LONG_FILES = {
     "distributed.session": "all that ranks exchange in one learn()",
     "policies": "Stable-Baselines3's interface of an actor-critic policy, which cannot be had in parts",
     "testing.workers": "one test after the other",
+    "vec_env.base": "the contract of workers, which is mostly its documentation",
     "vec_env.simulated": "Stable-Baselines3's interface, trajectories and rounds of steps on one clock",
 }
 LONG_FUNCTIONS = {
     "algorithms.base.AsyncPolicyGradient.__init__": "one line an argument",
-    "distributed.session.Session._exchange": "one message with all its fields",
     "experiments.benchmark.command.add_arguments": "one statement an argument",
     "sampling.sampler.Sampler.advance": "one environment step, the innermost loop",
     "vec_env.ray.actor.make_actor_class": "a class that can only be made once Ray is there",

@@ -133,8 +133,8 @@ def test_environments_live_on_between_rounds():
     """Episodes of 5 steps, 3 steps a round: pieces of 3, 2 + 1, 3, 1 + 2, 3 steps, and ages that go on."""
     model, seen = make(env_fns=(partial(FixedLengthEnv, 5),), n_steps=3), []
     original = model._estimator.coefficients
-    model._estimator.coefficients = lambda accepted, weights: (
-        seen.append([(t.age, t.n_steps, t.terminated) for _, t in accepted]) or original(accepted, weights)
+    model._estimator.coefficients = lambda accepted, *args: (
+        seen.append([(t.age, t.n_steps, t.terminated) for _, t in accepted]) or original(accepted, *args)
     )
     run_rounds(model, 5)
     assert seen == [

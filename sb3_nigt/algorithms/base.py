@@ -23,7 +23,7 @@ from stable_baselines3.common.utils import FloatSchedule, update_learning_rate
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_nigt.aggregators import Aggregator
-from sb3_nigt.algorithms import update
+from sb3_nigt.algorithms import statistics, update
 from sb3_nigt.algorithms.arguments import explains_unknown_arguments, full_signature
 from sb3_nigt.algorithms.book import Accepted, BetweenRounds, LengthEstimate, RoundResult
 from sb3_nigt.algorithms.buffer import TrajectoryBuffer
@@ -43,6 +43,7 @@ from sb3_nigt.algorithms.preemption import Preemption, savers_in
 from sb3_nigt.algorithms.reporting import RoundLogger
 from sb3_nigt.algorithms.round import abandon
 from sb3_nigt.algorithms.settings import changed, check_kind_of_estimator, settings_of
+from sb3_nigt.algorithms.statistics import RoundStatistics
 from sb3_nigt.algorithms.steps import steps_of_a_round
 from sb3_nigt.critic import Critic
 from sb3_nigt.errors import Preempted
@@ -59,7 +60,7 @@ from sb3_nigt.sampling.infos import as_number, reported_episode
 from sb3_nigt.sampling.ticks import Tick, TickAssembler
 from sb3_nigt.sampling.trajectory import Trajectory
 from sb3_nigt.schedules import SCHEDULES, FirstFinished, Schedule
-from sb3_nigt.vec_env.base import RolloutSpec, TrajectoryWorkers
+from sb3_nigt.vec_env.base import RolloutSpec, TrajectoryWorkers, WorkerVecEnv
 from sb3_nigt.vec_env.connect import workers_behind
 
 N_TRAJECTORIES = 20
@@ -67,6 +68,7 @@ OF_A_RUN = (  # attributes that are made anew from the others
     *("_workers", "_stack", "_group", "_ticks", "_accepted", "_schedule", "_estimator", "_round_logger", "_fisher", "_point"),
     *(
         "_layout",
+        "_statistics",
         "_buffers",
         "_spec",
         "_structure",
@@ -243,8 +245,9 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
         """Return what says how much each step counts for in the gradient."""
         if self.gae_lambda is None:
             return ReturnToGo(self.gamma)
-        tasks = critic_tasks(self.env, self.weighs_tasks_equally)
-        scale = RewardScale(self.n_envs, self.gamma)
+        workers = self._all_workers()
+        tasks = critic_tasks(workers, self.weighs_tasks_equally)
+        scale = RewardScale(self.n_envs if workers is None else len(workers.task_ids), self.gamma)
         critic = Critic(value_network(self.policy, tasks), self._root_seed)
         return GeneralizedAdvantage(self.gamma, self.gae_lambda, critic, scale, partial(update.as_seen, self.policy), tasks)
 
@@ -253,8 +256,15 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
         if self.gae_lambda is None or not issubclass(self.policy_class, ActorPolicy):
             return {}
         if self._n_critic_tasks is None:
-            self._n_critic_tasks = n_critic_tasks(self.env, self.weighs_tasks_equally)
+            self._n_critic_tasks = n_critic_tasks(self._all_workers(), self.weighs_tasks_equally)
         return {"n_critic_tasks": self._n_critic_tasks}
+
+    def _all_workers(self) -> TrajectoryWorkers | None:
+        """The workers of the group, or those of the environment as far as it says which tasks they hold."""
+        if self._group is not None and self._group.workers is not self._workers:
+            return self._group.workers
+        inner = None if self.env is None else self.env.unwrapped
+        return inner if isinstance(inner, WorkerVecEnv) else None
 
     # Setup
 
@@ -325,7 +335,6 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
         self._settings = settings_of(self)
 
     def _make_estimator_anew(self) -> None:
-        self._estimator.learn()  # what is left to learn of the last round
         learned, self._estimator = self._estimator.state_dict(), self.make_estimator()
         self._estimator.load_state_dict(learned)
 
@@ -370,7 +379,6 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
         super().save(path, exclude, include)
 
     def _keep_learned(self) -> None:
-        self._estimator.learn()  # what is left to learn of the last round
         self._learned = {"estimator": self._estimator.state_dict(), "fisher": list(self._fisher.rounds)}
 
     @classmethod
@@ -444,6 +452,32 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
         self._root_seed = seed
 
     @property
+    def estimator(self) -> Estimator:
+        """Says how much each step counts for."""
+        return self._estimator
+
+    @property
+    def fisher_sample(self) -> FisherSample:
+        """Observations that the metric of the next step is taken from; in a group only where steps are made."""
+        return self._fisher
+
+    @property
+    def n_critic_tasks(self) -> int | None:
+        """How many tasks the critic tells apart; None without one."""
+        return self._n_critic_tasks
+
+    def make_critic(self, n_tasks: int) -> None:
+        """
+        Begin with a new critic.
+
+        :param n_tasks: that it tells apart
+        """
+        if isinstance(self.policy, ActorPolicy):
+            self._n_critic_tasks = n_tasks
+            self.policy.make_critic(n_tasks)
+            self._estimator = self.make_estimator()
+
+    @property
     def workers(self) -> TrajectoryWorkers:
         """The workers that rounds run on; of all ranks where there are several."""
         assert self._group is not None, "there are no workers before learn()"
@@ -515,6 +549,8 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
             self._ticks = TickAssembler(self.env.num_envs)
         self._group = settings.join(self, self._workers, self._stack)
         workers = self._group.workers
+        if workers is not self._workers:
+            self._make_estimator_anew()  # for the workers of all
         shown = workers.task_ids if self.weighs_tasks_equally or workers.tasks_differ else None
         self._round_logger = RoundLogger(shown, self._stats_window_size)
         self._is_prepared = False
@@ -618,9 +654,15 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
         return True
 
     def _plan(self, point: SamplingPoint, callback: BaseCallback) -> RoundPlan:
-        meanwhile = self._estimator.learn
+        assert self._group is not None
+        meanwhile = partial(self._estimator.learn, self._group.mean)
         show = partial(self._show, callback)
-        return RoundPlan(self.rollout, self._schedule, self._rule, point, show, self._memory, meanwhile)
+        return RoundPlan(self.rollout, self._schedule, self._rule, point, show, self._memory, meanwhile, self._assess)
+
+    def _assess(self, accepted: Accepted) -> RoundStatistics:
+        assert self._group is not None
+        moments = statistics.observation_moments(self.policy, accepted)
+        return RoundStatistics([moments], self._estimator.assess(accepted, self._group.rows))
 
     def _rule(self, round_: int) -> Aggregator:
         if self.rollout == "steps":
@@ -643,6 +685,7 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
         assert self._group is not None
         report = self.last_round = result.report
         self._accepted = result.in_worker_order()
+        self._statistics = self._assess(self._accepted) if result.statistics is None else result.statistics
         self._mean_length = self._memory.lengths.mean
         for arrival in report.arrivals:
             self.rollout_buffer.add(arrival)  # type: ignore[call-arg, arg-type]
@@ -689,23 +732,25 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
         alpha = self.lr_schedule(self._current_progress_remaining)
         check_learning_rate(alpha)
         update_learning_rate(self.policy.optimizer, alpha)
-        scored = update.contributions(self._accepted, self.last_round.weights, self._estimator)  # C_t of every step
+        assessment = self._statistics.assessment
+        scored = update.contributions(self._accepted, self.last_round.weights, self._estimator, assessment)  # C_t
         gradient = self._group.workers.gradient(scored, self.last_round.weights).to(self.device)  # g_t = Σ_i w_i S_i
         self._bad_gradients = update.count_bad(gradient, self._bad_gradients, self._n_updates)
         optimizer = self.policy.optimizer
         has_metric = isinstance(optimizer, NIGT) and optimizer.needs_metric
         if has_metric:
-            self._fisher.add(self._accepted, self.last_round.weights, (self._root_seed, self._n_updates))
+            self._fisher.add(self._accepted, self.last_round, (self._root_seed, self._n_updates), self._group.collect)
         before = self._layout.flatten()
         if self._bad_gradients == 0:
-            update.descend(self.policy, self._layout, gradient, self._fisher, self._point)  # d_t and θ_{t+1}
+            step = partial(update.descend, self.policy, self._layout, gradient, self._fisher, self._point)
+            self._group.make_step(step)  # d_t and θ_{t+1}
         self._n_updates += 1
         self._before_round = None
-        update.move_normalizer(self.policy, self._accepted)
+        statistics.move_normalizer(self.policy, self._statistics.observations)
         if self._has_batch_norm:
             update.move_batch_norm(self.policy, [trajectory for _, trajectory in self._accepted])
         update.log_update(self.logger, self.policy, self._n_updates, gradient, self._extrapolation_norm)
         self._estimator.log(self.logger)
-        if has_metric:
+        if has_metric and self._group.is_first:
             update.log_kl(self.logger, self.policy, self._layout, self._fisher.rounds[-1], before, self._point)
         self._group.after_update(self.logger)

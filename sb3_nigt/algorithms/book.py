@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sb3_nigt.aggregators import Aggregator
+from sb3_nigt.algorithms.statistics import RoundStatistics
 from sb3_nigt.errors import WorkerError
 from sb3_nigt.messages import RETURNED, Arrival, Discarded, Job, Message, RoundReport, SamplingPoint, Segment
 from sb3_nigt.sampling.trajectory import Trajectory
@@ -68,10 +69,12 @@ class RoundResult:
 
     :param report: what happened
     :param accepted: what counts, in order of arrival; of several ranks each has its own part
+    :param statistics: of the whole round, where this process has only a part of it
     """
 
     report: RoundReport
     accepted: Accepted
+    statistics: RoundStatistics | None = None
 
     def in_worker_order(self) -> Accepted:
         """Return what counts in an order that does not depend on which came first."""

@@ -5,36 +5,34 @@ from __future__ import annotations
 from collections.abc import Hashable
 
 from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_nigt.critic import ValueNetwork
 from sb3_nigt.policies import ActorPolicy
-from sb3_nigt.vec_env.base import WorkerVecEnv
+from sb3_nigt.vec_env.base import TrajectoryWorkers
 
 
-def critic_tasks(env: VecEnv | None, every_worker: bool) -> dict[Hashable, int]:
+def critic_tasks(workers: TrajectoryWorkers | None, every_worker: bool) -> dict[Hashable, int]:
     """
     Number the tasks that the critic is told of: those that the user gave, else a single one.
 
-    :param env: that is trained on
+    :param workers: all of them; None if they are environments that are stepped together
     :param every_worker: where the user gave none, each worker counts as a task of its own
     """
-    inner = None if env is None else env.unwrapped
-    if not isinstance(inner, WorkerVecEnv):
+    if workers is None:
         return {}
-    if not (inner.tasks_differ or every_worker):
-        return dict.fromkeys(inner.task_ids, 0)
-    return {task: number for number, task in enumerate(dict.fromkeys(inner.task_ids))}
+    if not (workers.tasks_differ or every_worker):
+        return dict.fromkeys(workers.task_ids, 0)
+    return {task: number for number, task in enumerate(dict.fromkeys(workers.task_ids))}
 
 
-def n_critic_tasks(env: VecEnv | None, every_worker: bool) -> int:
+def n_critic_tasks(workers: TrajectoryWorkers | None, every_worker: bool) -> int:
     """
     Count them.
 
-    :param env: that is trained on
+    :param workers: see ``critic_tasks``
     :param every_worker: where the user gave none, each worker counts as a task of its own
     """
-    return max(critic_tasks(env, every_worker).values(), default=0) + 1
+    return max(critic_tasks(workers, every_worker).values(), default=0) + 1
 
 
 def value_network(policy: ActorCriticPolicy, tasks: dict[Hashable, int]) -> ValueNetwork:

@@ -6,15 +6,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
+import numpy.typing as npt
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.type_aliases import MaybeCallback
 
 from sb3_nigt.aggregators import Aggregator
-from sb3_nigt.algorithms.book import BetweenRounds, RoundResult
+from sb3_nigt.algorithms.book import Accepted, BetweenRounds, RoundResult
 from sb3_nigt.algorithms.round import Show, abandon, run_round
+from sb3_nigt.algorithms.statistics import RoundStatistics
 from sb3_nigt.algorithms.steps import run_steps
 from sb3_nigt.algorithms.trained import TrainedModel
 from sb3_nigt.errors import LostWorkerError
+from sb3_nigt.estimators import Mean, Rows
 from sb3_nigt.messages import SamplingPoint
 from sb3_nigt.sampling.trajectory import Trajectory
 from sb3_nigt.schedules import Schedule
@@ -34,6 +38,7 @@ class RoundPlan:
     :param show: shows the steps of a trajectory to callbacks; False means stop
     :param memory: what the rounds before have left, updated by the round
     :param meanwhile: called once, when the workers have begun
+    :param assess: statistics of what was accepted, in worker order; a group that shares a round calls it for its part
     """
 
     rollout: str
@@ -43,15 +48,15 @@ class RoundPlan:
     show: Show
     memory: BetweenRounds
     meanwhile: Callable[[], None]
+    assess: Callable[[Accepted], RoundStatistics]
 
 
 class Group(Protocol):
     """
     One ``learn()`` of a model, together with other ranks or alone.
 
-    Order of calls: ``callbacks`` and ``share_start`` once; then per round ``run_round``, ``take_statistics``,
-    ``after_update``; at the end ``leave``.
-
+    Order of calls: ``callbacks`` and ``share_start`` once; then per round ``run_round``, ``take_statistics``, ``collect``
+    where a step needs a metric, ``make_step``, ``after_update``; at the end ``leave``.
     """
 
     @property
@@ -62,6 +67,16 @@ class Group(Protocol):
     @property
     def is_first(self) -> bool:
         """Whether this process logs, evaluates and saves."""
+        ...
+
+    @property
+    def rows(self) -> Rows | None:
+        """Exchanges a vector of numbers with the other processes, all of which call it; None without others."""
+        ...
+
+    @property
+    def mean(self) -> Mean | None:
+        """Takes the weighted mean of a vector over all processes, all of which call it; None without others."""
         ...
 
     def callbacks(self, callback: MaybeCallback) -> MaybeCallback:
@@ -95,6 +110,24 @@ class Group(Protocol):
         Take what was accepted into the running statistics of ``VecNormalize``.
 
         :param accepted: of this process, in an order that does not depend on which came first
+        """
+        ...
+
+    def collect(self, observations: Any, of_workers: npt.NDArray[np.int64]) -> Any:
+        """
+        Bring observations of all processes together where the step is made.
+
+        :param observations: of this process, in worker order; None if it has none
+        :param of_workers: how many each worker gives, shape (n,)
+        :return: all of them, in worker order; None where the step is not made
+        """
+        ...
+
+    def make_step(self, step: Callable[[], None]) -> None:
+        """
+        Let the optimizer make its step, with the same result in all processes.
+
+        :param step: makes it here
         """
         ...
 
@@ -148,6 +181,8 @@ class Alone:
     """
 
     is_first = True
+    rows: Rows | None = None
+    mean: Mean | None = None
 
     def __init__(self, workers: TrajectoryWorkers, stack: WrapperStack) -> None:
         self.workers, self._stack = workers, stack
@@ -186,6 +221,14 @@ class Alone:
     def take_statistics(self, accepted: Sequence[Trajectory]) -> None:
         """See ``Group``."""
         self._stack.update(accepted)
+
+    def collect(self, observations: Any, of_workers: npt.NDArray[np.int64]) -> Any:
+        """All are here."""
+        return observations
+
+    def make_step(self, step: Callable[[], None]) -> None:
+        """Make it."""
+        step()
 
     def after_update(self, logger: Logger) -> None:
         """Nothing to compare."""

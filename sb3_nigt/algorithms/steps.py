@@ -11,7 +11,7 @@ from sb3_nigt.aggregators import Aggregator
 from sb3_nigt.algorithms.book import BetweenRounds, Book, RoundResult
 from sb3_nigt.algorithms.round import RESET_IN_A_ROUND, Show, check_lost
 from sb3_nigt.messages import SamplingPoint
-from sb3_nigt.vec_env.base import TrajectoryWorkers
+from sb3_nigt.vec_env.base import Segments, TrajectoryWorkers
 
 SMALLEST_ROUND, SMALLEST_SEGMENT = 500, 20  # steps
 
@@ -59,17 +59,30 @@ def run_steps(
     segments = workers.run_segments(point, is_complete, meanwhile)
     if segments is None:
         return None
+    if not take_segments(book, segments, show):
+        return None
+    if workers.n_resets != n_resets:
+        raise RuntimeError(RESET_IN_A_ROUND)
+    book.aggregate(np.flatnonzero(segments.counts).tolist())
+    return book.close(segments.counts, aggregator.weights(segments.counts), segments.segments)
+
+
+def take_segments(book: Book, segments: Segments, show: Show) -> bool:
+    """
+    Enter what the workers have done into the book of the round.
+
+    :param book: of the round
+    :param segments: of the workers of this process
+    :param show: shows the steps of a piece to callbacks
+    :return: False if a callback said stop
+    :raises WorkerError: if one worker delivers non-finite numbers several times in a row
+    """
     for arrival, piece in segments.pieces:
         if arrival.rejected is None:
             book.accept(arrival, piece)
         else:
             book.reject(arrival)
         if not show(piece):
-            return None
+            return False
     book.discard(segments.discarded)
-    if not all(show(piece) for _, _, piece in segments.discarded):
-        return None
-    if workers.n_resets != n_resets:
-        raise RuntimeError(RESET_IN_A_ROUND)
-    book.aggregate(np.flatnonzero(segments.counts).tolist())
-    return book.close(segments.counts, aggregator.weights(segments.counts), segments.segments)
+    return all(show(piece) for _, _, piece in segments.discarded)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from gymnasium import spaces
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_nigt.algorithms.fisher_sample import FisherSample
+from sb3_nigt.estimators import Estimator
 from sb3_nigt.schedules import Schedule
 
 
@@ -25,8 +27,7 @@ class TrainedModel(Protocol):
     seed: int | None
     schedule: str
     rollout: str
-    gae_lambda: Any
-    geometry: str
+    weighs_tasks_equally: ClassVar[bool]
     on_lost_task: str
 
     @property
@@ -37,6 +38,25 @@ class TrainedModel(Protocol):
     @property
     def n_updates(self) -> int:
         """Outer updates so far."""
+        ...
+
+    @property
+    def estimator(self) -> Estimator:
+        """Says how much each step counts for."""
+        ...
+
+    @property
+    def fisher_sample(self) -> FisherSample:
+        """Observations that the metric of the next step is taken from."""
+        ...
+
+    @property
+    def n_critic_tasks(self) -> int | None:
+        """How many tasks the critic tells apart; None without one."""
+        ...
+
+    def make_critic(self, n_tasks: int) -> None:
+        """Begin with a new critic."""
         ...
 
     def make_schedule(self) -> Schedule:

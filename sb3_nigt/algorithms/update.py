@@ -15,7 +15,7 @@ from stable_baselines3.common.utils import obs_as_tensor
 from sb3_nigt.algorithms.book import MAX_REJECTED_IN_A_ROW, Accepted
 from sb3_nigt.algorithms.fisher_sample import FisherSample
 from sb3_nigt.errors import NonFiniteError
-from sb3_nigt.estimators import Estimator
+from sb3_nigt.estimators import Assessment, Estimator
 from sb3_nigt.messages import Contribution, SamplingPoint
 from sb3_nigt.optimizers import NIGT, Extrapolating
 from sb3_nigt.parameters import Layout
@@ -58,15 +58,18 @@ def set_geometry(optimizer: th.optim.Optimizer, geometry: str) -> None:
         group["geometry"] = geometry
 
 
-def contributions(accepted: Accepted, weights: npt.NDArray[np.float64], estimator: Estimator) -> list[Contribution]:
+def contributions(
+    accepted: Accepted, weights: npt.NDArray[np.float64], estimator: Estimator, assessment: Assessment | None
+) -> list[Contribution]:
     """
     Say what each accepted trajectory counts for.
 
     :param accepted: of this process, in worker order
     :param weights: w_i, one a worker
     :param estimator: gives C_t
+    :param assessment: of the whole round
     """
-    coefficients = estimator.coefficients(accepted, weights)
+    coefficients = estimator.coefficients(accepted, weights, assessment)
     return [Contribution(arrival.worker, arrival.key, own) for (arrival, _), own in zip(accepted, coefficients, strict=True)]
 
 
@@ -121,20 +124,6 @@ def descend(
             group["damping"] = damping
     optimizer.step()
     policy.zero_grad()
-
-
-def move_normalizer(policy: ActorCriticPolicy, accepted: Accepted) -> None:
-    """
-    Take the observations of a round into the policy's running statistics.
-
-    :param policy: changed
-    :param accepted: in worker order
-    """
-    if isinstance(policy, ActorPolicy) and policy.normalizer is not None:
-        observations = map_observation(
-            lambda *xs: np.concatenate(xs), *(trajectory.policy_observations for _, trajectory in accepted)
-        )
-        policy.normalizer.merge(policy.normalizer.moments_of(observations))
 
 
 def count_bad(gradient: th.Tensor, bad_before: int, n_updates: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import astuple, dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch as th
 from stable_baselines3.common.utils import explained_variance, obs_as_tensor
+from torch import nn
 
 from sb3_nigt.critic.network import ValueNetwork
 from sb3_nigt.critic.numpy_regression import NumpyRegression, is_mlp
@@ -100,6 +102,36 @@ class Critic:
         permutations = [self._rng.permutation(len(rows)) for _ in range(self.n_epochs)]
         loss = self._regression.fit(rows, permutations, self.batch_size)
         return FitReport(loss, float(explained_variance(values, targets)))
+
+    def take_mean(self, mean: Callable[[FloatArray, float], FloatArray | None]) -> None:
+        """
+        Replace network and Adam's moments by their mean over several critics that were fitted to different rows.
+
+        :param mean: takes this critic's vector, and the number of its rows as its weight; None if no critic has rows
+        """
+        vector = mean(self.vector(), float(sum(len(rows) for rows in self.pool.rounds)))
+        if vector is not None:
+            self.set_vector(vector)
+
+    def vector(self) -> FloatArray:
+        """Return parameters and state of Adam as one vector."""
+        adam = self._regression.adam_state()
+        parameters = nn.utils.parameters_to_vector(self.network.parameters()).detach().cpu().numpy()
+        return np.concatenate([parameters, adam.first, adam.second, [adam.step]]).astype(np.float64)
+
+    def set_vector(self, vector: FloatArray) -> None:
+        """
+        Go on with other parameters and another state of Adam.
+
+        :param vector: of ``vector`` of a critic with the same network
+        """
+        parameters, first, second = np.split(vector[:-1], 3)
+        position = 0
+        with th.no_grad():
+            for p in self.network.parameters():
+                p.copy_(th.from_numpy(parameters[position : position + p.numel()]).view_as(p))
+                position += p.numel()
+        self._regression.set_adam_state(AdamState(round(vector[-1]), first, second))
 
     def state_dict(self) -> dict[str, Any]:
         """All that changes in a run: parameters, Adam's moments, random numbers and the pool."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from functools import partial
 from typing import Any, TypeVar
@@ -90,6 +90,31 @@ class Ranks:
         self.n_gathers += 1
         self.n_bytes += (self.size - 1) * mine.nbytes  # each part goes round the ring
         return th.stack(rows).numpy()
+
+    def gather_rows(self, own: npt.NDArray[Any], n_rows: Sequence[int], *, to_first: bool = False) -> npt.NDArray[Any] | None:
+        """
+        Join the rows of all ranks, right after another exchange, so that they have met.
+
+        :param own: of this rank, of the same type and width on all ranks
+        :param n_rows: of each rank
+        :param to_first: only rank 0 needs them
+        :return: in the order of the ranks; None where they are not needed
+        """
+        if not sum(n_rows):
+            return own if self.rank == 0 or not to_first else None
+        padded = np.zeros((max(n_rows), *own.shape[1:]), own.dtype)
+        padded[: len(own)] = own
+        mine = th.from_numpy(padded)
+        is_needed = self.rank == 0 or not to_first
+        parts = [th.empty_like(mine) for _ in range(self.size)] if is_needed else None
+        if to_first:
+            self._collective(lambda: dist.gather(mine, parts, group=self._group, group_dst=0))
+        else:
+            self._collective(lambda: dist.all_gather(parts, mine, group=self._group))
+        self.n_bytes += mine.nbytes if to_first else (self.size - 1) * mine.nbytes
+        if parts is None:
+            return None
+        return np.concatenate([part[:n].numpy() for part, n in zip(parts, n_rows, strict=True)])
 
     def reduce(self, key: str, vector: th.Tensor) -> th.Tensor:
         """

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import time
 
-from sb3_nigt.algorithms.book import Accepted, BetweenRounds, stop_if_hopeless
-from sb3_nigt.algorithms.round import RESET_IN_A_ROUND, Show
+import numpy as np
+import numpy.typing as npt
+
+from sb3_nigt.aggregators import Aggregator
+from sb3_nigt.algorithms.book import Accepted, stop_if_hopeless
+from sb3_nigt.algorithms.group import RoundPlan
+from sb3_nigt.algorithms.round import RESET_IN_A_ROUND
+from sb3_nigt.distributed.arrivals import Arrivals, listed_arrivals
+from sb3_nigt.distributed.exchange import Told
 from sb3_nigt.distributed.ledger import ARRIVED, REJECTED, STARTED, Entry, Ledger
 from sb3_nigt.distributed.losses import Losses
-from sb3_nigt.distributed.rules import SharedRule
+from sb3_nigt.distributed.ranks import Ranks
+from sb3_nigt.distributed.rules import RULES
 from sb3_nigt.distributed.workers import RankWorkers
-from sb3_nigt.messages import Arrival, Discarded, Job, SamplingPoint
+from sb3_nigt.messages import Arrival, Discarded, Job, Segment
 from sb3_nigt.sampling.trajectory import Trajectory
 
 IDLE_LOOK_SECONDS = 0.005  # how often it is asked whether there is something to do for idle workers
@@ -18,38 +26,68 @@ IDLE_LOOK_SECONDS = 0.005  # how often it is asked whether there is something to
 
 class RankRound:
     """
-    What this rank does in one round.
+    What this rank does in one round of trajectories.
 
     :param workers: of this rank
-    :param rule: who starts what, what counts
-    :param ledger: what has happened on all ranks
+    :param aggregator: the rule of the round, over the workers of all ranks
+    :param seconds_per_step: of all workers as exchanged before the round; NaN: not known yet, infinite: lost
     :param losses: workers that all ranks have lost
-    :param point: θ̃ with its number
-    :param show: shows the steps of a trajectory to callbacks; False means stop
-    :param memory: what the rounds before have left, updated here
+    :param plan: of the round; what the rounds before have left is updated here
     :ivar accepted: arrivals that count, with their trajectories; known when the round is over
     :ivar discarded: all other trajectories, finished or not
     :ivar goes_on: no callback of this rank has said stop
     """
 
+    segments: tuple[Segment, ...] = ()
+    n_arrivals = 0  # to be told; the list on the store has them
+
     def __init__(
         self,
         workers: RankWorkers,
-        rule: SharedRule,
-        ledger: Ledger,
+        aggregator: Aggregator,
+        seconds_per_step: npt.NDArray[np.float64],
         losses: Losses,
-        point: SamplingPoint,
-        show: Show,
-        memory: BetweenRounds,
+        plan: RoundPlan,
     ) -> None:
-        self._workers, self._rule, self._ledger, self._losses, self._point = workers, rule, ledger, losses, point
-        self._show, self._memory = show, memory
+        self._workers, self._losses, self._point, self._show = workers, losses, plan.point, plan.show
+        self._memory = plan.memory
+        self._rule = RULES[type(plan.schedule)](aggregator, plan.point.round, seconds_per_step, workers.clock)
+        lengths = plan.memory.lengths
+        self._ledger = Ledger(
+            workers.ranks.line, workers.prefix, plan.point.round, self._rule, lambda entry: lengths.add(entry.n_steps)
+        )
         self._began_at, self._n_resets = workers.clock.now(), workers.n_resets
         self._next_look = 0.0
         self._arrived: list[tuple[Entry, Arrival, Trajectory]] = []
         self.accepted: Accepted = []
         self.discarded: list[Discarded] = []
         self.goes_on = True
+
+    @property
+    def own_counts(self) -> list[int]:
+        """Trajectories that count of each worker of this rank."""
+        own = [arrival.worker for arrival, _ in self.accepted]
+        return [own.count(worker) for worker in self._workers.own]
+
+    @property
+    def expected(self) -> npt.NDArray[np.int64]:
+        """Trajectories that count of the workers of all ranks, as the list on the store says."""
+        return self._rule.counts
+
+    @property
+    def keys(self) -> list[str]:
+        """Names of the keys of the store that the round has used."""
+        return [*self._ledger.keys, *self._rule.keys]
+
+    def arrivals(self, ranks: Ranks, told: Told, started_at: float) -> Arrivals:
+        """
+        Return the trajectories of all ranks.
+
+        :param ranks: not asked, the list on the store has them
+        :param told: not needed either
+        :param started_at: when the round began here
+        """
+        return listed_arrivals(self._ledger.admitted, self._ledger.rejected, self._workers.task_ids, started_at)
 
     def run(self) -> None:
         """

@@ -12,6 +12,7 @@ from sb3_nigt.aggregators import Aggregator, Rennala, predicted_counts
 from sb3_nigt.distributed.ledger import ARRIVED, REJECTED, STARTED, Entry
 from sb3_nigt.distributed.line import StoreLine
 from sb3_nigt.messages import TrajectoryKey
+from sb3_nigt.schedules import FirstFinished, Planned, Schedule
 from sb3_nigt.schedules.planned import predicted_end
 from sb3_nigt.schedules.tickets import RoundTickets, Ticket
 from sb3_nigt.timing.clock import Clock
@@ -192,6 +193,9 @@ class SharedPlanned(SharedRule):
     def _times_slower(self, one: int, other: int) -> float:
         ratio = float(self.seconds_per_step[one] / self.seconds_per_step[other])
         return ratio if np.isfinite(ratio) else 1.0
+
+
+RULES: dict[type[Schedule], type[SharedRule]] = {FirstFinished: SharedFirstFinished, Planned: SharedPlanned}
 
 
 def filled(seconds_per_step: FloatArray) -> FloatArray:

@@ -5,40 +5,82 @@ from __future__ import annotations
 import json
 import weakref
 import zlib
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
+import torch as th
 import torch.distributed as dist
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.utils import set_random_seed
 
 from sb3_nigt.algorithms.book import RoundResult
+from sb3_nigt.algorithms.critic_tasks import n_critic_tasks
 from sb3_nigt.algorithms.group import RoundPlan
 from sb3_nigt.algorithms.preemption import savers_in
+from sb3_nigt.algorithms.statistics import RoundStatistics
 from sb3_nigt.algorithms.trained import TrainedModel
 from sb3_nigt.distributed import state
 from sb3_nigt.distributed.callbacks import callbacks_of
 from sb3_nigt.distributed.checkpoints import newest_of, not_loaded
-from sb3_nigt.distributed.ledger import Entry, Ledger
+from sb3_nigt.distributed.exchange import (
+    Header,
+    Told,
+    exchange,
+    segments_told,
+    statistics_told,
+    statistics_vectors,
+    worker_rows,
+)
 from sb3_nigt.distributed.line import OVER
 from sb3_nigt.distributed.losses import LOST, Losses
+from sb3_nigt.distributed.observations import as_bytes, from_bytes
 from sb3_nigt.distributed.ranks import Ranks
 from sb3_nigt.distributed.round import RankRound
-from sb3_nigt.distributed.rules import SharedFirstFinished, SharedPlanned, SharedRule
+from sb3_nigt.distributed.step_counts import StepCounts
+from sb3_nigt.distributed.step_round import RankSteps
 from sb3_nigt.distributed.workers import RankWorkers
 from sb3_nigt.errors import RankError
-from sb3_nigt.messages import Arrival, RoundReport, SamplingPoint
+from sb3_nigt.messages import RoundReport
+from sb3_nigt.optimizers import NIGT
+from sb3_nigt.parameters import actor_parameters
 from sb3_nigt.sampling.trajectory import Trajectory
-from sb3_nigt.schedules import FirstFinished, Planned, Schedule
 from sb3_nigt.vec_env.base import WorkerVecEnv
 from sb3_nigt.vec_env.wrappers import WrapperStack
 
-RULES: dict[type[Schedule], type[SharedRule]] = {FirstFinished: SharedFirstFinished, Planned: SharedPlanned}
-ARGUMENTS = ("n_trajectories", "n_initial_trajectories", "horizon", "gamma", "eta", "learning_rate", "schedule")
+ARGUMENTS = (
+    "rollout",
+    "n_steps",
+    "n_trajectories",
+    "n_initial_trajectories",
+    "horizon",
+    "gamma",
+    "gae_lambda",
+    "eta",
+    "learning_rate",
+    "geometry",
+    "schedule",
+    "stagger",
+    "fisher_samples",
+    "fisher_rounds",
+)
 MUST_AGREE = ("algorithm", *ARGUMENTS, "observation_space", "action_space", "n_parameters", "n_statistics", "timeout", "debug")
-HEADER = 6  # numbers of a rank in front of those of its workers, see Session._exchange
+
+
+class Before(NamedTuple):
+    """
+    This rank before a round.
+
+    :param started_at: seconds on its clock
+    :param timesteps: of all ranks
+    :param executed: environment steps that it has executed
+    """
+
+    started_at: float
+    timesteps: int
+    executed: int
 
 
 class Session:
@@ -68,6 +110,7 @@ class Session:
         own = {
             "n_workers": inner.num_envs,
             "n_updates": model.n_updates,
+            "n_critic_tasks": model.n_critic_tasks,
             "task_ids": [str(task_id) for task_id in inner.task_ids] if inner.task_ids_given else None,
             **_settings(model, ranks, self._stack, self._debug),
         }
@@ -89,6 +132,20 @@ class Session:
         self.workers.tasks_differ = any(ids is not None for ids in given) and len(set(task_ids)) > 1
         self._losses = Losses(self.workers, self._prefix + LOST)
         self._seconds_per_step = np.full(len(task_ids), np.nan)
+        self._counts = StepCounts(ranks.line, self.workers.own, self.n_workers, self._losses)
+        self._share_critic(rows[self._source])
+
+    def _share_critic(self, first: dict[str, Any]) -> None:
+        """
+        Have a critic for the tasks of all ranks, or, where training goes on, one such as the others have.
+
+        :param first: what the rank has said whose model all begin with
+        """
+        model, n_tasks = self.model, first["n_critic_tasks"]
+        if n_tasks is not None and not first["n_updates"]:
+            n_tasks = n_critic_tasks(self.workers, model.weighs_tasks_equally)
+        if n_tasks != model.n_critic_tasks:
+            model.make_critic(n_tasks)
 
     @property
     def is_first(self) -> bool:
@@ -117,6 +174,7 @@ class Session:
         """
         model, ranks, key = self.model, self.ranks, f"{self._prefix}start"
         counters = {"total_timesteps": total_timesteps, "newest_file": self._newest_file, **state.counters(model)}
+        counters["fisher"] = [len(packed) for packed in self._packed_fisher_rounds()]
         rows = [json.loads(text) for text in ranks.share_text(f"{key}/counters", json.dumps(counters))]
         first, updates = rows[self._source], rows[self._source]["_n_updates"]
         for rank, (newest, path) in enumerate(row["newest_file"] for row in rows):
@@ -126,9 +184,28 @@ class Session:
             state.set_counters(model, first)
         vector = state.pack(model, self._stack)
         state.unpack(model, self._stack, ranks.broadcast(f"{key}/state", vector, self._source))
+        self._share_fisher_sample(f"{key}/fisher", first["fisher"])
         if ranks.rank > 0 and model.seed is not None:
             set_random_seed(model.seed + ranks.rank)  # whatever draws from global generators shall not do so in step
         return int(first["total_timesteps"])
+
+    def _packed_fisher_rounds(self) -> list[npt.NDArray[np.uint8]]:
+        space = self.model.policy.observation_space
+        return [as_bytes(space, observations) for observations in self.model.fisher_sample.rounds]
+
+    def _share_fisher_sample(self, key: str, lengths: list[int]) -> None:
+        """Bring the observations of the last rounds to rank 0, where steps are made, if another rank's model goes on."""
+        if self._source == 0 or not sum(lengths):
+            return
+        space, sample = self.model.policy.observation_space, self.model.fisher_sample
+        width = as_bytes(space, None).shape[1]
+        is_source = self.ranks.rank == self._source
+        own = np.concatenate(self._packed_fisher_rounds()) if is_source else np.zeros((sum(lengths), width), np.uint8)
+        packed = self.ranks.broadcast(key, th.from_numpy(own), self._source).numpy()
+        if self.is_first:
+            rounds = np.split(packed, np.cumsum(lengths)[:-1])
+            sample.rounds.clear()
+            sample.rounds.extend(from_bytes(space, rows) for rows in rounds)
 
     # Rounds
 
@@ -141,112 +218,132 @@ class Session:
             rank said stop
         """
         workers, line, clock = self.workers, self.ranks.line, self.workers.clock
-        point, memory, aggregator = plan.point, plan.memory, plan.rule(plan.point.round)
-        prefix = workers.prefix = f"{self._prefix}{point.round}/"
+        round_, aggregator = plan.point.round, plan.rule(plan.point.round)
+        prefix = workers.prefix = f"{self._prefix}{round_}/"
         line.over_key = prefix + OVER
-        rule = RULES[type(plan.schedule)](aggregator, point.round, self._seconds_per_step, clock)
-        ledger = Ledger(line, prefix, point.round, rule, lambda entry: memory.lengths.add(entry.n_steps))
-        started_at, timesteps, executed = clock.now(), self.model.num_timesteps, workers.steps_executed
-        own = RankRound(workers, rule, ledger, self._losses, point, plan.show, memory)
+        before = Before(clock.now(), self.model.num_timesteps, workers.steps_executed)
+        own: RankSteps | RankRound
+        if plan.rollout == "steps":
+            self._counts.begin(round_, aggregator, self._seconds_per_step)
+            own = RankSteps(workers, self._counts, plan)
+        else:
+            plan.meanwhile()
+            own = RankRound(workers, aggregator, self._seconds_per_step, self._losses, plan)
         own.run()
-        executed = workers.steps_executed - executed
-        total_executed = self._exchange(point, own, rule, timesteps, executed)
-        self._forget(prefix, [*rule.keys, *ledger.keys])
-        if total_executed is None:
+        told, statistics = self._exchange(plan, own, before)
+        counts = self._counts_of(own, told)
+        arrivals = own.arrivals(self.ranks, told, before.started_at)
+        self._forget(prefix, own.keys)
+        if not told.header[:, 0].all():
             return None
-        used_steps = sum(entry.n_steps for entry in ledger.admitted)
+        self._stack.merge(told.vectors[0])
+        used_steps = sum(arrival.n_steps for arrival in arrivals.accepted)
         report = RoundReport(
-            round=point.round,
-            counts=rule.counts.copy(),
-            weights=aggregator.weights(rule.counts),
-            arrivals=tuple(self._arrival(entry, started_at) for entry in ledger.admitted),
+            round=round_,
+            counts=counts,
+            weights=aggregator.weights(counts),
+            arrivals=arrivals.accepted,
             discarded=tuple(own.discarded),
-            rejected=tuple(self._arrival(entry, started_at, "not finite, or its worker failed") for entry in ledger.rejected),
+            rejected=arrivals.rejected,
             used_steps=used_steps,
-            discarded_steps=total_executed - used_steps,
-            started_at=started_at,
+            discarded_steps=int(told.header[:, 4].sum()) - used_steps,
+            started_at=before.started_at,
             finished_at=clock.now(),
+            segments=segments_told(told),
         )
-        self._note_episodes(ledger.admitted)
-        return RoundResult(report, own.accepted)
+        infos = self.model.ep_info_buffer
+        assert infos is not None
+        # those of this rank are there already
+        infos.extend(episode for worker, episode in arrivals.episodes if worker not in workers.own)
+        return RoundResult(report, own.accepted, statistics)
 
     def take_statistics(self, accepted: Sequence[Trajectory]) -> None:
         """The ranks have exchanged what is new at the end of the round."""
 
-    def _exchange(self, point: SamplingPoint, done: RankRound, rule: SharedRule, timesteps: int, executed: int) -> int | None:
+    def _exchange(self, plan: RoundPlan, done: RankSteps | RankRound, before: Before) -> tuple[Told, RoundStatistics]:
         """
         Exchange counts, speeds and moments; fail on all ranks if they disagree.
 
-        :return: environment steps that all ranks have executed; None if some rank's callback said stop
+        :return: what all have told, and the statistics of the whole round
         """
-        model, own, widest = self.model, self.workers.own, max(self.n_workers)
-        checksum = zlib.crc32(point.parameters.tobytes())
-        header = [
+        model, workers = self.model, self.workers
+        accepted = sorted(done.accepted, key=lambda pair: (pair[0].worker, pair[0].key))
+        own = plan.assess(accepted)
+        header = Header(
             done.goes_on,
-            point.round,
-            checksum,
-            model.num_timesteps - timesteps,
-            executed,
-            self.workers.inner.restarts or 0,
-        ]
-        counts = np.zeros(len(rule.counts))
-        np.add.at(counts, [arrival.worker for arrival, _ in done.accepted], 1.0)
-        per_worker = np.zeros((2, widest))
-        per_worker[0, : len(own)] = counts[own.start : own.stop]
-        per_worker[1, : len(own)] = self.workers.seconds_per_step
-        ordered = [t for _, t in sorted(done.accepted, key=lambda pair: (pair[0].worker, pair[0].key))]
-        moments = self._stack.moments(ordered)
-        vector = np.concatenate([np.array(header, dtype=np.float64), per_worker.ravel(), moments])
-        rows = self.ranks.gather(f"{self.workers.prefix}gather", vector)
+            plan.point.round,
+            zlib.crc32(plan.point.parameters.tobytes()),
+            model.num_timesteps - before.timesteps,
+            workers.steps_executed - before.executed,
+            workers.inner.restarts or 0,
+            done.n_arrivals,
+        )
+        rows = worker_rows(workers.own, done.own_counts, workers.seconds_per_step, done.segments, own)
+        vectors = [self._stack.moments([piece for _, piece in accepted]), *statistics_vectors(own)]
+        mine = Told(np.array(header, dtype=np.float64), rows, vectors)
+        told = exchange(self.ranks, f"{workers.prefix}gather", mine, self.n_workers)
         for name, column in (("round", 1), ("checksum of θ̃", 2)):
-            if (rows[:, column] != rows[0, column]).any():
+            if (told.header[:, column] != told.header[0, column]).any():
                 raise RankError(
-                    f"the ranks have drifted apart: {name} {rows[:, column].astype(int).tolist()} on ranks 0, 1, …"
+                    f"the ranks have drifted apart: {name} {told.header[:, column].astype(int).tolist()} on ranks 0, 1, …"
                 )
-        model.num_timesteps = timesteps + int(rows[:, 3].sum())
-        self.workers.total_restarts = int(rows[:, 5].sum())
-        workers = [rows[:, HEADER + i * widest : HEADER + (i + 1) * widest] for i in range(2)]
-        all_counts, self._seconds_per_step = (
-            np.concatenate([row[:n] for row, n in zip(block, self.n_workers, strict=True)]) for block in workers
-        )
-        if not rows[:, 0].all():
-            return None
-        if (all_counts != rule.counts).any():
-            raise RankError(f"the ranks hold {all_counts.tolist()} trajectories of their workers, not {rule.counts.tolist()}")
-        self._stack.merge(rows[:, HEADER + 2 * widest :])
-        return int(rows[:, 4].sum())
+        model.num_timesteps = before.timesteps + int(told.header[:, 3].sum())
+        workers.total_restarts = int(told.header[:, 5].sum())
+        self._seconds_per_step = told.workers[:, 1].copy()
+        return told, statistics_told(own, told)
 
-    def _arrival(self, entry: Entry, started_at: float, rejected: str | None = None) -> Arrival:
-        return Arrival(
-            worker=entry.worker,
-            task_id=self.workers.task_ids[entry.worker],
-            key=entry.key,
-            n_steps=entry.n_steps,
-            episode_return=entry.episode_return,
-            started_at=started_at + entry.began,
-            finished_at=started_at + entry.ended,
-            arrived_at=started_at + entry.ended,
-            rejected=rejected,
-        )
+    def _counts_of(self, done: RankSteps | RankRound, told: Told) -> npt.NDArray[np.int64]:
+        """The counts of all workers; of trajectories all ranks have counted them before, so that they must agree."""
+        counts = told.workers[:, 0].astype(np.int64)
+        if told.header[:, 0].all() and done.expected is not None and (counts != done.expected).any():
+            raise RankError(f"the ranks hold {counts.tolist()} trajectories of their workers, not {done.expected.tolist()}")
+        return counts
 
-    def _note_episodes(self, admitted: list[Entry]) -> None:
-        """Let the logged means cover the episodes of all ranks; those of this one are there already."""
-        infos = self.model.ep_info_buffer
-        assert infos is not None
-        infos.extend(
-            {"r": entry.episode_return, "l": entry.n_steps, "t": entry.ended}
-            for entry in admitted
-            if entry.is_episode and entry.worker not in self.workers.own
-        )
-
-    def _forget(self, prefix: str, keys: list[str]) -> None:
-        """Delete the keys of the round before the last one; nobody can still be reading those."""
-        names = [OVER, "gather", "reduce", "debug", *keys]
+    def _forget(self, prefix: str, keys: Sequence[str]) -> None:
+        """Delete the keys of the round before the last one, which no rank can be reading any more."""
+        names = [OVER, "gather", "rows", "mean", "reduce", "step", "debug", *keys]
         self._rounds_to_forget.append([prefix + name for name in names])
         if len(self._rounds_to_forget) > 1:
             self.ranks.forget(self._rounds_to_forget.pop(0))
 
     # Updates
+
+    def rows(self, vector: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """See ``Group``; once a round at most."""
+        return self.ranks.gather(f"{self.workers.prefix}rows", vector)
+
+    def mean(self, vector: npt.NDArray[np.float64], weight: float) -> npt.NDArray[np.float64] | None:
+        """See ``Group``; once a round."""
+        parts = th.from_numpy(np.append(weight * vector, weight).astype(np.float32))
+        *total, total_weight = self.ranks.reduce(f"{self.workers.prefix}mean", parts).double().numpy()
+        return np.array(total) / total_weight if total_weight > 0 else None
+
+    def collect(self, observations: Any, of_workers: npt.NDArray[np.int64]) -> Any:
+        """See ``Group``; right after the gradient has been reduced."""
+        ends = np.cumsum(self.n_workers)
+        n_rows = [int(of_workers[end - n : end].sum()) for end, n in zip(ends, self.n_workers, strict=True)]
+        space = self.model.policy.observation_space
+        packed = self.ranks.gather_rows(as_bytes(space, observations), n_rows, to_first=True)
+        return None if packed is None else from_bytes(space, packed)
+
+    def make_step(self, step: Callable[[], None]) -> None:
+        """
+        See ``Group``.
+
+        The Euclidean step is made everywhere. All others are made on rank 0, which has the observations for a metric: sums as
+        long as those in matrix products may be rounded differently on another machine.
+
+        :param step: makes it here
+        """
+        optimizer = self.model.policy.optimizer
+        if not isinstance(optimizer, NIGT) or optimizer.param_groups[0]["geometry"] == "euclidean":
+            step()
+            return
+        if self.is_first:
+            step()
+        made = self.ranks.broadcast(f"{self.workers.prefix}step", optimizer.step_made(), source=0)
+        if not self.is_first:
+            optimizer.take_step(made)
 
     def after_update(self, logger: Logger) -> None:
         """
@@ -339,7 +436,7 @@ def _settings(model: TrainedModel, ranks: Ranks, stack: WrapperStack, debug: boo
         "algorithm": type(model).__name__,
         "observation_space": str(model.observation_space),
         "action_space": str(model.action_space),
-        "n_parameters": sum(p.numel() for p in model.policy.parameters()),
+        "n_parameters": sum(p.numel() for p in actor_parameters(model.policy)),
         "n_statistics": len(stack.moments([])),
         "timeout": ranks.timeout,
         "debug": debug,

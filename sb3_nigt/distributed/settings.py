@@ -9,8 +9,6 @@ import torch.distributed as dist
 
 from sb3_nigt.algorithms.group import Group, GroupSettings, JustMe
 from sb3_nigt.algorithms.trained import TrainedModel
-from sb3_nigt.optimizers.geometry import GEOMETRIES
-from sb3_nigt.policies import ActorPolicy
 from sb3_nigt.schedules import FirstFinished, Planned
 from sb3_nigt.validation import check_bool, check_interval
 from sb3_nigt.vec_env.base import TrajectoryWorkers, WorkerVecEnv
@@ -106,12 +104,6 @@ def check_shareable(model: TrainedModel) -> None:
         raise ValueError(
             f'schedule={model.schedule!r} is not allowed in a process group: give "planned" or "first_finished", {alone}.'
         )
-    needs = _not_exchanged(model)
-    if needs:
-        raise ValueError(
-            f"{', '.join(needs)} is not allowed in a process group, whose ranks do not exchange what that needs: give the "
-            f"paper's arguments, {name}(policy, env, **PAPER), {alone}."
-        )
     if model.on_lost_task != "raise":
         raise ValueError(f'on_lost_task={model.on_lost_task!r} is not allowed in a process group: give "raise", {alone}.')
     env = None if model.env is None else model.env.unwrapped
@@ -120,15 +112,3 @@ def check_shareable(model: TrainedModel) -> None:
             f"env={type(env).__name__} is not allowed in a process group: give a SimulatedVecEnv or a "
             f"ProcessVecEnv, for example make_worker_vec_env(env_id, n_workers=1), {alone}."
         )
-
-
-def _not_exchanged(model: TrainedModel) -> list[str]:
-    """Arguments that need more than ranks exchange."""
-    has_normalizer = isinstance(model.policy, ActorPolicy) and model.policy.normalizer is not None
-    needs = {
-        f"rollout={model.rollout!r}": model.rollout != "trajectories",
-        f"gae_lambda={model.gae_lambda!r}": model.gae_lambda is not None,
-        f"geometry={model.geometry!r}": GEOMETRIES[model.geometry].needs_metric,
-        "normalize_observations=True": has_normalizer,
-    }
-    return [argument for argument, is_needed in needs.items() if is_needed]

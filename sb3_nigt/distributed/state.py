@@ -49,14 +49,15 @@ def set_counters(model: TrainedModel, values: dict[str, Any]) -> None:
 
 def pack(model: TrainedModel, stack: WrapperStack) -> th.Tensor:
     """
-    Parameters, buffers, state of the optimizer and statistics of ``VecNormalize``, in double precision.
+    Parameters, buffers, state of the optimizer, the estimator and statistics of ``VecNormalize``, in double precision.
 
     :param model: whose
     :param stack: the wrappers of its environment
     """
     layout = Layout(model.policy)
     policy = [layout.flatten(), *layout.other_buffers().values()]
-    parts = [*policy, *(tensor.detach().cpu().numpy() for tensor in _optimizer_state(model)), *stack.state()]
+    optimizer = (tensor.detach().cpu().numpy() for tensor in _optimizer_state(model))
+    parts = [*policy, *optimizer, model.estimator.shared_state(), *stack.state()]
     return th.from_numpy(np.concatenate([np.asarray(part, dtype=np.float64).ravel() for part in parts]))
 
 
@@ -78,7 +79,9 @@ def unpack(model: TrainedModel, stack: WrapperStack, vector: th.Tensor) -> None:
     for tensor in _optimizer_state(model):
         tensor.copy_(vector[position : position + tensor.numel()].view_as(tensor))
         position += tensor.numel()
-    stack.set_state(vector[position:].numpy())
+    size = len(model.estimator.shared_state())
+    model.estimator.set_shared_state(vector[position : position + size].numpy())
+    stack.set_state(vector[position + size :].numpy())
 
 
 def _optimized(model: TrainedModel) -> Iterator[th.Tensor]:

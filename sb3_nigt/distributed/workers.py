@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -11,11 +11,11 @@ import numpy.typing as npt
 import torch as th
 
 from sb3_nigt.distributed.ranks import Ranks
-from sb3_nigt.messages import Arrival, Contribution, Job
+from sb3_nigt.messages import Arrival, Contribution, Job, SamplingPoint, TrajectoryKey
 from sb3_nigt.sampling.trajectory import Trajectory
 from sb3_nigt.timing.clock import WallClock
 from sb3_nigt.timing.time_models import TimePer
-from sb3_nigt.vec_env.base import RolloutSpec, TrajectoryWorkers, WorkerVecEnv
+from sb3_nigt.vec_env.base import RolloutSpec, Segments, TrajectoryWorkers, WorkerVecEnv
 from sb3_nigt.vec_env.pool.speeds import Speeds
 
 IDLE_SECONDS = 0.001  # how long a rank without work waits before it looks again
@@ -57,7 +57,7 @@ class RankWorkers(TrajectoryWorkers):
 
     def release(self) -> None:
         """Give the rank's workers back as they were."""
-        self.inner.interrupt = None
+        self.inner.interrupt = self.inner.steps_left = None
         self.inner.rollout_spec = None
 
     def rank_of(self, worker: int) -> int:
@@ -74,7 +74,7 @@ class RankWorkers(TrajectoryWorkers):
     def prepare(self, spec: RolloutSpec) -> None:
         """See ``TrajectoryWorkers``."""
         self._began.clear()
-        self.inner.prepare(spec)
+        self.inner.prepare(replace(spec, first_worker=self.offset))
         self.rollout_spec = spec
 
     def busy(self, worker: int) -> bool:
@@ -149,14 +149,72 @@ class RankWorkers(TrajectoryWorkers):
         if n_steps > 0 and seconds > 0 and not self._is_real_time:
             self._speeds.note(worker - self.offset, seconds, n_steps, now)
 
+    # Rounds of steps
+
+    def run_segments(
+        self,
+        point: SamplingPoint,
+        is_complete: Callable[[npt.NDArray[np.int64]], bool],
+        meanwhile: Callable[[], None],
+    ) -> Segments | None:
+        """See ``TrajectoryWorkers``; counts are those of this rank's workers, and ``steps_left`` says when the round ends."""
+        inner, line = self.inner, self.ranks.line
+
+        def steps_left(counts: npt.NDArray[np.int64]) -> int:
+            line.stepping(False)
+            left = 1 - is_complete(counts) if self.steps_left is None else self.steps_left(counts)
+            line.stepping(left > 0 and not self._is_real_time)
+            return left
+
+        began: list[float] = []
+
+        def meanwhile_and_begin() -> None:
+            meanwhile()
+            began.append(self.clock.now())
+
+        inner.steps_left = steps_left
+        try:
+            segments = inner.run_segments(point, is_complete, meanwhile_and_begin)
+        finally:
+            inner.steps_left = None
+            line.stepping(False)
+        if segments is None:
+            return None
+        now = self.clock.now()
+        for worker, n_steps in enumerate(segments.counts.tolist()):
+            self._note_speed(worker + self.offset, now - began[0], n_steps, now)
+        return self._numbered(segments, began[0])
+
+    def _numbered(self, segments: Segments, began: float) -> Segments:
+        """The same with the numbers that the workers have among those of all ranks, and real times."""
+        now = self.clock.now()
+
+        def numbered(arrival: Arrival) -> Arrival:
+            worker = arrival.worker + self.offset
+            key = arrival.key._replace(stream=worker)
+            arrival = replace(arrival, worker=worker, task_id=self.task_ids[worker], key=key)
+            return replace(arrival, started_at=began, finished_at=now, arrived_at=now)
+
+        return replace(
+            segments,
+            pieces=[(numbered(arrival), piece) for arrival, piece in segments.pieces],
+            discarded=[(replace(job, worker=job.worker + self.offset), began, piece) for job, _, piece in segments.discarded],
+            segments=tuple(replace(segment, worker=segment.worker + self.offset) for segment in segments.segments),
+        )
+
     # Reduction
 
     def gradient(self, contributions: Sequence[Contribution], weights: npt.NDArray[np.float64]) -> th.Tensor:
         """See ``TrajectoryWorkers``: this rank's part, then one reduction over the ranks."""
-        own = [replace(c, worker=c.worker - self.offset) for c in contributions]
+        own = [replace(c, worker=c.worker - self.offset, key=self._own_key(c.key)) for c in contributions]
         mine = weights[self.own.start : self.own.stop]
         part = self.inner.gradient(own, mine).cpu() if own else th.zeros(self.n_parameters)
         return self.ranks.reduce(f"{self.prefix}reduce", part)
+
+    def _own_key(self, key: TrajectoryKey) -> TrajectoryKey:
+        """The key under which the rank's workers know a piece, see ``run_segments``; of a trajectory they know it as it is."""
+        has_steps = self.rollout_spec is not None and self.rollout_spec.round_steps is not None
+        return key._replace(stream=key.stream - self.offset) if has_steps else key
 
     n_parameters: int = 0
 

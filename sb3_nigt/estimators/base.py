@@ -3,38 +3,95 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from stable_baselines3.common.logger import Logger
 
 from sb3_nigt.messages import Arrival
+from sb3_nigt.moments import Moments
 from sb3_nigt.sampling.trajectory import Trajectory
 
 FloatArray = npt.NDArray[np.float64]
+Accepted = Sequence[tuple[Arrival, Trajectory]]
+Rows = Callable[[FloatArray], FloatArray]  # from the vector of this process to those of all that train together, one a row
+Mean = Callable[[FloatArray, float], FloatArray | None]  # of all processes, each with a weight; None if these are all 0
+
+
+class WorkerMoments(NamedTuple):
+    """
+    Moments of what one worker has done in a round, each step with weight 1.
+
+    :param task: number of its task
+    :param moments: of its advantages
+    """
+
+    task: int
+    moments: Moments
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """
+    What an estimator has to know of a whole round, of which this process may have only a part.
+
+    :param advantages: by worker
+    :param returns: of the discounted returns, to be merged in this order
+    """
+
+    advantages: dict[int, WorkerMoments]
+    returns: list[Moments]
 
 
 class Estimator(ABC):
     """
     Says what each step of a round counts for in the gradient Σ_i w_i Σ_t C_t ∇ log π(a_t | s_t).
 
-    It works at the learner, which holds every accepted trajectory; workers only differentiate.
+    It works at the learner, which holds every accepted trajectory, or those of its part of the workers; these only
+    differentiate. Per round: ``assess``, ``coefficients``, ``learn``.
     """
 
+    def assess(self, accepted: Accepted, rows: Rows | None) -> Assessment | None:
+        """
+        Look at the trajectories of this process; what others have seen is merged with the result.
+
+        :param accepted: as in ``coefficients``; may be empty where there are other processes
+        :param rows: exchanges numbers with these, at the price of one message; None: there are none
+        :return: None where each trajectory counts for itself
+        """
+        return None
+
     @abstractmethod
-    def coefficients(self, accepted: Sequence[tuple[Arrival, Trajectory]], weights: FloatArray) -> list[FloatArray]:
+    def coefficients(self, accepted: Accepted, weights: FloatArray, assessment: Assessment | None) -> list[FloatArray]:
         """
         Return C_t of every step, without the weight w_i of the worker.
 
         :param accepted: what counts, in an order that does not depend on which came first
         :param weights: w_i, one a worker
+        :param assessment: of the whole round
         :return: one array of shape (L,) for each trajectory
         """
 
-    def learn(self) -> None:  # noqa: B027, most estimators learn nothing
-        """Learn from the last round; called while the workers sample the next one."""
+    def learn(self, mean: Mean | None = None) -> None:  # noqa: B027, most estimators learn nothing
+        """
+        Learn from the last round; called while the workers sample the next one.
+
+        :param mean: over all processes that train together, each calls it once; None: there are no others
+        """
+
+    def shared_state(self) -> FloatArray:
+        """Return as one vector what all processes that train together have in common."""
+        return np.zeros(0)
+
+    def set_shared_state(self, vector: FloatArray) -> None:  # noqa: B027
+        """
+        Go on with what another process has.
+
+        :param vector: of its ``shared_state``
+        """
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that changes in a run, apart from what the policy holds."""

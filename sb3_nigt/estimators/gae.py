@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -12,10 +12,10 @@ from stable_baselines3.common.logger import Logger
 
 from sb3_nigt.critic import Critic, FitReport
 from sb3_nigt.estimators.advantages import gae, lambda_returns
-from sb3_nigt.estimators.base import Estimator, FloatArray
+from sb3_nigt.estimators.base import Accepted, Assessment, Estimator, FloatArray, Mean, Rows, WorkerMoments
 from sb3_nigt.estimators.reward_scale import RewardScale
-from sb3_nigt.estimators.standardize import standardize, task_moments
-from sb3_nigt.messages import Arrival
+from sb3_nigt.estimators.standardize import merged_task_moments, standardize, task_moments
+from sb3_nigt.moments import Moments
 from sb3_nigt.sampling.trajectory import Trajectory, map_observation
 
 
@@ -27,6 +27,23 @@ class _Lesson:
     targets: FloatArray
     values: FloatArray
     tasks: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """
+    The round as far as it is this process's.
+
+    :param advantages: of all steps, not standardised
+    :param tasks: number of each step's task
+    :param is_whole: there are no other processes
+    :param has_moved_scale: the unit of rewards has taken in this round's returns already
+    """
+
+    advantages: FloatArray
+    tasks: npt.NDArray[np.int64]
+    is_whole: bool
+    has_moved_scale: bool
 
 
 class GeneralizedAdvantage(Estimator):
@@ -57,13 +74,24 @@ class GeneralizedAdvantage(Estimator):
         self.gamma, self.gae_lambda, self.critic, self.scale, self._as_seen = gamma, gae_lambda, critic, scale, as_seen
         self._number_of, self._n_tasks = tasks, max(tasks.values(), default=0) + 1
         self._lesson: _Lesson | None = None
+        self._part: _Part | None = None
         self.last_fit: FitReport | None = None
 
-    def coefficients(self, accepted: Sequence[tuple[Arrival, Trajectory]], weights: FloatArray) -> list[FloatArray]:
-        """See ``Estimator.coefficients``; what the critic is to learn from these steps is kept for ``learn``."""
+    def assess(self, accepted: Accepted, rows: Rows | None) -> Assessment:
+        """See ``Estimator``; what the critic is to learn from these steps is kept for ``learn``."""
+        returns = [self._returns(arrival.worker, trajectory) for arrival, trajectory in accepted]
+        is_first = bool(self.scale.moments.weight < 1)  # there is no unit yet: take that of this round
+        if is_first:
+            self.scale.merge(returns if rows is None else _exchanged(returns, rows))
+        advantages, tasks = self._advantages(accepted) if accepted else (np.zeros(0), np.zeros(0, dtype=np.int64))
+        self._part = _Part(advantages, tasks, rows is None, is_first)
+        return Assessment({} if rows is None else _by_worker(accepted, advantages, tasks), returns)
+
+    def _advantages(self, accepted: Accepted) -> tuple[FloatArray, npt.NDArray[np.int64]]:
+        """Return A_t and the number of its task, for all steps."""
         trajectories = [trajectory for _, trajectory in accepted]
-        lengths = [trajectory.n_steps for trajectory in trajectories]
         of_task = [self._number_of.get(arrival.task_id, 0) for arrival, _ in accepted]
+        lengths = [trajectory.n_steps for trajectory in trajectories]
         tasks, ends = np.repeat(of_task, lengths), np.cumsum(lengths)
         seen = self._as_seen(_joined([t.policy_observations for t in trajectories]))
         values = self.critic.values(seen, tasks)
@@ -73,43 +101,66 @@ class GeneralizedAdvantage(Estimator):
         terminated, ended = (np.zeros(len(values), dtype=bool) for _ in range(2))
         terminated[ends - 1] = [t.terminated for t in trajectories]
         ended[ends - 1] = True  # nothing is summed beyond the end of a trajectory
-        is_first = self.scale.moments.weight < 1  # there is no unit yet: take that of this round
-        if is_first:
-            self._move_scale(accepted)
         rewards = self.scale.normalize(np.concatenate([t.learning_rewards for t in trajectories]))
         advantages = gae(rewards, values, following, terminated, ended, self.gamma, self.gae_lambda)
         self._lesson = _Lesson(seen, lambda_returns(advantages, values), values, tasks)
-        by_step = np.repeat([weights[arrival.worker] for arrival, _ in accepted], lengths)
-        moments = task_moments(advantages, tasks, by_step, self._n_tasks)
-        if not is_first:
-            self._move_scale(accepted)
-        return np.split(standardize(advantages, tasks, moments), ends[:-1])
+        return advantages, tasks
 
-    def _move_scale(self, accepted: Sequence[tuple[Arrival, Trajectory]]) -> None:
-        moments = []
-        for arrival, trajectory in accepted:
-            if trajectory.age == 0:
-                self.scale.restart(arrival.worker)
-            ended = np.zeros(trajectory.n_steps, dtype=bool)
-            ended[-1] = trajectory.terminated or trajectory.truncated
-            moments.append(self.scale.advance(arrival.worker, trajectory.learning_rewards, ended))
-        self.scale.merge(moments)
+    def _returns(self, worker: int, trajectory: Trajectory) -> Moments:
+        """Continue the discounted return of a worker; return the moments of its new values."""
+        if trajectory.age == 0:
+            self.scale.restart(worker)
+        ended = np.zeros(trajectory.n_steps, dtype=bool)
+        ended[-1] = trajectory.terminated or trajectory.truncated
+        return self.scale.advance(worker, trajectory.learning_rewards, ended)
 
-    def learn(self) -> None:
-        """Fit the critic to the last round; called while the workers sample the next one."""
+    def coefficients(self, accepted: Accepted, weights: FloatArray, assessment: Assessment | None) -> list[FloatArray]:
+        """See ``Estimator.coefficients``; of the steps that ``assess`` has seen last."""
+        part, self._part = self._part, None
+        assert part is not None
+        assert assessment is not None
+        lengths = [trajectory.n_steps for _, trajectory in accepted]
+        if part.is_whole:
+            by_step = np.repeat([weights[arrival.worker] for arrival, _ in accepted], lengths)
+            moments = task_moments(part.advantages, part.tasks, by_step, self._n_tasks)
+        else:
+            moments = merged_task_moments(assessment.advantages, weights, self._n_tasks)
+        if not part.has_moved_scale:
+            self.scale.merge(assessment.returns)
+        if not accepted:
+            return []
+        return np.split(standardize(part.advantages, part.tasks, moments), np.cumsum(lengths)[:-1])
+
+    def learn(self, mean: Mean | None = None) -> None:
+        """Fit the critic to the last round; several processes fit it to their own steps, and take the mean by steps."""
         lesson, self._lesson = self._lesson, None
         if lesson is not None:
             self.last_fit = self.critic.fit(lesson.observations, lesson.targets, lesson.values, lesson.tasks)
-            self.critic.network.reward_scale.fill_(self.scale.scale)
+        if mean is not None:
+            self.critic.take_mean(mean)
+        self.critic.network.reward_scale.fill_(self.scale.scale)
+
+    def shared_state(self) -> FloatArray:
+        """See ``Estimator``: the critic and the unit of rewards."""
+        return np.concatenate([self.critic.vector(), self.scale.moments.vector()])
+
+    def set_shared_state(self, vector: FloatArray) -> None:
+        """See ``Estimator``."""
+        size = len(self.scale.moments.vector())
+        self.critic.set_vector(vector[:-size])
+        self.scale.moments = self.scale.moments.from_vector(vector[-size:])
+        self.critic.network.reward_scale.fill_(self.scale.scale)
 
     def state_dict(self) -> dict[str, Any]:
-        """See ``Estimator``; a round that was not learned from yet is not part of it."""
-        return {"critic": self.critic.state_dict(), "scale": self.scale.state_dict()}
+        """See ``Estimator``; the round that the critic has not learned from yet is part of it."""
+        lesson = None if self._lesson is None else tuple(getattr(self._lesson, f.name) for f in fields(_Lesson))
+        return {"critic": self.critic.state_dict(), "scale": self.scale.state_dict(), "lesson": lesson}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """See ``Estimator``."""
         self.critic.load_state_dict(state["critic"])
         self.scale.load_state_dict(state["scale"])
+        self._lesson = None if state.get("lesson") is None else _Lesson(*state["lesson"])
 
     def log(self, logger: Logger) -> None:
         """See ``Estimator.log``: of the last fit, which is that of the round before."""
@@ -128,3 +179,16 @@ def _final(trajectory: Trajectory) -> Any:
 
 def _joined(observations: list[Any]) -> Any:
     return map_observation(lambda *xs: np.concatenate(xs), *observations)
+
+
+def _exchanged(returns: list[Moments], rows: Rows) -> list[Moments]:
+    """Moments of all processes, each of its own part."""
+    own = Moments.empty().merge_all(returns)
+    return [own.from_vector(row) for row in rows(own.vector())]
+
+
+def _by_worker(accepted: Accepted, advantages: FloatArray, tasks: npt.NDArray[np.int64]) -> dict[int, WorkerMoments]:
+    """Moments of the advantages of each worker."""
+    of_step = np.repeat([arrival.worker for arrival, _ in accepted], [trajectory.n_steps for _, trajectory in accepted])
+    first = {int(worker): int(np.argmax(of_step == worker)) for worker in np.unique(of_step)}
+    return {worker: WorkerMoments(int(tasks[row]), Moments.of(advantages[of_step == worker])) for worker, row in first.items()}

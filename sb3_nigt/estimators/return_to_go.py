@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from sb3_nigt.estimators.base import Estimator, FloatArray
-from sb3_nigt.messages import Arrival
-from sb3_nigt.sampling.trajectory import Trajectory
+from sb3_nigt.estimators.base import Accepted, Assessment, Estimator, FloatArray
 
 
 @dataclass(frozen=True)
@@ -24,7 +21,7 @@ class ReturnToGo(Estimator):
 
     gamma: float
 
-    def coefficients(self, accepted: Sequence[tuple[Arrival, Trajectory]], weights: FloatArray) -> list[FloatArray]:
+    def coefficients(self, accepted: Accepted, weights: FloatArray, assessment: Assessment | None = None) -> list[FloatArray]:
         """See ``Estimator.coefficients``."""
         return [returns_to_go(trajectory.learning_rewards, self.gamma) for _, trajectory in accepted]
 

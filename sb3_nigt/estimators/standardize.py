@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import numpy.typing as npt
 
+from sb3_nigt.estimators.base import WorkerMoments
 from sb3_nigt.moments import FloatArray, Moments
 
 IntArray = npt.NDArray[np.int64]
@@ -31,6 +34,22 @@ def task_moments(advantages: FloatArray, tasks: IntArray, weights: FloatArray, n
     weight = sums(weights)
     mean = np.divide(sums(weights * advantages), weight, out=np.zeros(n_tasks), where=weight > 0)
     return Moments(weight, mean, sums(weights * (advantages - mean[tasks]) ** 2))
+
+
+def merged_task_moments(of_workers: Mapping[int, WorkerMoments], weights: FloatArray, n_tasks: int) -> Moments:
+    """
+    Return ``task_moments`` of steps that are at other places, from the moments of each worker.
+
+    :param of_workers: moments of the advantages by worker, each step with weight 1
+    :param weights: w_i, one a worker
+    :param n_tasks: K
+    :return: moments of shape (K,)
+    """
+    totals = [Moments.empty() for _ in range(n_tasks)]
+    for worker in sorted(of_workers):
+        task, moments = of_workers[worker]
+        totals[task] = totals[task].merge(moments.scaled(float(weights[worker])))
+    return Moments(*(np.array([getattr(total, name) for total in totals]) for name in ("weight", "mean", "m2")))
 
 
 def pooled_std(moments: Moments) -> float:

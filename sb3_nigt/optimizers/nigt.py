@@ -131,6 +131,37 @@ class NIGT(Optimizer):
             self.state[p]["last_update"] = p - before
         return loss
 
+    @th.no_grad()
+    def step_made(self) -> th.Tensor:
+        """
+        Return the last step as one vector for ``take_step``: where the parameters that are trained are now, and d_t.
+
+        Before the first step d_t counts as zero.
+        """
+        trained = self._trained()
+        directions = [
+            self.state[p].get("direction", th.zeros_like(p)) if p in self.state else th.zeros_like(p) for p in trained
+        ]
+        return th.cat([tensor.detach().reshape(-1).cpu() for tensor in (*trained, *directions)])
+
+    @th.no_grad()
+    def take_step(self, vector: th.Tensor) -> None:
+        """
+        Make the step that another optimizer has made of the same parameters, bit by bit.
+
+        :param vector: made by ``step_made`` there
+        """
+        trained = self._trained()
+        parts = th.split(vector, 2 * [p.numel() for p in trained])
+        for p, new, direction in zip(trained, parts[: len(trained)], parts[len(trained) :], strict=True):
+            before = p.clone()
+            p.copy_(new.view_as(p))
+            self.state[p]["direction"] = direction.view_as(p).to(p, copy=True)
+            self.state[p]["last_update"] = p - before
+
+    def _trained(self) -> list[th.Tensor]:
+        return [p for group in self.param_groups for p in group["params"] if p.requires_grad]
+
     def _check(self) -> None:
         """Before anything changes."""
         for group in self.param_groups:

@@ -106,6 +106,7 @@ class SegmentSampler:
     :param after_step: called after every step; False interrupts ``advance``
     :param log: takes the steps, and ends a segment by having no room left; None: arrays of their own
     :param keep_info: see ``Sampler``
+    :param stream: number of its random numbers in the run; None: ``worker``
     :ivar n_made: steps made in all rounds, each with its own row of random numbers
     :ivar n_episodes: episodes begun
     :ivar n_done: steps of the current segment
@@ -121,12 +122,13 @@ class SegmentSampler:
         after_step: Callable[[], bool] | None = None,
         log: PieceLog | None = None,
         keep_info: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+        stream: int | None = None,
     ) -> None:
-        self._head, self._seed, self._worker = head, seed, worker
-        self._noise = NoiseStream(head, action_stream(seed, worker))
+        self._head, self._seed, self._worker, self._stream = head, seed, worker, worker if stream is None else stream
+        self._noise = NoiseStream(head, action_stream(seed, self._stream))
         self._sampler = Sampler(env, head, n_steps=UNLIMITED, after_step=after_step, keep_info=keep_info)
         self._after_step, self._log = after_step, log
-        self._first_age = None if max_age is None else stagger_age(seed, worker, max_age)
+        self._first_age = None if max_age is None else stagger_age(seed, self._stream, max_age)
         self.n_made = self.n_episodes = self.n_done = 0
         self._pieces: list[Trajectory] = []
         self._episode_return, self._episode_steps = 0.0, 0
@@ -156,7 +158,7 @@ class SegmentSampler:
         if start.new_episode:
             self.leave_episode()
             if start.n_steps < self.n_made:  # those in between count for nothing
-                self._noise, self.n_made = NoiseStream(self._head, action_stream(self._seed, self._worker)), 0
+                self._noise, self.n_made = NoiseStream(self._head, action_stream(self._seed, self._stream)), 0
             self._noise.skip(start.n_steps - self.n_made)
             self.n_made = start.n_steps
         elif self.n_made < start.n_steps:
@@ -243,7 +245,7 @@ class SegmentSampler:
         if self._log is not None:
             self._room, arrays = self._log.room(), self._log.open(self._episode_steps)
         if is_new:
-            seed = episode_seed(self._seed, self._worker, self.n_episodes - 1)
+            seed = episode_seed(self._seed, self._stream, self.n_episodes - 1)
             self._sampler.begin(key, self._point, self._network, seed, self._noise, arrays)
         else:
             self._sampler.go_on(key, self._point, self._network, self._noise, arrays)

@@ -33,6 +33,7 @@ class RolloutSpec:
     :param seed: root seed of all trajectories
     :param stagger: in rounds of steps, cut the first episode of each worker at a random age
     :param round_steps: steps of a round of steps, about; None: rounds are made of trajectories
+    :param first_worker: number of worker 0 in a run with more workers than these, for random numbers
     """
 
     policy: ActorCriticPolicy
@@ -40,6 +41,7 @@ class RolloutSpec:
     seed: int
     stagger: bool = True
     round_steps: int | None = None
+    first_worker: int = 0
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,9 @@ class TrajectoryWorkers(RoundWorkers):
     tasks_differ: bool = False  # the user said that the workers hold more than one task
     sums_by_worker: bool = True  # the S_i are formed apart and then added; else in one sweep, the same up to rounding
     shows_steps: bool = False  # callbacks see each step while it is made; else trajectories are shown when they end
+    # Set where a round of steps has more workers than these: asked about the steps of each that have been made, it returns how
+    # many more to make before it is asked again, 0 when the round is complete; ``is_complete`` is only a prediction then.
+    steps_left: Callable[[npt.NDArray[np.int64]], int] | None = None
     _standing: tuple[Any, Any] = (None, None)
 
     @property

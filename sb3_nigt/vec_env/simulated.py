@@ -210,7 +210,7 @@ class SimulatedVecEnv(DummyVecEnv, WorkerVecEnv):
         after_step = None if self.interrupt is None else self._goes_on
         self._samplers = [Sampler(env, self._replica.head, spec.n_steps, after_step, InfoCopies()) for env in self.envs]
         self._segments = SimulatedSegments(
-            self.envs, self._replica.head, spec.seed, spec.stagger, self.task_ids, self._episode_steps
+            self.envs, self._replica.head, spec.seed, spec.stagger, self.task_ids, self._episode_steps, spec.first_worker
         )
         self._kept.clear()
 
@@ -277,6 +277,8 @@ class SimulatedVecEnv(DummyVecEnv, WorkerVecEnv):
         meanwhile()
         assert self._segments is not None
         network = self._replica.network(point)
+        if self.steps_left is not None:
+            return self._take(self._segments.run_part(point, network, self.clock, self.time_model, self.steps_left))
         return self._take(self._segments.run(point, network, self.clock, self.time_model, is_complete))
 
     def repeat_segments(self, point: SamplingPoint, segments: Sequence[Segment]) -> Segments:

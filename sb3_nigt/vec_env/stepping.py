@@ -16,7 +16,7 @@ from sb3_nigt.sampling.seeding import trajectory_seeds
 from sb3_nigt.sampling.segments import SegmentSampler, longest_episode
 from sb3_nigt.sampling.trajectory import Trajectory
 from sb3_nigt.timing.clock import SimulatedClock
-from sb3_nigt.timing.segments import round_of_steps
+from sb3_nigt.timing.segments import round_of_steps, steps_by
 from sb3_nigt.timing.time_models import TimeModel
 from sb3_nigt.vec_env.base import Segments, piece_arrival
 
@@ -36,6 +36,7 @@ class SimulatedSegments:
     :param stagger: cut the first episode of each worker at a random age
     :param task_ids: one a worker
     :param episode_steps: over which a time per trajectory is spread
+    :param first_worker: number of the first worker in the run
     """
 
     def __init__(
@@ -46,10 +47,19 @@ class SimulatedSegments:
         stagger: bool,
         task_ids: Sequence[Hashable],
         episode_steps: int,
+        first_worker: int = 0,
     ) -> None:
         self._seed, self._task_ids, self._episode_steps = seed, task_ids, episode_steps
         self._samplers = [
-            SegmentSampler(env, head, seed, worker, longest_episode(env) if stagger else None, keep_info=InfoCopies())
+            SegmentSampler(
+                env,
+                head,
+                seed,
+                worker,
+                longest_episode(env) if stagger else None,
+                keep_info=InfoCopies(),
+                stream=first_worker + worker,
+            )
             for worker, env in enumerate(envs)
         ]
         self._free_at = np.zeros(len(envs))  # when the step that is under way will have ended
@@ -78,15 +88,7 @@ class SimulatedSegments:
         :param time_model: their speeds
         :param is_complete: of the steps of each worker that count
         """
-        starts = np.maximum(clock.now(), self._free_at)
-        units = self._unit_times(point.round, starts, time_model)
-        places = [
-            SegmentStart(sampler.n_made, sampler.n_episodes, left)
-            for sampler, left in zip(self._samplers, self._left.tolist(), strict=True)
-        ]
-        self._left[:] = False
-        for sampler in self._samplers:
-            sampler.begin(point, network)
+        starts, units, places = self._begin(point, network, clock, time_model)
         bad, end, counts = np.zeros(len(starts), dtype=np.int64), 0.0, np.zeros(len(starts), dtype=np.int64)
         while True:
             # at earlier times than before not all of the bad steps have been made
@@ -103,6 +105,62 @@ class SimulatedSegments:
         clock.advance_to(end)
         segments = (Segment(worker, place, int(counts[worker])) for worker, place in enumerate(places))
         return self._segments(point, starts, units, tuple(segments))
+
+    def run_part(
+        self,
+        point: SamplingPoint,
+        network: Network,
+        clock: SimulatedClock,
+        time_model: TimeModel,
+        steps_left: Callable[[IntArray], int],
+    ) -> Segments:
+        """
+        Run a round of which these workers are only a part, so that its end is known from outside and in real time.
+
+        The speeds of these workers keep their ratios; every step that is made counts, none is in flight at the end.
+
+        :param point: θ̃ with its number
+        :param network: the policy at that point
+        :param clock: of the workers
+        :param time_model: their speeds
+        :param steps_left: see ``TrajectoryWorkers``
+        """
+        starts, units, places = self._begin(point, network, clock, time_model)
+        rate, now = float((1 / units).sum()), float(starts.min())
+        while (left := steps_left(self._accepted_steps())) and not any(sampler.is_hopeless for sampler in self._samplers):
+            made = self._steps_made()
+            now = max(now + left / rate, float((starts + (made + 1) * units).min()))  # at least one step
+            for sampler, count in zip(self._samplers, steps_by(now, starts, units).tolist(), strict=True):
+                if count > sampler.n_done:
+                    sampler.advance(count - sampler.n_done)
+                    if not steps_left(self._accepted_steps()):
+                        break  # a step may take longer than the others have to wait
+        made = self._steps_made()
+        self._free_at = starts + made * units
+        clock.advance_to(max(clock.now(), float(self._free_at.min())))
+        segments = (Segment(worker, place, int(made[worker])) for worker, place in enumerate(places))
+        return self._segments(point, starts, units, tuple(segments))
+
+    def _begin(
+        self, point: SamplingPoint, network: Network, clock: SimulatedClock, time_model: TimeModel
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], list[SegmentStart]]:
+        """Begin a round: when each worker starts, its seconds per step, and where its environment is."""
+        starts = np.maximum(clock.now(), self._free_at)
+        units = self._unit_times(point.round, starts, time_model)
+        places = [
+            SegmentStart(sampler.n_made, sampler.n_episodes, left)
+            for sampler, left in zip(self._samplers, self._left.tolist(), strict=True)
+        ]
+        self._left[:] = False
+        for sampler in self._samplers:
+            sampler.begin(point, network)
+        return starts, units, places
+
+    def _steps_made(self) -> IntArray:
+        return np.array([sampler.n_done for sampler in self._samplers])
+
+    def _accepted_steps(self) -> IntArray:
+        return np.array([sampler.n_done - sampler.n_rejected for sampler in self._samplers])
 
     def repeat(self, point: SamplingPoint, network: Network, segments: Sequence[Segment], now: float) -> Segments:
         """

@@ -203,7 +203,7 @@ class WorkerPool(CommandedVecEnv):
     ) -> Segments | None:
         """See ``TrajectoryWorkers``; a worker in the middle of a long step is not waited for, its step is reported later."""
         self._commands.needs_reset = True
-        segments = self._step_rounds.run(point, is_complete, meanwhile, self.interrupt)
+        segments = self._step_rounds.run(point, is_complete, meanwhile, self.interrupt, self.steps_left)
         if segments is None:
             return None
         self.steps_executed += sum(piece.n_steps for _, piece in segments.pieces)

@@ -82,6 +82,7 @@ class StepRounds:
         is_complete: IsComplete,
         meanwhile: Callable[[], None],
         interrupt: Callable[[], bool] | None,
+        steps_left: Callable[[npt.NDArray[np.int64]], int] | None = None,
     ) -> Segments | None:
         """
         Run one round.
@@ -90,6 +91,7 @@ class StepRounds:
         :param is_complete: of the steps of each worker that count
         :param meanwhile: called once, when all workers that are free have begun
         :param interrupt: True gives the round up
+        :param steps_left: see ``TrajectoryWorkers``
         :return: None if it was given up; then and after an exception all jobs are to be cancelled
         """
         driver, book, roster, transport = self._driver, self._book, self._roster, self._driver.transport
@@ -102,16 +104,21 @@ class StepRounds:
         while True:
             progress = transport.progress()
             counts = book.counts(progress)
-            if is_complete(counts) or book.is_hopeless:
+            left = 1 - is_complete(counts) if steps_left is None else steps_left(counts)
+            if left == 0 or book.is_hopeless:
                 break
             if interrupt is not None and interrupt():
                 return None
-            if transport.counters_are_seen:
+            if steps_left is not None:
+                seconds = min(left / max(float(rates[book.running()].sum()), 1e-9), WAITS[-1])
+            elif transport.counters_are_seen:
                 seconds = seconds_to_wait(counts, np.where(book.running(), rates, 0.0), is_complete)
             else:
                 seconds = LONGEST_WAIT if interrupt is None else INTERRUPT_SECONDS
             self._wait(seconds)
             self._submit(book.take_due(), point, parts)
+        if steps_left is not None:
+            progress = transport.progress()  # the answer may have taken some time, in which the workers have gone on
         driver.carry_out(roster.jobs.cancel())  # first, so that they stop soon
         segments, places = book.close_round(progress)
         for worker, place in places.items():

@@ -39,7 +39,7 @@ class Transport(ABC, Generic[HandleT]):
         self.n_workers, self.now, self.info_keys = n_workers, now, info_keys
         self.handles: list[HandleT] = []
         self._arrays: WorkerArrays | None = None
-        self._settings: tuple[bytes, int, int, bool, InfoKeys] | None = None
+        self._settings: tuple[bytes, int, int, bool, InfoKeys, int] | None = None
 
     # Workers
 
@@ -103,7 +103,7 @@ class Transport(ABC, Generic[HandleT]):
         """
         arrays = self._new_arrays(table, rows_of(spec.n_steps, spec.round_steps), layout)
         old, self._arrays = self._arrays, arrays
-        self._settings = policy, spec.n_steps, spec.seed, spec.stagger, self.info_keys
+        self._settings = policy, spec.n_steps, spec.seed, spec.stagger, self.info_keys, spec.first_worker
         return lambda: None if old is None else self._let_go(old)
 
     @abstractmethod

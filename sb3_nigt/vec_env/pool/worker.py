@@ -106,7 +106,15 @@ class Worker(ABC):
     # Rounds
 
     def prepare(
-        self, index: int, policy: bytes, n_steps: int, seed: int, stagger: bool, info_keys: InfoKeys, layout: Any
+        self,
+        index: int,
+        policy: bytes,
+        n_steps: int,
+        seed: int,
+        stagger: bool,
+        info_keys: InfoKeys,
+        first_worker: int,
+        layout: Any,
     ) -> None:
         """
         Take new settings.
@@ -117,6 +125,7 @@ class Worker(ABC):
         :param seed: root seed of all trajectories
         :param stagger: in rounds of steps, cut the first episode at a random age
         :param info_keys: names of the entries of infos that travel of every step; None: all
+        :param first_worker: number of worker 0 in the run
         :param layout: of the arrays of rounds
         """
         arrays = self._open_arrays(index, layout)
@@ -127,9 +136,9 @@ class Worker(ABC):
         self._writer = PieceWriter(arrays, StepTable.of(self._observation_space, head), self._control, infos)
         keep, keep_in_piece = (infos.selected, self._writer.keep_info) if infos.wants_all_steps else (None, None)
         self._sampler = Sampler(self.env, head, n_steps, self._after_step, keep)
-        max_age = longest_episode(self.env) if stagger else None
+        max_age, stream = longest_episode(self.env) if stagger else None, first_worker + index
         self._segments = SegmentSampler(
-            self.env, head, seed, index, max_age, self._after_segment_step, self._writer, keep_in_piece
+            self.env, head, seed, index, max_age, self._after_segment_step, self._writer, keep_in_piece, stream
         )
         self._kept.clear()
         self._point, self._context = None, (None, None)

@@ -1,0 +1,168 @@
+"""Ranks that train with the defaults: the same parameters on all of them, and those of one process with all the workers."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+from envs import DictEnv, LengthFromSeedEnv, parameters, run_rounds, simulated
+from gymnasium import spaces
+from ranks import N_WORKERS, on_ranks
+from stable_baselines3.common.callbacks import BaseCallback
+
+from sb3_nigt import MaleniaNIGT, ProcessVecEnv, RennalaNIGT, SyncNIGT
+from sb3_nigt.algorithms.book import RoundResult
+from sb3_nigt.algorithms.group import Alone
+from sb3_nigt.distributed import AllReduceGroup
+
+N_ROUNDS = 4
+SMALL = {"n_steps": 20, "fisher_samples": 30, "policy_kwargs": {"net_arch": [8]}, "seed": 3, "device": "cpu"}
+
+
+def make(algorithm, env, group=None, **kwargs):
+    policy = "MultiInputPolicy" if isinstance(env.observation_space, spaces.Dict) else "MlpPolicy"
+    chosen = AllReduceGroup(timeout=20.0, debug=True) if group is None else group
+    return algorithm(policy, env, group=chosen, **{**SMALL, **kwargs})
+
+
+CASES = {
+    "defaults": (RennalaNIGT, [LengthFromSeedEnv], {}),
+    "KL": (RennalaNIGT, [LengthFromSeedEnv], {"geometry": "euclidean_kl"}),
+    "euclidean": (RennalaNIGT, [LengthFromSeedEnv], {"geometry": "euclidean"}),
+    "Dict observations": (RennalaNIGT, [DictEnv], {}),
+    "Malenia": (MaleniaNIGT, [LengthFromSeedEnv, partial(LengthFromSeedEnv, 40)], {}),
+    "synchronous": (SyncNIGT, [LengthFromSeedEnv], {}),
+    "processes": (RennalaNIGT, [LengthFromSeedEnv], {}),
+}
+
+
+class KeepParameters(BaseCallback):
+    """Keeps the parameters of the actor before each round."""
+
+    def __init__(self):
+        super().__init__()
+        self.parameters = []
+
+    def _on_rollout_start(self):
+        actor = self.model.policy.actor_parameters()
+        self.parameters.append(np.concatenate([p.detach().numpy().ravel() for p in actor]))
+
+    def _on_step(self):
+        return True
+
+
+def keep_critics(model, critics):
+    """Add the critic of each round to a list, from now on."""
+    learn = model.estimator.learn
+
+    def learn_and_keep(mean):
+        learn(mean)
+        critics.append(model.estimator.critic.vector())
+
+    model.estimator.learn = learn_and_keep
+
+
+class KeepCritics(BaseCallback):
+    """Keeps the critic of each round."""
+
+    def _on_training_start(self):
+        self.critics = []
+        keep_critics(self.model, self.critics)
+
+    def _on_step(self):
+        return True
+
+
+def running_statistics(model):
+    """Of observations and rewards, as one vector."""
+    parts = [*model.policy.normalizer.moments(), model.estimator.scale.moments]
+    return np.concatenate([moments.vector() for moments in parts])
+
+
+def arrivals_of(reports):
+    return [[(a.worker, a.key, a.n_steps, str(a.episode_return), a.task_id) for a in r.arrivals] for r in reports]
+
+
+def train_all(rank):
+    """Each rank has workers of one kind only, where there are two."""
+    results = {}
+    for case, (algorithm, env_fns, kwargs) in CASES.items():
+        env_fn = env_fns[rank % len(env_fns)]
+        env = ProcessVecEnv([env_fn] * N_WORKERS) if case == "processes" else simulated([env_fn] * N_WORKERS)
+        model, kept, critics = make(algorithm, env, **kwargs), KeepParameters(), KeepCritics()
+        reports = run_rounds(model, N_ROUNDS, kept, critics)
+        statistics = running_statistics(model)
+        common = parameters(model).tobytes(), statistics.tobytes(), model.num_timesteps, arrivals_of(reports)
+        results[case] = common, reports, kept.parameters, critics.critics, statistics
+        env.close()
+    return results
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return on_ranks(2, train_all)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_ranks_agree_bit_by_bit(trained, case):
+    """Actor and critic, normaliser, unit of rewards, timesteps, and who has made which piece."""
+    first, other = (results[case][0] for results in trained)
+    assert first == other
+
+
+class Repeat:
+    """Settings of a group of one process that makes the steps that ranks have made; its critic learns what theirs has."""
+
+    def __init__(self, reports, critics):
+        self.reports, self.critics = list(reports), list(critics)
+
+    def check(self, model):
+        pass
+
+    def join(self, model, workers, stack):
+        model.estimator.learn = lambda mean: model.estimator.critic.set_vector(self.critics.pop(0))
+        return Repeated(self, workers, stack)
+
+
+class Repeated(Alone):
+    def __init__(self, repeat, workers, stack):
+        super().__init__(workers, stack)
+        self.repeat = repeat
+
+    def run_round(self, plan):
+        plan.meanwhile()
+        report = self.repeat.reports.pop(0)
+        return RoundResult(report, self.workers.repeat_segments(plan.point, report.segments).pieces)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_one_process_comes_to_the_same_parameters(trained, case):
+    """
+    With the workers of all ranks and their random numbers it makes the same steps, as many as the reports say. It adds up in
+    another order, so the last bits differ: of advantages, gradient, metric, normaliser and unit of rewards.
+    """
+    algorithm, env_fns, kwargs = CASES[case]
+    _, reports, expected, critics, statistics = trained[0][case]
+    env = simulated([env_fn for rank in range(2) for env_fn in [env_fns[rank % len(env_fns)]] * N_WORKERS])
+    model, kept = make(algorithm, env, Repeat(reports, critics), **kwargs), KeepParameters()
+    run_rounds(model, N_ROUNDS, kept)
+    for number in range(1, N_ROUNDS):
+        step = np.linalg.norm(expected[number] - expected[number - 1])
+        assert np.linalg.norm(kept.parameters[number] - expected[number]) < 1e-3 * step, number
+    np.testing.assert_allclose(running_statistics(model), statistics, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_round_is_complete_by_the_rule(trained, case):
+    """M = n_steps · n over the workers of all ranks; all of them have a weight where they have steps."""
+    n = 2 * N_WORKERS
+    for report in trained[0][case][1]:
+        counts = report.counts
+        assert counts.sum() == sum(arrival.n_steps for arrival in report.arrivals)
+        if case == "Malenia":  # without task ids each worker is a task
+            assert n / (1.0 / counts).sum() >= SMALL["n_steps"]
+            np.testing.assert_allclose(report.weights, 1.0 / (n * counts))
+        else:
+            assert counts.sum() >= n * SMALL["n_steps"]
+            np.testing.assert_allclose(report.weights, (counts > 0) / counts.sum())
+        if case == "synchronous":
+            assert counts.min() >= SMALL["n_steps"]
