@@ -39,7 +39,8 @@ class Transport(ABC, Generic[HandleT]):
         self.n_workers, self.now, self.info_keys = n_workers, now, info_keys
         self.handles: list[HandleT] = []
         self._arrays: WorkerArrays | None = None
-        self._settings: tuple[bytes, int, int, bool, InfoKeys, int] | None = None
+        self._settings: tuple[bytes, int, int, bool, InfoKeys] | None = None
+        self._first_worker = 0
 
     # Workers
 
@@ -103,7 +104,8 @@ class Transport(ABC, Generic[HandleT]):
         """
         arrays = self._new_arrays(table, rows_of(spec.n_steps, spec.round_steps), layout)
         old, self._arrays = self._arrays, arrays
-        self._settings = policy, spec.n_steps, spec.seed, spec.stagger, self.info_keys, spec.first_worker
+        self._settings = policy, spec.n_steps, spec.seed, spec.stagger, self.info_keys
+        self._first_worker = spec.first_worker
         return lambda: None if old is None else self._let_go(old)
 
     @abstractmethod
@@ -123,7 +125,7 @@ class Transport(ABC, Generic[HandleT]):
     def prepare(self, worker: int) -> None:
         """Tell a worker of the settings."""
         assert self._settings is not None
-        self.handles[worker].send_command("prepare", worker, *self._settings, self.arrays.layout)
+        self.handles[worker].send_command("prepare", worker, *self._settings, self._first_worker + worker, self.arrays.layout)
 
     @abstractmethod
     def send_point(self, worker: int, point: SamplingPoint) -> None:

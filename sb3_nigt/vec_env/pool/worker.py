@@ -106,15 +106,7 @@ class Worker(ABC):
     # Rounds
 
     def prepare(
-        self,
-        index: int,
-        policy: bytes,
-        n_steps: int,
-        seed: int,
-        stagger: bool,
-        info_keys: InfoKeys,
-        first_worker: int,
-        layout: Any,
+        self, index: int, policy: bytes, n_steps: int, seed: int, stagger: bool, info_keys: InfoKeys, stream: int, layout: Any
     ) -> None:
         """
         Take new settings.
@@ -125,7 +117,7 @@ class Worker(ABC):
         :param seed: root seed of all trajectories
         :param stagger: in rounds of steps, cut the first episode at a random age
         :param info_keys: names of the entries of infos that travel of every step; None: all
-        :param first_worker: number of worker 0 in the run
+        :param stream: number of the worker's random numbers in rounds of steps
         :param layout: of the arrays of rounds
         """
         arrays = self._open_arrays(index, layout)
@@ -136,7 +128,7 @@ class Worker(ABC):
         self._writer = PieceWriter(arrays, StepTable.of(self._observation_space, head), self._control, infos)
         keep, keep_in_piece = (infos.selected, self._writer.keep_info) if infos.wants_all_steps else (None, None)
         self._sampler = Sampler(self.env, head, n_steps, self._after_step, keep)
-        max_age, stream = longest_episode(self.env) if stagger else None, first_worker + index
+        max_age = longest_episode(self.env) if stagger else None
         self._segments = SegmentSampler(
             self.env, head, seed, index, max_age, self._after_segment_step, self._writer, keep_in_piece, stream
         )
