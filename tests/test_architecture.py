@@ -102,6 +102,7 @@ LONG_FILES = {
 }
 LONG_FUNCTIONS = {
     "algorithms.base.AsyncPolicyGradient.__init__": "one line an argument",
+    "distributed.session.Session.run_round": "the round with its exchanges, in order",
     "experiments.benchmark.command.add_arguments": "one statement an argument",
     "sampling.sampler.Sampler.advance": "one environment step, the innermost loop",
     "vec_env.ray.actor.make_actor_class": "a class that can only be made once Ray is there",

@@ -13,6 +13,10 @@ from sb3_nigt import MaleniaNIGT, ProcessVecEnv, RennalaNIGT, SyncNIGT
 from sb3_nigt.algorithms.book import RoundResult
 from sb3_nigt.algorithms.group import Alone
 from sb3_nigt.distributed import AllReduceGroup
+from sb3_nigt.distributed.observations import as_bytes, from_bytes
+from sb3_nigt.estimators import WorkerMoments
+from sb3_nigt.estimators.standardize import merged_task_moments, task_moments
+from sb3_nigt.moments import Moments
 
 N_ROUNDS = 4
 SMALL = {"n_steps": 20, "fisher_samples": 30, "policy_kwargs": {"net_arch": [8]}, "seed": 3, "device": "cpu"}
@@ -166,3 +170,43 @@ def test_a_round_is_complete_by_the_rule(trained, case):
             np.testing.assert_allclose(report.weights, (counts > 0) / counts.sum())
         if case == "synchronous":
             assert counts.min() >= SMALL["n_steps"]
+
+
+# Parts
+
+
+OBSERVATIONS = {
+    "vector": (spaces.Box(-1, 1, (3,), np.float64), np.arange(6.0).reshape(2, 3)),
+    "image": (spaces.Box(0, 255, (2, 2, 1), np.uint8), np.arange(8, dtype=np.uint8).reshape(2, 2, 2, 1)),
+    "number": (spaces.Discrete(5), np.array([3, 4])),
+}
+
+
+@pytest.mark.parametrize("names", [["vector"], ["image"], ["number"], ["vector", "image", "number"]])
+def test_observations_become_bytes_and_come_back(names):
+    space, rows = (({name: OBSERVATIONS[name][i] for name in names}) for i in range(2))
+    if len(names) == 1:
+        space, rows = OBSERVATIONS[names[0]]
+    else:
+        space = spaces.Dict(space)
+    packed = as_bytes(space, rows)
+    back = from_bytes(space, packed)
+    for name in names:
+        one, other = (rows, back) if len(names) == 1 else (rows[name], back[name])
+        np.testing.assert_array_equal(one, other)
+        assert other.dtype == (np.float32 if name == "vector" else one.dtype)
+    assert as_bytes(space, None).shape == (0, packed.shape[1])
+
+
+def test_moments_of_workers_merge_to_those_of_all_steps():
+    """Weights differ by worker, also within a task, and one task has no steps."""
+    rng = np.random.default_rng(0)
+    advantages, workers = rng.standard_normal(50), np.sort(rng.integers(0, 4, 50))
+    of_task, weights = np.array([0, 2, 2, 0]), np.array([0.5, 1.0, 2.0, 0.0])
+    of_workers = {
+        worker: WorkerMoments(int(of_task[worker]), Moments.of(advantages[workers == worker])) for worker in range(4)
+    }
+    expected = task_moments(advantages, of_task[workers], weights[workers], 3)
+    merged = merged_task_moments(of_workers, weights, 3)
+    for name in ("weight", "mean", "m2"):
+        np.testing.assert_allclose(getattr(merged, name), getattr(expected, name), rtol=1e-12, atol=1e-12)

@@ -20,11 +20,9 @@ def as_bytes(space: spaces.Space[Any], observations: Any) -> Bytes:
     :param observations: array or dict of arrays with leading dimension n; None: there are none
     :return: shape (n, bytes of one)
     """
-    parts = [
-        np.zeros((0, _n_bytes(part))) if observations is None else _entry(observations, key).astype(_dtype(part))
-        for key, part in _parts(space)
-    ]
-    return np.concatenate([_bytes_of(array) for array in parts], axis=1)
+    if observations is None:
+        return np.zeros((0, sum(_n_bytes(part) for _, part in _parts(space))), dtype=np.uint8)
+    return np.concatenate([_bytes_of(_entry(observations, key).astype(_dtype(part))) for key, part in _parts(space)], axis=1)
 
 
 def from_bytes(space: spaces.Space[Any], packed: Bytes) -> Any:
