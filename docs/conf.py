@@ -8,7 +8,7 @@ version = release = __version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinx.ext.viewcode"]
 myst_heading_anchors = 4  # pages link to headings of other pages
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "defaults"]  # tables that a page includes
 html_theme = "furo"
 autodoc_mock_imports = ["ray"]  # an extra, which nobody needs for building this
 autodoc_member_order = "bysource"

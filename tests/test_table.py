@@ -2,12 +2,14 @@
 
 import csv
 import math
+import re
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from sb3_nigt.__main__ import main
-from sb3_nigt.experiments.results import Curve
+from sb3_nigt.experiments.results import Curve, comparison
 from sb3_nigt.experiments.table import returns_table, speed_table, speedup
 
 
@@ -52,3 +54,14 @@ def test_the_command_writes_what_it_prints(tmp_path, capsys):
     with Image.open(tmp_path / "p.png") as picture:
         assert picture.size[0] > 500
     assert "| Task-equal | 1.0 |" in (tmp_path / "table.md").read_text()
+
+
+@pytest.mark.parametrize("kind", ["one-slow", "equal"])
+def test_tables_in_the_docs_are_those_of_the_files(kind):
+    """No number is typed: each kept table is made again from the curves next to it, in its order of lines."""
+    folder = Path(__file__).parents[1] / "docs/defaults"
+    text = (folder / f"{kind}.md").read_text(encoding="utf-8")
+    names = re.findall(rf"^\| ([\w-]+-{kind}) \|", text.split("\n\n")[0], re.MULTILINE)
+    assert set(names) == {path.name for path in folder.glob(f"*-{kind}")}
+    comparisons = [comparison(str(folder / name)) for name in names]
+    assert text == f"{returns_table(comparisons)}\n\n{speed_table(comparisons)}\n"
