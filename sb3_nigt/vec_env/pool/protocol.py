@@ -18,7 +18,7 @@ from sb3_nigt.messages import Contribution, TrajectoryKey
 from sb3_nigt.replica.gradients import in_float32
 
 # First byte of a message. Parent to worker:
-JOB, SEGMENT, CONTEXT, GRADIENT, COMMAND = b"J", b"S", b"X", b"G", b"C"
+JOB, SEGMENT, CONTEXT, GRADIENT, COMMAND, CLOSE = b"J", b"S", b"X", b"G", b"C", b"Q"
 # Worker to parent (GRADIENT and SEGMENT too, when they are ready):
 ARRIVAL, REPLY, ERROR = b"A", b"R", b"E"
 

@@ -64,7 +64,11 @@ class Worker(ABC):
         self._put_back: bytes | None = None  # a message that has been read too early
 
     def serve(self) -> None:
-        """Answer messages until the parent hangs up."""
+        """
+        Answer messages until the parent says that it is enough.
+
+        :raises EOFError: if the connection ends without that
+        """
         handlers: dict[bytes, Callable[[bytes], None]] = {
             protocol.JOB: self._run,
             protocol.SEGMENT: self._run_segment,
@@ -75,6 +79,8 @@ class Worker(ABC):
         while True:
             message, self._put_back = self._put_back or self.connection.recv_bytes(), None
             self._command_number = protocol.NO_COMMAND
+            if message[:1] == protocol.CLOSE:
+                return
             try:
                 handlers[message[:1]](message[1:])
             except Exception as error:

@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import astuple
+from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from typing import Any
 
@@ -17,6 +18,7 @@ import cloudpickle
 from sb3_nigt.messages import Contribution, SegmentStart, TrajectoryKey
 from sb3_nigt.vec_env.pool import protocol
 from sb3_nigt.vec_env.pool.handle import WorkerHandle
+from sb3_nigt.vec_env.process import life
 from sb3_nigt.vec_env.process.shared_memory import SharedArrays
 from sb3_nigt.vec_env.process.worker import main as worker_main
 
@@ -34,13 +36,20 @@ class RemoteWorker(WorkerHandle):
     :param index: which worker it is
     :param env_fn: cloudpickled function that makes its environment
     :param control: shared counters of all workers
+    :param stacks: pipe of all workers through which they say where they hang
     :param now: seconds on a clock that does not jump
     """
 
     def __init__(
-        self, context: BaseContext, index: int, env_fn: bytes, control: SharedArrays, now: Callable[[], float]
+        self,
+        context: BaseContext,
+        index: int,
+        env_fn: bytes,
+        control: SharedArrays,
+        stacks: tuple[Connection, Connection],
+        now: Callable[[], float],
     ) -> None:
-        self.index, self._now = index, now
+        self.index, self._now, self._stacks = index, now, stacks[0]
         self._command_number = protocol.FIRST_COMMAND
         self._gradient_number: int | None = None  # of the one that is waited for
         self._counters = control.of(index)
@@ -49,19 +58,23 @@ class RemoteWorker(WorkerHandle):
         self.connection, child = context.Pipe()
         self._poll = select.poll()  # a tenth of the time of connection.poll(), which makes a new selector each time
         self._poll.register(self.connection, select.POLLIN)
-        child_lifeline, self._lifeline = context.Pipe(duplex=False)
-        self._stack, child_stack = context.Pipe(duplex=False)
         self.process = context.Process(  # type: ignore[attr-defined]
             target=worker_main,
-            args=(child, child_lifeline, child_stack, env_fn, index, control.layout),
+            args=(child, os.getpid(), stacks[1], env_fn, index, control.layout),
             name=f"worker-{index}",
-            daemon=True,
+            daemon=True,  # it is not waited for when the interpreter exits; the worker itself does not know
         )
-        self.process.start()
+        try:
+            with life.may_start_processes():
+                self.process.start()
+        except BaseException:
+            self.connection.close()
+            raise
+        finally:
+            child.close()
         assert self.process.pid is not None
-        self.pid = self.process.pid
-        for connection in (child, child_lifeline, child_stack):
-            connection.close()
+        self.pid: int = self.process.pid
+        self._is_killed = False
 
     def is_alive(self) -> bool:
         """See ``WorkerHandle``."""
@@ -166,27 +179,34 @@ class RemoteWorker(WorkerHandle):
     def stack(self) -> str:
         """Ask the process, which may hang, where it is: the stacks of its threads."""
         text, until = b"", self._now() + STACK_SECONDS
-        assert self.pid is not None
         with contextlib.suppress(OSError, EOFError):
+            while self._stacks.poll():  # of another worker, which was late
+                os.read(self._stacks.fileno(), 2**16)
             os.kill(self.pid, signal.SIGUSR1)
-            while self._stack.poll(max(0.0, until - self._now())) and (piece := os.read(self._stack.fileno(), 2**16)):
-                text += piece
+            while self._stacks.poll(max(0.0, until - self._now())):
+                text += os.read(self._stacks.fileno(), 2**16)
                 until = min(until, self._now() + STACK_PAUSE_SECONDS)  # it comes in pieces
         return text.decode(errors="replace") or f"(It has not said within {STACK_SECONDS:g} s where it is.)"
 
     def kill(self, dump_stack: bool = False) -> None:
         """
-        End the process, whatever it does.
+        End the process and all that its environment has started, whatever they do.
 
         :param dump_stack: write to stderr where it hangs, first
         """
         if dump_stack and self.process.is_alive():
             sys.stderr.write(self.stack())
         self.drop_gradient()
-        self.process.kill()
+        self.end()
         self.process.join(JOIN_SECONDS)
-        for connection in (self.connection, self._lifeline, self._stack):
-            connection.close()
+        self.connection.close()
+
+    def end(self) -> None:
+        """Kill the process and its group, without waiting; once, since the number of a group that has gone is free again."""
+        if not self._is_killed:
+            self._is_killed = True
+            self.process.kill()
+            life.kill_group(self.pid)
 
     def close(self, seconds: float) -> None:
         """
@@ -205,5 +225,6 @@ class RemoteWorker(WorkerHandle):
             self.process.close()
 
     def hang_up(self) -> None:
-        """Close the connection, at which an idle worker closes its environment and ends; the lifeline would end it at once."""
+        """Tell an idle worker to close its environment and to end; without that, it is killed when its connection ends."""
+        self.send(protocol.CLOSE)
         self.connection.close()

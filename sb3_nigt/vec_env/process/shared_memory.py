@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sb3_nigt.vec_env.pool.arrays import Fields
+from sb3_nigt.vec_env.process import blocks
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,11 @@ class SharedArrays:
             offsets[field] = size
             nbytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
             size += -(-nbytes // 64) * 64  # a cache line at least, so that neighbours do not disturb each other
+        self._claim: int | None = None
         if name is None:
-            _check_room(size * n_workers)
-        self._block = SharedMemory(name, create=name is None, size=max(1, size * n_workers))
+            self._block, self._claim = blocks.create(size * n_workers)
+        else:
+            self._block = SharedMemory(name)
         self._created, self._worker_bytes, self._offsets = name is None, size, offsets
         self.layout = SharedLayout(self._block.name, dict(fields), n_workers)
         self._arrays = [
@@ -93,17 +96,6 @@ class SharedArrays:
         if self._created:
             self._created = False
             self._block.unlink()
-
-
-def _check_room(n_bytes: int) -> None:
-    """Refuse a block that does not fit: creating it succeeds, but the first write beyond the end kills the process."""
-    try:
-        room = os.statvfs("/dev/shm")
-    except (OSError, AttributeError):  # no such file system here
-        return
-    free = room.f_bavail * room.f_frsize
-    if n_bytes > free:
-        raise ValueError(
-            f"n_steps and the number of workers ask for {n_bytes / 2**20:.0f} MB of shared memory, /dev/shm has "
-            f"{free / 2**20:.0f} MB free: give a smaller n_steps, or more shared memory (docker run --shm-size=...)."
-        )
+        if self._claim is not None:
+            os.close(self._claim)
+            self._claim = None

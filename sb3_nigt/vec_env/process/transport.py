@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import select
 import time
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ from sb3_nigt.vec_env.pool.infos import InfoKeys, info_room
 from sb3_nigt.vec_env.pool.segment_book import Progress
 from sb3_nigt.vec_env.pool.transport import Transport
 from sb3_nigt.vec_env.process.handle import RemoteWorker
+from sb3_nigt.vec_env.process.life import which_limit
 from sb3_nigt.vec_env.process.shared_memory import SharedArrays
 
 SHORTEST_POLL_SECONDS = 0.001
@@ -37,7 +39,8 @@ class ProcessTransport(Transport[RemoteWorker]):
         self, context: BaseContext, env_fns: Sequence[bytes], now: Callable[[], float], info_keys: InfoKeys = ()
     ) -> None:
         super().__init__(len(env_fns), now, info_keys)
-        self._context, self._env_fns = context, env_fns
+        self._context, self._env_fns, self._owner = context, env_fns, os.getpid()
+        self._stacks = context.Pipe(duplex=False)
         self._control = SharedArrays(CONTROL, len(env_fns))
         self.blocks: list[WorkerArrays] = [self._control]
         self._polled: list[int] | None = None  # workers that the two below are made for
@@ -45,7 +48,10 @@ class ProcessTransport(Transport[RemoteWorker]):
 
     def _new_handle(self, worker: int) -> RemoteWorker:
         self._polled = None
-        return RemoteWorker(self._context, worker, self._env_fns[worker], self._control, self.now)
+        try:
+            return RemoteWorker(self._context, worker, self._env_fns[worker], self._control, self._stacks, self.now)
+        except OSError as error:
+            raise OSError(error.errno, f"worker {worker} could not be started: {which_limit(error)}") from error
 
     def ready(self, workers: Sequence[int], seconds: float) -> list[int]:
         """See ``Transport``."""
@@ -81,11 +87,15 @@ class ProcessTransport(Transport[RemoteWorker]):
         return Progress(made, pieces, rejected)
 
     def end(self) -> None:
-        """See ``Transport``."""
+        """See ``Transport``; a copy in a process that this one has forked leaves the workers alone."""
+        if os.getpid() != self._owner:
+            return
         for handle in self.handles:
-            handle.process.kill()
+            handle.end()
         for handle in self.handles:
             handle.release()
         for block in self.blocks:
             block.close()
         self.blocks.clear()
+        for connection in self._stacks:
+            connection.close()

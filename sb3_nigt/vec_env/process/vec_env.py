@@ -13,6 +13,7 @@ from sb3_nigt.timing.time_models import TimeModel
 from sb3_nigt.vec_env.pool.pool import WorkerPool
 from sb3_nigt.vec_env.pool.restarts import RestartLimits
 from sb3_nigt.vec_env.pool.roster import Roster
+from sb3_nigt.vec_env.process.life import check_files
 from sb3_nigt.vec_env.process.transport import ProcessTransport
 
 
@@ -64,6 +65,7 @@ class ProcessVecEnv(WorkerPool):
             raise ValueError(f'start_method: cannot find context for {start_method!r}, give "forkserver", "spawn" or None.')
         limits = RestartLimits(max_restarts, max_restarts_per_minute)
         speeds = self._take_arguments(len(env_fns), task_ids, timeout, time_model, info_keys)
+        check_files(len(env_fns))
         context = mp.get_context(start_method or ("forkserver" if "forkserver" in mp.get_all_start_methods() else "spawn"))
         if context.get_start_method() == "forkserver":
             context.set_forkserver_preload(["sb3_nigt.vec_env.process.preload"])

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import faulthandler
-import os
 import signal
-import threading
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -20,6 +17,8 @@ from sb3_nigt.sampling.steps import write_steps
 from sb3_nigt.sampling.trajectory import Trajectory
 from sb3_nigt.vec_env.pool import protocol
 from sb3_nigt.vec_env.pool.worker import Worker
+from sb3_nigt.vec_env.process import life
+from sb3_nigt.vec_env.process.script import give_names
 from sb3_nigt.vec_env.process.shared_memory import SharedArrays, SharedLayout
 
 
@@ -50,14 +49,12 @@ class WorkerProcess(Worker):
         self.connection.send_bytes(message)
 
 
-def main(
-    connection: Connection, lifeline: Connection, stack: Connection, env_fn: bytes, index: int, control: SharedLayout
-) -> None:
+def main(connection: Connection, parent: int, stack: Connection, env_fn: bytes, index: int, control: SharedLayout) -> None:
     """
     Entry point of the process.
 
     :param connection: to the parent
-    :param lifeline: nothing is ever sent; it closes when the parent is gone
+    :param parent: its process id
     :param stack: takes the stacks of all threads when the parent asks with SIGUSR1 where a hung worker is
     :param env_fn: cloudpickled function that makes the environment
     :param index: which worker this is
@@ -65,11 +62,13 @@ def main(
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
     faulthandler.register(signal.SIGUSR1, file=stack.fileno())
-    threading.Thread(target=_exit_with_parent, args=(lifeline,), daemon=True).start()
+    life.begin(parent)
     th.set_num_threads(1)
     block = SharedArrays.attach(control)
     try:
-        worker = WorkerProcess(connection, _patch_env(cloudpickle.loads(env_fn)()), block.of(index))
+        make_env = cloudpickle.loads(env_fn)
+        give_names(make_env)
+        worker = WorkerProcess(connection, _patch_env(make_env()), block.of(index))
         connection.send_bytes(
             protocol.REPLY + protocol.NUMBER_FORMAT.pack(protocol.FIRST_COMMAND) + cloudpickle.dumps(worker.describe())
         )
@@ -78,14 +77,8 @@ def main(
             protocol.ERROR + protocol.NUMBER_FORMAT.pack(protocol.FIRST_COMMAND) + protocol.encode_error(error)
         )
         return
-    with contextlib.suppress(EOFError, OSError):
-        worker.serve()
-    worker.env.close()
-
-
-def _exit_with_parent(lifeline: Connection) -> None:
-    """Wait for the end of the parent, however it comes, also while the environment hangs."""
     try:
-        lifeline.recv_bytes()
-    except (EOFError, OSError):
-        os._exit(1)
+        worker.serve()
+    except (EOFError, OSError):  # the parent has gone without a word
+        life.end_group()
+    worker.env.close()
