@@ -19,6 +19,7 @@ from paper import RennalaNIGT
 
 from sb3_nigt import SimulatedVecEnv
 from sb3_nigt.aggregators import Malenia, Rennala
+from sb3_nigt.algorithms.book import LengthEstimate
 from sb3_nigt.distributed.workers import RankWorkers
 from sb3_nigt.messages import Job, TrajectoryKey
 from sb3_nigt.schedules import Pipelined, Planned
@@ -42,6 +43,7 @@ class Run:
         times.bind(n_workers)
         self.times, self.rule, self.schedule = times, rule or Rennala(n_workers), schedule()
         self.speeds, self.n_workers = Speeds(np.ones(n_workers)), n_workers
+        self.lengths = LengthEstimate(1.0, seen=True)
         self.now, self.counts, self.ends = 0.0, [], []
         self._order, self._in_flight = itertools.count(), []
 
@@ -53,6 +55,7 @@ class Run:
             while not self.schedule.complete:
                 self.now, _, worker, seconds = heapq.heappop(self._in_flight)
                 self.speeds.note(worker, seconds, 1, self.now)
+                self.lengths.add(1)
                 self._start(self.schedule.accepted(worker, self.now, self._durations()))
             self.counts.append(self.schedule.counts.tolist())
             self.ends.append(self.now)
@@ -60,7 +63,8 @@ class Run:
 
     def _durations(self):
         busy = {worker for _, _, worker, _ in self._in_flight}
-        return self.speeds.aged(1.0, [worker for worker in range(self.n_workers) if worker not in busy])
+        idle = [worker for worker in range(self.n_workers) if worker not in busy]
+        return self.speeds.aged(self.lengths.mean, idle) * self.lengths.mean
 
     def _start(self, starts):
         for start in starts:
@@ -149,6 +153,25 @@ def test_slow_every_other_time():
     run.rounds(4000)
     assert run.now < 1.25 * 2 * 4000
     assert run.speeds.measured()[2] == pytest.approx(25.5, rel=0.3)
+
+
+@both_schedules
+def test_one_long_trajectory_shuts_no_worker_out(schedule):
+    """
+    Lengths are predicted by one mean for all workers. After one trajectory of 10^5 steps all durations are predicted to be
+    10^4 times as long: the workers go on as before, and one that is left out comes back as without it.
+    """
+    run = Run(slow_between(5, 200, 50.0), schedule=schedule)
+    run.rounds(4)
+    run.lengths.add(10**5)
+    run.rounds(2)
+    assert np.sum(run.counts[4:], axis=0).min() >= 1
+    while run.now < 200:
+        run.rounds(1)
+    run.lengths.add(10**5)
+    while run.now < 200 + 50 * 2.0**MOST_SURPRISES:
+        run.rounds(1)
+    np.testing.assert_allclose(np.sum(run.rounds(30), axis=0), 30, rtol=0.2)
 
 
 @pytest.mark.parametrize("schedule", ["planned", "pipelined"])

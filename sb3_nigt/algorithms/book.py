@@ -28,6 +28,8 @@ class LengthEstimate:
     """
     Running mean of the lengths of all workers' trajectories; durations are predicted with it.
 
+    It is one for all workers, so an outlier changes their durations alike, and no worker is left out for it.
+
     :param mean: steps; before the first trajectory any guess, since only ratios of durations matter then
     :param seen: whether the mean is one of real trajectories
     """
