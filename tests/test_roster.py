@@ -30,7 +30,7 @@ from sb3_nigt.vec_env.pool.instructions import (
     Warn,
 )
 from sb3_nigt.vec_env.pool.protocol import RemoteArrival
-from sb3_nigt.vec_env.pool.restarts import RestartLimits
+from sb3_nigt.vec_env.pool.restarts import FIRST_BACKOFF, RestartLimits
 from sb3_nigt.vec_env.pool.roster import Roster
 from sb3_nigt.vec_env.pool.slot import State
 from sb3_nigt.vec_env.pool.speeds import Speeds
@@ -162,6 +162,20 @@ def test_durations_are_measured_or_guessed():
     roster.speeds.note(0, 5.0, 10, now=5.0)
     roster.speeds.note(0, 6.0, 10, now=11.0)
     assert roster.predicted_durations(10.0, 11.0) == pytest.approx([5.1, 10.2])
+
+
+def test_only_workers_that_could_begin_look_quicker_with_time():
+    """Worker 1 took 10 s once, and has been idle for a hundred trajectories of worker 0, one second each."""
+    roster = started(2)
+    roster.speeds.note(1, 10.0, 1, now=10.0)
+    for k in range(1, 101):
+        roster.speeds.note(0, 1.0, 1, now=10.0 + k)
+    assert roster.predicted_durations(1.0, 110.0).tolist() == [1.0, 1.0]
+    roster.jobs.submit(job(1), 0, 110.0)
+    assert roster.predicted_durations(1.0, 110.0).tolist() == [1.0, 10.0]
+    roster.jobs.cancel()
+    roster.failed(1, "exit code 17", 110.0)
+    assert roster.predicted_durations(1.0, 110.0) == pytest.approx([1.0, 10.0 + FIRST_BACKOFF])
 
 
 # Cancelled trajectories
