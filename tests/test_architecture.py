@@ -89,6 +89,9 @@ BORROWED = {
     "_get_action_dist_from_latent": "Stable-Baselines3: what a policy overrides to have another distribution",
     "_n_updates": "Stable-Baselines3: the count of updates of any algorithm, for baselines as well",
     "_patch_env": "Stable-Baselines3: what its own vectorised environments do with each environment",
+    "_forkserver": "multiprocessing: a process that was forked cannot let go of its parent's fork server in public",
+    "_forkserver_alive_fd": "multiprocessing: as _forkserver",
+    "_forkserver_pid": "multiprocessing: as _forkserver",
     "_raylet": "Ray: the timeout of a first connection, which its public functions do not take",
 }
 # What is longer, each with the reason; a file or a function that fits again must leave the list.

@@ -64,11 +64,7 @@ class Worker(ABC):
         self._put_back: bytes | None = None  # a message that has been read too early
 
     def serve(self) -> None:
-        """
-        Answer messages until the parent says that it is enough.
-
-        :raises EOFError: if the connection ends without that
-        """
+        """Answer messages until the parent says that it is enough; EOFError if the connection ends without that."""
         handlers: dict[bytes, Callable[[bytes], None]] = {
             protocol.JOB: self._run,
             protocol.SEGMENT: self._run_segment,

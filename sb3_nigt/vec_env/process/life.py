@@ -144,7 +144,7 @@ def leave_fork_server() -> None:
     server: Any = forkserver._forkserver
     with contextlib.suppress(AttributeError, TypeError, OSError):
         os.close(server._forkserver_alive_fd)
-    server._forkserver_alive_fd = server._forkserver_address = server._forkserver_pid = None
+    server._forkserver_alive_fd = server._forkserver_pid = None
 
 
 os.register_at_fork(after_in_child=leave_fork_server)
