@@ -19,6 +19,7 @@ from ranks import fork_server, make, rank_processes
 from stable_baselines3.common.callbacks import BaseCallback, EveryNTimesteps
 from stable_baselines3.common.vec_env import DummyVecEnv
 
+import sb3_nigt
 from sb3_nigt import ProcessVecEnv
 from sb3_nigt.distributed import RoundCheckpoint, newest_checkpoint
 from sb3_nigt.errors import Preempted
@@ -132,6 +133,25 @@ def test_a_run_that_goes_on_is_the_one_that_was_not_ended(place, n_updates, tmp_
     run_rounds(alone, ROUND + 3)
     assert (parameters(loaded) == parameters(alone)).all()
     assert loaded.num_timesteps == alone.num_timesteps
+
+
+def test_a_signal_does_not_end_the_fit_of_a_critic_in_its_middle(tmp_path):
+    """It is fitted while workers sample, so the signal comes in a round; the file must not hold half of a fit."""
+    model, ended = sb3_nigt.RennalaNIGT("MlpPolicy", simulated([LengthFromSeedEnv] * 2), n_steps=20, seed=0, device="cpu"), []
+    fit = model._estimator.critic.fit
+
+    def fit_and_terminate(*args):
+        if model.n_updates == ROUND:
+            terminate()
+        result = fit(*args)
+        ended.append(model.n_updates)
+        return result
+
+    model._estimator.critic.fit = fit_and_terminate
+    with pytest.raises(Preempted):
+        model.learn(10**9, callback=RoundCheckpoint(tmp_path, every=1000))
+    assert ended[-1] == ROUND
+    assert newest_checkpoint(tmp_path).name == f"round_{ROUND}.zip"
 
 
 def test_a_signal_in_the_last_round_ends_the_run_as_well(tmp_path):

@@ -655,7 +655,7 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
 
     def _plan(self, point: SamplingPoint, callback: BaseCallback) -> RoundPlan:
         assert self._group is not None
-        meanwhile = partial(self._estimator.learn, self._group.mean)
+        meanwhile = self._preemption.whole(partial(self._estimator.learn, self._group.mean))
         show = partial(self._show, callback)
         return RoundPlan(self.rollout, self._schedule, self._rule, point, show, self._memory, meanwhile, self._assess)
 

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
@@ -125,6 +125,24 @@ class Preemption:
             yield
         finally:
             self._is_allowed = False
+
+    def whole(self, action: Callable[[], None]) -> Callable[[], None]:
+        """
+        Return an action that no signal ends in its middle.
+
+        :param action: that changes the model
+        """
+
+        def act() -> None:
+            before, self._is_allowed = self._is_allowed, False
+            try:
+                action()
+            finally:
+                self._is_allowed = before
+            if before:
+                self.check()
+
+        return act
 
     def save(self) -> None:
         """Let the callbacks save what the last complete round has left."""
