@@ -35,10 +35,11 @@ from sb3_nigt.algorithms.checks import (
     warn_of_no_effect,
     warn_of_untrained,
 )
+from sb3_nigt.algorithms.continuing import LeftOff, left_off, statistics_at_rest
 from sb3_nigt.algorithms.critic_tasks import critic_tasks, n_critic_tasks, value_network
 from sb3_nigt.algorithms.files import check_file, saved_classes
 from sb3_nigt.algorithms.fisher_sample import FisherSample
-from sb3_nigt.algorithms.group import Group, RoundPlan, chosen_group
+from sb3_nigt.algorithms.group import Alone, Group, RoundPlan, chosen_group
 from sb3_nigt.algorithms.preemption import Preemption, savers_in
 from sb3_nigt.algorithms.reporting import RoundLogger
 from sb3_nigt.algorithms.round import abandon
@@ -57,29 +58,19 @@ from sb3_nigt.policies import ActorCnnPolicy, ActorPolicy, MultiInputActorPolicy
 from sb3_nigt.replica.copying import copy_of, fingerprint
 from sb3_nigt.sampling.heads import make_head
 from sb3_nigt.sampling.infos import as_number, reported_episode
+from sb3_nigt.sampling.seeding import seed_of_streams
 from sb3_nigt.sampling.ticks import Tick, TickAssembler
 from sb3_nigt.sampling.trajectory import Trajectory
 from sb3_nigt.schedules import SCHEDULES, FirstFinished, Schedule
 from sb3_nigt.vec_env.base import RolloutSpec, TrajectoryWorkers, WorkerVecEnv
 from sb3_nigt.vec_env.connect import workers_behind
+from sb3_nigt.vec_env.lockstep import LockstepWorkers
 
 N_TRAJECTORIES = 20
 OF_A_RUN = (  # attributes that are made anew from the others
     *("_workers", "_stack", "_group", "_ticks", "_accepted", "_schedule", "_estimator", "_round_logger", "_fisher", "_point"),
-    *(
-        "_layout",
-        "_statistics",
-        "_buffers",
-        "_spec",
-        "_structure",
-        "_has_batch_norm",
-        "_memory",
-        "_usual_logger",
-        "eta_schedule",
-        "_settings",
-        "_preemption",
-        "_before_round",
-    ),
+    *("_layout", "_statistics", "_buffers", "_spec", "_structure", "_has_batch_norm", "_memory", "_usual_logger"),
+    *("eta_schedule", "_settings", "_is_in_round", "_preemption", "_before_round"),
 )
 
 SelfAsyncPolicyGradient = TypeVar("SelfAsyncPolicyGradient", bound="AsyncPolicyGradient")
@@ -153,6 +144,8 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
     _has_critic: bool | None = None  # the model was made with one; also in a file
     _default_rate: float | None = None  # of the geometry, while the user has given none
     _usual_logger: tuple[bool, Logger | None] | None = None  # while the model logs nothing
+    _left_off: LeftOff | None = None  # in a file: where the run is, for the next one to go on from
+    _is_in_round: bool = False  # something of a round is not part of the model yet
     _spec: RolloutSpec | None = None  # that the workers have from this model
     _structure: object = None  # of the policy in it, and what else it was made from
     _buffers: dict[str, npt.NDArray[Any]]
@@ -380,6 +373,15 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
 
     def _keep_learned(self) -> None:
         self._learned = {"estimator": self._estimator.state_dict(), "fisher": list(self._fisher.rounds)}
+        if self._workers is not None and self._spec is not None:  # there has been a run
+            at_rest = isinstance(self._group, Alone) and not self._is_in_round
+            rest = (self._arguments_of_jobs(), self._workers, self._ticks.rest, self._schedule, self._memory)
+            self._left_off = left_off(*rest) if at_rest and self._workers.rollout_spec is self._spec else None
+
+    def _arguments_of_jobs(self) -> tuple[Any, ...]:
+        """What must be the same for jobs to be sampled once more."""
+        n_workers = 0 if self.env is None else self.env.num_envs
+        return n_workers, self.rollout, self.schedule, self.horizon, self.stagger, self._root_seed, self._n_updates
 
     @classmethod
     def load(
@@ -546,7 +548,7 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
         settings.check(self)
         if self._workers is None:
             self._workers, self._stack = workers_behind(self.env)
-            self._ticks = TickAssembler(self.env.num_envs)
+            self._ticks = TickAssembler(self.env.num_envs, None if self._left_off is None else self._left_off.rest)
         self._group = settings.join(self, self._workers, self._stack)
         workers = self._group.workers
         if workers is not self._workers:
@@ -560,6 +562,7 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
         if isinstance(error, Preempted):
             self._save_last_round()
         elif error is not None:
+            self._is_in_round = False
             abandon(self._group.workers, self._schedule, self._memory)
         self._group.leave(error)
         if isinstance(error, Preempted) and self.env is not None:
@@ -591,7 +594,11 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
             self._usual_logger = self._custom_logger, getattr(self, "_logger", None)
             self.set_logger(Logger(None, []))
         own, show_bar = group.callbacks(callback), progress_bar and group.is_first
-        total_timesteps, callback = super()._setup_learn(total_timesteps, own, reset_num_timesteps, tb_log_name, show_bar)
+        if reset_num_timesteps:
+            self._left_off = None  # another run
+        goes_on = self._n_updates > 0 and not isinstance(self._workers, LockstepWorkers)
+        with statistics_at_rest(self.get_vec_normalize_env() if goes_on else None):
+            total_timesteps, callback = super()._setup_learn(total_timesteps, own, reset_num_timesteps, tb_log_name, show_bar)
         self._total_timesteps = group.share_start(total_timesteps)
         return self._total_timesteps, callback
 
@@ -604,11 +611,17 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
             return
         self._layout, self._buffers, self._has_batch_norm = Layout(self.policy), {}, has_batch_norm(self.policy)
         self._structure = structure
-        copied = copy_of(self.policy, self.device)
-        self._spec = RolloutSpec(copied, self.horizon, self._root_seed, self.stagger, round_steps)
+        copied, seed = copy_of(self.policy, self.device), self._root_seed
+        before, self._left_off = self._left_off, None
+        goes_on = before is not None and before.fits(workers, self._arguments_of_jobs())
+        if self.rollout == "steps":
+            seed = before.seed if goes_on and before is not None else seed_of_streams(self._root_seed, self._n_updates)
+        self._spec = RolloutSpec(copied, self.horizon, seed, self.stagger, round_steps)
         warn_of_untrained(self.policy)
         abandon(workers, self._schedule, self._memory)
         workers.prepare(self._spec)
+        if goes_on and before is not None:
+            self._schedule = before.go_on(workers, self._memory)
 
     # One round
 
@@ -641,6 +654,7 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
         point = self._sampling_point()
         callback.on_rollout_start()
         self._before_round = self.counters()
+        self._is_in_round = True
         try:
             with self._preemption.allowed():
                 result = self._group.run_round(self._plan(point, callback))
@@ -648,6 +662,7 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
             self._last_obs, self._last_episode_starts = workers.standing()
         if result is None:
             abandon(workers, self._schedule, self._memory)
+            self._is_in_round = False
             return False
         self._take_round(result)
         callback.on_rollout_end()
@@ -753,4 +768,5 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
         self._estimator.log(self.logger)
         if has_metric and self._group.is_first:
             update.log_kl(self.logger, self.policy, self._layout, self._fisher.rounds[-1], before, self._point)
+        self._is_in_round = False
         self._group.after_update(self.logger)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -108,6 +108,27 @@ class Sampler:
         self._seen = self._store(0, self._observation)
         if not is_finite(self._observation):
             self.finished, self._rejected = True, "observation"
+
+    def repeat(self, env_seed: int, actions: Iterable[Any]) -> list[float]:
+        """
+        Bring the environment to where it was in an episode, before ``go_on``.
+
+        :param env_seed: of the reset
+        :param actions: that it got in the episode
+        :return: the rewards
+        """
+        observation, _ = self.env.reset(seed=env_seed)
+        rewards = []
+        for action in actions:
+            observation, reward, *_ = self.env.step(action)
+            rewards.append(float(reward))
+        self._observation = conform(observation, self.env.observation_space)
+        return rewards
+
+    @property
+    def observation(self) -> Any:
+        """The last one of the environment."""
+        return self._observation
 
     def go_on(
         self, key: TrajectoryKey, point: SamplingPoint, network: Network, noise: Noise, arrays: Arrays | None = None

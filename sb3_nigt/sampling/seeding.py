@@ -34,6 +34,19 @@ def action_stream(seed: int, worker: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(worker,))))
 
 
+def seed_of_streams(seed: int, first_round: int) -> int:
+    """
+    Return the root seed of streams that begin with a round, so that workers which begin anew do not repeat random numbers.
+
+    :param seed: root seed of the run, a non-negative integer
+    :param first_round: its number; streams that begin with round 0 have the seed of the run
+    """
+    if first_round == 0:
+        return seed
+    sequence = np.random.SeedSequence(seed, spawn_key=(first_round, 0, 0, 0, 0))  # a key of five numbers names nothing else
+    return int(sequence.generate_state(1, np.uint64)[0])
+
+
 def episode_seed(seed: int, worker: int, episode: int) -> int:
     """
     Return the seed of ``env.reset`` for one episode of such a worker.
@@ -53,7 +66,7 @@ def stagger_age(seed: int, worker: int, max_age: int) -> int:
     :param worker: index of the worker
     :param max_age: steps of the longest episode
     """
-    return 1 + _number_below(max_age, seed, worker, 0, 0, 0)  # a key of five numbers names nothing else
+    return 1 + _number_below(max_age, seed, worker, 0, 0, 0)  # a key of four numbers names nothing else
 
 
 def _number_below(bound: int, seed: int, *key: int) -> int:

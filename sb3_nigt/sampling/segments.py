@@ -13,57 +13,14 @@ import numpy.typing as npt
 from sb3_nigt.messages import SamplingPoint, SegmentStart, TrajectoryKey
 from sb3_nigt.sampling.heads import Head, Network
 from sb3_nigt.sampling.infos import with_report
+from sb3_nigt.sampling.noise import NoiseStream
 from sb3_nigt.sampling.sampler import Sampler
 from sb3_nigt.sampling.seeding import action_stream, episode_seed, stagger_age
 from sb3_nigt.sampling.steps import Arrays
 from sb3_nigt.sampling.trajectory import Trajectory
 
-NOISE_ROWS = 64  # drawn at a time
-MOST_SKIPPED_ROWS = 2**14  # at a time
 UNLIMITED = 2**62
 MAX_BAD_EPISODES = 5  # in a row; then the environment is not stepped any more in this round
-
-
-class NoiseStream:
-    """
-    Random numbers of a worker's actions, one row a step in order, however many are asked for at a time.
-
-    :param head: draws them
-    :param rng: of the worker
-    """
-
-    def __init__(self, head: Head, rng: np.random.Generator) -> None:
-        self._head, self._rng = head, rng
-        self._left = head.noise(rng, 0)
-
-    def take(self, rows: int) -> npt.NDArray[Any]:
-        """
-        Return the next rows.
-
-        :param rows: how many
-        """
-        if len(self._left) < rows:
-            more = self._head.noise(self._rng, max(NOISE_ROWS, rows - len(self._left)))
-            self._left = np.concatenate([self._left, more])
-        taken, self._left = self._left[:rows], self._left[rows:]
-        return taken
-
-    def give_back(self, rows: npt.NDArray[Any]) -> None:
-        """
-        Let the next ``take`` begin with rows that were not used.
-
-        :param rows: the last ones that were taken
-        """
-        self._left = np.concatenate([rows, self._left])
-
-    def skip(self, rows: int) -> None:
-        """
-        Leave out the next rows.
-
-        :param rows: how many
-        """
-        while rows > 0:
-            rows -= len(self.take(min(rows, MOST_SKIPPED_ROWS)))
 
 
 class PieceLog(Protocol):
@@ -148,6 +105,30 @@ class SegmentSampler:
     def leave_episode(self) -> None:
         """Start with a new episode next, since the environment was reset by something else."""
         self._in_episode = self._is_open = False
+
+    @property
+    def in_episode(self) -> bool:
+        """Whether the next segment goes on with an episode."""
+        return self._in_episode
+
+    @property
+    def observation(self) -> Any:
+        """The last one of the environment."""
+        return self._sampler.observation
+
+    def go_on_from(self, start: SegmentStart, actions: npt.NDArray[Any] | None) -> None:
+        """
+        Be where another sampler of this seed and worker was; this one has made no step yet.
+
+        :param start: that place
+        :param actions: that the environment got in the episode that is under way; None: begin with a new one
+        """
+        self._noise.skip(start.n_steps)
+        self.n_made, self.n_episodes = start.n_steps, start.n_episodes
+        if actions is not None:
+            rewards = self._sampler.repeat(episode_seed(self._seed, self._worker, start.n_episodes - 1), actions)
+            self._episode_return = float(np.add.accumulate([0.0, *rewards])[-1])
+            self._episode_steps, self._in_episode = len(actions), True
 
     def go_to(self, start: SegmentStart) -> None:
         """

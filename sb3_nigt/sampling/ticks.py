@@ -47,11 +47,12 @@ class TickAssembler:
     Cuts trajectories into ticks.
 
     :param n_envs: n, environment steps in a tick
+    :param rest: fewer than n steps that are left over from before
     """
 
-    def __init__(self, n_envs: int) -> None:
+    def __init__(self, n_envs: int, rest: Tick | None = None) -> None:
         self.n_envs = n_envs
-        self._rest: Tick | None = None  # fewer than n steps
+        self.rest = rest
 
     def feed(self, trajectory: Trajectory) -> Iterator[Tick]:
         """
@@ -63,10 +64,10 @@ class TickAssembler:
         if trajectory.n_steps == 0:
             return
         steps = _as_tick(trajectory)
-        if self._rest is not None:
-            steps = _joined(self._rest, steps)
+        if self.rest is not None:
+            steps = _joined(self.rest, steps)
         n_full = len(steps.rewards) // self.n_envs * self.n_envs
-        self._rest = _cut(steps, n_full, len(steps.rewards)) if n_full < len(steps.rewards) else None
+        self.rest = _cut(steps, n_full, len(steps.rewards)) if n_full < len(steps.rewards) else None
         for start in range(0, n_full, self.n_envs):
             yield _cut(steps, start, start + self.n_envs)
 

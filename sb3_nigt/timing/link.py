@@ -51,11 +51,12 @@ class UploadQueue:
     The learner's end of messages that workers send on their own: first come, first served where the link is serial.
 
     :param link: see ``check_link``
+    :ivar free_at: when the last message has been received
     """
 
     def __init__(self, link: Link) -> None:
         self.is_serial = link == "serial"
-        self._free_at = -math.inf
+        self.free_at = -math.inf
 
     def send(self, ready_at: float, message_time: float) -> tuple[float, float]:
         """
@@ -65,10 +66,10 @@ class UploadQueue:
         :param message_time: κ, in seconds
         :return: when it begins, and when it has arrived
         """
-        began = max(ready_at, self._free_at) if self.is_serial else ready_at
-        self._free_at = began + message_time
-        return began, self._free_at
+        began = max(ready_at, self.free_at) if self.is_serial else ready_at
+        self.free_at = began + message_time
+        return began, self.free_at
 
     def clear(self) -> None:
         """Drop what is under way."""
-        self._free_at = -math.inf
+        self.free_at = -math.inf

@@ -17,7 +17,6 @@ from sb3_nigt.replica.replica import PolicyReplica
 from sb3_nigt.sampling.heads import Network
 from sb3_nigt.sampling.infos import InfoCopies, reported_return
 from sb3_nigt.sampling.seeding import action_stream, trajectory_seeds
-from sb3_nigt.sampling.segments import NoiseStream
 from sb3_nigt.sampling.ticks import Tick
 from sb3_nigt.sampling.together import Step, finite_part, is_bad, is_hopeless, pieces_of, trajectory_of
 from sb3_nigt.sampling.trajectory import Trajectory, copied, map_observation

@@ -27,6 +27,7 @@ from sb3_nigt.timing.clock import SimulatedClock
 from sb3_nigt.timing.link import UploadQueue, aggregation_messages
 from sb3_nigt.timing.time_models import FixedTimes, TimeModel, TimePer
 from sb3_nigt.vec_env.base import RolloutSpec, Segments, WorkerVecEnv, check_same_spaces, checked_task_ids
+from sb3_nigt.vec_env.positions import FlightPosition, Position
 from sb3_nigt.vec_env.stepping import SimulatedSegments
 
 DEFAULT_EPISODE_STEPS = 1000  # steps over which a lock-step run spreads a time per trajectory if the env has no limit
@@ -221,23 +222,21 @@ class SimulatedVecEnv(DummyVecEnv, WorkerVecEnv):
     def submit(self, job: Job) -> None:
         """See ``TrajectoryWorkers``."""
         assert job.worker not in self._flights, f"worker {job.worker} is busy"
+        now = self.clock.now()
+        unit_time = self.time_model.unit_time(job.worker, now, trajectory_seeds(self._seed, job.key).time)
+        flight = self._begin(job, next(self._order), now, unit_time)
+        # The end of the first step, or of the whole; a sampler that has ended already (a bad reset) ends after 0 steps.
+        first = flight.time_of(0 if self.time_per == "step" and flight.sampler.finished else 1)
+        heapq.heappush(self._events, (first, flight.order, job.worker))
+
+    def _begin(self, job: Job, order: int, started_at: float, unit_time: float) -> _Flight:
         if self._networks is None or self._networks[0] is not job.point:
             self._networks = (job.point, self._replica.network(job.point))
-        seeds, now = trajectory_seeds(self._seed, job.key), self.clock.now()
-        sampler = self._samplers[job.worker]
+        seeds, sampler = trajectory_seeds(self._seed, job.key), self._samplers[job.worker]
         sampler.begin(job.key, job.point, self._networks[1], seeds.env, FreshNoise(sampler.head, seeds.actions))
-        flight = _Flight(
-            job,
-            sampler,
-            order=next(self._order),
-            started_at=now,
-            unit_time=self.time_model.unit_time(job.worker, now, seeds.time),
-        )
-        self._flights[job.worker] = flight
+        self._flights[job.worker] = flight = _Flight(job, sampler, order, started_at, unit_time)
         self._needs_reset = True
-        # The end of the first step, or of the whole; a sampler that has ended already (a bad reset) ends after 0 steps.
-        first = flight.time_of(0 if self.time_per == "step" and sampler.finished else 1)
-        heapq.heappush(self._events, (first, flight.order, job.worker))
+        return flight
 
     def next_arrival(self) -> tuple[Arrival, Trajectory] | None:
         """See ``TrajectoryWorkers``; moves the clock to the arrival, if that lies ahead."""
@@ -301,6 +300,34 @@ class SimulatedVecEnv(DummyVecEnv, WorkerVecEnv):
     def forget(self, before_round: int) -> None:
         """See ``TrajectoryWorkers``."""
         self._kept = {name: kept for name, kept in self._kept.items() if name[1].round >= before_round}
+
+    # From one process to the next
+
+    def position(self) -> Position:
+        """See ``Resumable``."""
+        events = {worker: (time, order) for time, order, worker in self._events}
+        in_order = sorted(self._flights.items(), key=lambda item: item[1].order)
+        flights = tuple(FlightPosition(f.job, f.started_at, f.unit_time, f.sent_at, events[w]) for w, f in in_order)
+        episodes = () if self._segments is None else self._segments.positions()
+        return Position(self.clock.now(), next(copy.copy(self._order)), self._uploads.free_at, flights, episodes)
+
+    def go_on_from(self, position: Position, early: Sequence[tuple[Arrival, Trajectory]]) -> None:
+        """See ``Resumable``; trajectories in flight are sampled once more, with the same random numbers."""
+        self.clock.advance_to(max(self.clock.now(), position.now))
+        shift = self.clock.now() - position.now
+        self._order = itertools.count(position.order)
+        self._uploads.free_at = position.link_free_at + shift
+        self._kept.update({(arrival.worker, arrival.key): trajectory for arrival, trajectory in early})
+        for old in position.flights:
+            flight = self._begin(old.job, old.event[1], old.started_at + shift, old.unit_time)
+            flight.sampler.advance(flight.sampler.n_steps)  # nothing will cancel it
+            flight.sent_at = None if old.sent_at is None else old.sent_at + shift
+            heapq.heappush(
+                self._events,
+                (self._end(flight) if old.sent_at is None else old.event[0] + shift, *old.event[1:], old.job.worker),
+            )
+        if self._segments is not None:
+            self._segments.go_on_from(position.episodes, shift)
 
     # Events
 

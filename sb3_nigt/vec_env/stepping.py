@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import warnings
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
@@ -19,7 +21,9 @@ from sb3_nigt.timing.clock import SimulatedClock
 from sb3_nigt.timing.segments import round_of_steps, steps_by
 from sb3_nigt.timing.time_models import TimeModel
 from sb3_nigt.vec_env.base import Segments, piece_arrival
+from sb3_nigt.vec_env.positions import EpisodePosition, same_observation
 
+LONGEST_REPEATED = 100_000  # steps of an episode that new workers repeat to go on with it
 IntArray = npt.NDArray[np.int64]
 
 
@@ -64,12 +68,50 @@ class SimulatedSegments:
         ]
         self._free_at = np.zeros(len(envs))  # when the step that is under way will have ended
         self._left = np.ones(len(envs), dtype=bool)  # whose episode was left since its last segment
+        self._actions: list[list[npt.NDArray[Any]]] = [[] for _ in envs]  # of the episodes under way, one array a piece
 
     def leave_episodes(self) -> None:
         """The environments were reset: everything that is under way is void."""
         self._free_at[:], self._left[:] = 0.0, True
         for sampler in self._samplers:
             sampler.leave_episode()
+
+    def positions(self) -> tuple[EpisodePosition, ...]:
+        """Return where the workers are between two rounds."""
+        positions = []
+        for worker, sampler in enumerate(self._samplers):
+            start = SegmentStart(sampler.n_made, sampler.n_episodes, bool(self._left[worker]))
+            parts, actions, observation = self._actions[worker], None, None
+            if sampler.in_episode and sum(map(len, parts)) <= LONGEST_REPEATED:
+                actions, observation = np.concatenate(parts), sampler.observation
+            elif sampler.in_episode:
+                start = dataclasses.replace(start, new_episode=True)
+            positions.append(EpisodePosition(start, float(self._free_at[worker]), actions, observation))
+        return tuple(positions)
+
+    def go_on_from(self, positions: Sequence[EpisodePosition], shift: float) -> None:
+        """
+        Be where other workers were, before the first round.
+
+        :param positions: one a worker
+        :param shift: seconds that this clock is ahead of theirs
+        """
+        for worker, (sampler, position) in enumerate(zip(self._samplers, positions, strict=True)):
+            sampler.go_on_from(position.start, position.actions)
+            self._free_at[worker] = position.free_at + shift
+            self._left[worker] = position.start.new_episode
+            if position.actions is None:
+                continue
+            self._actions[worker] = [position.actions]
+            if not same_observation(position.observation, sampler.observation):
+                warnings.warn(
+                    f"The environment of worker {worker} did not come back to where it was when its episode was repeated with "
+                    "the same seed and actions, so it begins a new episode: the run goes on, but not bit by bit. That needs an "
+                    "environment whose reset(seed=...) determines all that follows.",
+                    stacklevel=2,
+                )
+                sampler.leave_episode()
+                self._left[worker] = True
 
     def run(
         self,
@@ -197,6 +239,7 @@ class SimulatedSegments:
         for segment in segments:
             worker = segment.worker
             counted, rest = self._samplers[worker].split(segment.n_steps)
+            self._follow(worker, [*counted, *rest])
             began, step = float(starts[worker]), float(units[worker])
             for piece in counted:
                 ended = began + piece.n_steps * step
@@ -205,3 +248,9 @@ class SimulatedSegments:
                 began = ended
             discarded += [(Job(worker, piece.key, point), began, piece) for piece in rest]
         return Segments(accepted, pieces, discarded, tuple(segments))
+
+    def _follow(self, worker: int, pieces: Sequence[Trajectory]) -> None:
+        for piece in pieces:
+            if piece.age == 0:
+                self._actions[worker] = []
+            self._actions[worker].append(np.array(piece.actions))

@@ -1,0 +1,55 @@
+"""Random numbers of a worker whose environment lives on between rounds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sb3_nigt.sampling.heads import Head
+
+NOISE_ROWS = 64  # drawn at a time
+MOST_SKIPPED_ROWS = 2**14  # at a time
+
+
+class NoiseStream:
+    """
+    Random numbers of a worker's actions, one row a step in order, however many are asked for at a time.
+
+    :param head: draws them
+    :param rng: of the worker
+    """
+
+    def __init__(self, head: Head, rng: np.random.Generator) -> None:
+        self._head, self._rng = head, rng
+        self._left = head.noise(rng, 0)
+
+    def take(self, rows: int) -> npt.NDArray[Any]:
+        """
+        Return the next rows.
+
+        :param rows: how many
+        """
+        if len(self._left) < rows:
+            more = self._head.noise(self._rng, max(NOISE_ROWS, rows - len(self._left)))
+            self._left = np.concatenate([self._left, more])
+        taken, self._left = self._left[:rows], self._left[rows:]
+        return taken
+
+    def give_back(self, rows: npt.NDArray[Any]) -> None:
+        """
+        Let the next ``take`` begin with rows that were not used.
+
+        :param rows: the last ones that were taken
+        """
+        self._left = np.concatenate([rows, self._left])
+
+    def skip(self, rows: int) -> None:
+        """
+        Leave out the next rows.
+
+        :param rows: how many
+        """
+        while rows > 0:
+            rows -= len(self.take(min(rows, MOST_SKIPPED_ROWS)))
