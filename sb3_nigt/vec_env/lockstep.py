@@ -16,6 +16,7 @@ from sb3_nigt.messages import Arrival, Contribution, Job, SamplingPoint
 from sb3_nigt.replica.replica import PolicyReplica
 from sb3_nigt.sampling.heads import Network
 from sb3_nigt.sampling.infos import InfoCopies, reported_return
+from sb3_nigt.sampling.noise import NoiseStream
 from sb3_nigt.sampling.seeding import action_stream, trajectory_seeds
 from sb3_nigt.sampling.ticks import Tick
 from sb3_nigt.sampling.together import Step, finite_part, is_bad, is_hopeless, pieces_of, trajectory_of

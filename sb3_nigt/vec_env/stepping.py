@@ -106,8 +106,8 @@ class SimulatedSegments:
             if not same_observation(position.observation, sampler.observation):
                 warnings.warn(
                     f"The environment of worker {worker} did not come back to where it was when its episode was repeated with "
-                    "the same seed and actions, so it begins a new episode: the run goes on, but not bit by bit. That needs an "
-                    "environment whose reset(seed=...) determines all that follows.",
+                    "the same seed and actions, so it begins a new episode: the run goes on, but not bit by bit. For that, "
+                    "reset(seed=...) must determine all that follows.",
                     stacklevel=2,
                 )
                 sampler.leave_episode()
