@@ -148,7 +148,10 @@ def test_a_worker_that_hangs_is_examined(driver):
     while driver.now() < 60.0:
         driver.pump(0.25)
     assert driver.roster.slots[0].state is State.BUSY
-    with pytest.warns(UserWarning, match=r"no sign of life for 60\.\d s \(timeout=60\), it was here:\nin step"):
+    with pytest.warns(
+        UserWarning,
+        match=r"no sign of life for 60\.\d s \(timeout=60\)\. It is restarted, for the 1st time\.\nIt was here:\nin step",
+    ):
         driver.pump(0.5)
 
 

@@ -195,10 +195,10 @@ def test_evaluation_on_other_actors(make):
 @pytest.mark.parametrize(
     ("does", "says"),
     [
-        (explode, r"Traceback(?s:.*)in explode(?s:.*)LookupError: the physics exploded"),
+        (explode, r"LookupError: the physics exploded.*\nTraceback(?s:.*)in explode"),
         (kill_myself, "its actor has died(?s:.*)its worker process has died|is unavailable"),
-        (stop_myself, r"no sign of life for .* \(timeout=3\), it was here:\n\(It has not said"),
-        (hang, "no sign of life for .*, it was here:(?s:.*)in hang"),
+        (stop_myself, r"no sign of life for .* \(timeout=3\)"),
+        (hang, r"no sign of life for .*\nIt was here:(?s:.*)in hang"),
     ],
     ids=["raises", "killed", "stopped", "hangs"],
 )
@@ -214,7 +214,8 @@ def test_a_failure_loses_nothing(make, tmp_path, does, says):
         with pytest.warns(UserWarning, match="failed") as caught:
             model = train_rounds(RennalaNIGT("MlpPolicy", env, **ARGUMENTS), 6)
         (warning,) = caught
-    assert re.search(rf"Worker 1 \(task 1\) failed: (?s:.*)({says})(?s:.*)It is restarted", str(warning.message))
+    assert re.match(r"Worker 1 \(task 1\) failed: .*It is restarted", str(warning.message))
+    assert re.search(says, str(warning.message))
     assert env.restarts == 1
     np.testing.assert_allclose(parameters(model), parameters(simulated_rounds(2, 6)), rtol=2e-4, atol=2e-5)
 

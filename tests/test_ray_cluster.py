@@ -113,6 +113,8 @@ def test_nobody_else_can_read_the_token(no_ray, monkeypatch, tmp_path):
 def test_version():
     cluster.check_version("2.52.0")
     cluster.check_version("3.0.0rc1")
+    cluster.check_version("2.52rc1")  # has what the release has
+    cluster.check_version("2.60.0.dev0+abc")
     with pytest.raises(ValueError, match=r"Ray 2.9.3 is too old, 2.52 or newer is needed"):
         cluster.check_version("2.9.3")
 

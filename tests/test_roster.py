@@ -335,11 +335,13 @@ def restart(roster, now, worker, expected):
 def test_a_trajectory_that_fails_three_times_is_given_up():
     """Its worker goes on with the next one, whose failures are counted from 0. A reason that repeats takes one line."""
     first, second = job(0), job(0, 1)
-    traceback = "Traceback\n  in step\nLookupError: the physics exploded\n"
+    cause = "LookupError: the physics exploded"
+    traceback = f"{cause}\nTraceback\n  in step\n{cause}\n"
     roster = experienced()
     play(roster, (0, "submitted", (first,), [SendPoint(0, POINT), run(first, 1)]))
     again = "LookupError: the physics exploded (as before)"
-    play(roster, (1, "fails", (0, traceback), [Kill(0), failed(0, traceback, "restarted, for the 1st time")]))
+    warning = Warn(failed(0, cause, "restarted, for the 1st time").message + f"\nTraceback\n  in step\n{cause}")
+    play(roster, (1, "fails", (0, traceback), [Kill(0), warning]))
     restart(roster, 20, 0, [SendPoint(0, POINT), run(first, 1, 2)])
     play(roster, (21, "fails", (0, traceback), [Kill(0), failed(0, again, "restarted, for the 2nd time")]))
     restart(roster, 40, 0, [SendPoint(0, POINT), run(first, 1, 3)])
@@ -486,8 +488,9 @@ def test_a_hung_worker_is_examined():
     )
     (kill, warning) = roster.hung(0, 60.1, "in step", 73.0)
     assert kill == Kill(0)
-    said = "no sign of life for 60.1 s (timeout=60), it was here:\nin step"
-    assert warning == failed(0, said, "restarted, for the 1st time")
+    first, *where = warning.message.split("\n")
+    assert failed(0, "no sign of life for 60.1 s (timeout=60)", "restarted, for the 1st time") == Warn(first)
+    assert where == ["It was here:", "in step"]
     play(roster, (200, "is looked at", (0, 7), []))  # there are no workers to look at
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import pickle
 import struct
-import traceback
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -16,6 +15,7 @@ import numpy.typing as npt
 from sb3_nigt.errors import RemoteError
 from sb3_nigt.messages import Contribution, TrajectoryKey
 from sb3_nigt.replica.gradients import in_float32
+from sb3_nigt.vec_env.pool.reasons import cause_of, traceback_of
 
 # First byte of a message. Parent to worker:
 JOB, SEGMENT, CONTEXT, GRADIENT, COMMAND, CLOSE = b"J", b"S", b"X", b"G", b"C", b"Q"
@@ -126,7 +126,6 @@ def encode_error(error: BaseException) -> bytes:
 
     :param error: any exception; if it cannot be pickled its type and text travel, or at least their names
     """
-    text = traceback.format_exc()
     try:
         encoded = cloudpickle.dumps(error)
         pickle.loads(encoded)  # fails if __init__ takes other arguments than it hands on, which is common
@@ -135,7 +134,7 @@ def encode_error(error: BaseException) -> bytes:
             encoded = cloudpickle.dumps((type(error), str(error)))
         except Exception:
             encoded = None
-    packed: bytes = cloudpickle.dumps((encoded, type(error).__name__, text))
+    packed: bytes = cloudpickle.dumps((encoded, cause_of(error), traceback_of(error)))
     return packed
 
 
@@ -143,11 +142,11 @@ def raise_remote(content: tuple[bytes | None, str, str], worker: int) -> None:
     """
     Raise what a worker has raised, as the same type, with the worker's traceback as its cause.
 
-    :param content: made by ``encode_error``: exception (None if it could not travel), name of its type, traceback text
+    :param content: made by ``encode_error``: exception (None if it could not travel), its cause in one line, traceback text
     :param worker: index of the worker
     """
-    encoded, type_name, text = content
-    error: BaseException = RuntimeError(f"{type_name} in worker {worker}")
+    encoded, cause, text = content
+    error: BaseException = RuntimeError(f"{cause} (worker {worker})")
     with contextlib.suppress(Exception):  # a type that this process cannot import
         loaded = pickle.loads(encoded) if encoded is not None else error
         if isinstance(loaded, tuple):  # type and text of one that could not be pickled

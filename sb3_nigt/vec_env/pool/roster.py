@@ -18,6 +18,7 @@ from sb3_nigt.messages import RETURNED
 from sb3_nigt.vec_env.pool import instructions as do
 from sb3_nigt.vec_env.pool.instructions import Instruction
 from sb3_nigt.vec_env.pool.jobs import Jobs
+from sb3_nigt.vec_env.pool.reasons import in_first_line, stack_of
 from sb3_nigt.vec_env.pool.restarts import RestartHistory, RestartLimits
 from sb3_nigt.vec_env.pool.slot import SILENT, Slot, State
 from sb3_nigt.vec_env.pool.speeds import Speeds
@@ -193,14 +194,15 @@ class Roster:
 
     def hung(self, worker: int, silent: float, stack: str, now: float) -> list[Instruction]:
         """It is alive and has been silent for too long, at this place in its code."""
-        said = f"no sign of life for {silent:.1f} s (timeout={self.timeout:g}), it was here:\n{stack}"
-        return self.failed(worker, said, now)
+        said = f"no sign of life for {silent:.1f} s (timeout={self.timeout:g})\n"
+        here = f"It was here:\n{stack_of(stack)}" if stack else "No stack dump was received."
+        return self.failed(worker, said + here, now)
 
     def failed(self, worker: int, reason: str, now: float) -> list[Instruction]:
         """It has ended, hangs or has raised: it is restarted after a while, or lost."""
         slot, end = self.slots[worker], do.Kill(worker)
         if not self.is_open:
-            return [end, do.Raise(worker, f"making its environment failed: {reason}. {START_HINT}")]
+            return [end, do.Raise(worker, in_first_line("making its environment failed: ", reason, START_HINT))]
         was_needed = slot.job is not None or slot.state is State.PREPARING
         restart_at = slot.history.failed(now)
         slot.state = State.LOST if restart_at is None else State.WAITING
@@ -211,7 +213,7 @@ class Roster:
             self.jobs.gone(worker)
             return [end, do.Raise(worker, f"every worker has failed before the first trajectory, this one: {reason}")]
         told = slot.describe_failure(reason)
-        warning = do.Warn(f"Worker {worker} (task {self._task_ids[worker]!r}) failed: {told}.")
+        warning = do.Warn(f"Worker {worker} (task {self._task_ids[worker]!r}) failed: {told}")
         return [end, *self.jobs.failed(worker, slot.state is State.LOST), warning]
 
     def node_left(self, worker: int) -> list[Instruction]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from sb3_nigt.messages import Job, SamplingPoint, SegmentStart, TrajectoryKey
 from sb3_nigt.vec_env.pool.heartbeat import Heartbeat
+from sb3_nigt.vec_env.pool.reasons import in_first_line
 from sb3_nigt.vec_env.pool.restarts import RestartHistory
 
 
@@ -65,14 +66,10 @@ class Slot:
 
         :param reason: of the failure that its history has taken in last
         """
-        said, self.last_failure = f"{_last_line(reason)} (as before)" if reason == self.last_failure else reason, reason
+        said, self.last_failure = f"{reason.splitlines()[0]} (as before)" if reason == self.last_failure else reason, reason
         history = self.history
         what_next = f"lost ({history.broken})" if history.broken else f"restarted, for the {_ordinal(history.failures)} time"
-        return f"{said}. It is {what_next}"
-
-
-def _last_line(text: str) -> str:
-    return text.rstrip().splitlines()[-1]
+        return in_first_line("", said, f"It is {what_next}.")
 
 
 def _ordinal(n: int) -> str:

@@ -177,7 +177,7 @@ class RemoteWorker(WorkerHandle):
         return kind, cloudpickle.loads(body[protocol.NUMBER_FORMAT.size :])
 
     def stack(self) -> str:
-        """Ask the process, which may hang, where it is: the stacks of its threads."""
+        """Ask the process, which may hang, where it is: the stacks of its threads; empty if it does not answer."""
         text, until = b"", self._now() + STACK_SECONDS
         with contextlib.suppress(OSError, EOFError):
             while self._stacks.poll():  # of another worker, which was late
@@ -186,7 +186,7 @@ class RemoteWorker(WorkerHandle):
             while self._stacks.poll(max(0.0, until - self._now())):
                 text += os.read(self._stacks.fileno(), 2**16)
                 until = min(until, self._now() + STACK_PAUSE_SECONDS)  # it comes in pieces
-        return text.decode(errors="replace") or f"(It has not said within {STACK_SECONDS:g} s where it is.)"
+        return text.decode(errors="replace")
 
     def kill(self, dump_stack: bool = False) -> None:
         """

@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import ray
+from packaging.version import Version
 from ray.util.client import ray as ray_client
 
-OLDEST = (2, 52)  # the first one with token authentication, and without CVE-2025-62593
+OLDEST = Version("2.52")  # the first one with token authentication, and without CVE-2025-62593
 PROBE_SECONDS = 60.0  # most of which is the start of Python
 PROBE = """
 import sys, ray
@@ -95,8 +96,8 @@ def check_version(version: str) -> None:
     :param version: of Ray
     :raises ValueError: if it is too old
     """
-    if tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
-        raise ValueError(f'Ray {version} is too old, 2.52 or newer is needed: pip install "sb3_nigt[ray]" --upgrade.')
+    if Version(version).release < OLDEST.release:  # a release candidate has the features of its release
+        raise ValueError(f'Ray {version} is too old, {OLDEST} or newer is needed: pip install "sb3_nigt[ray]" --upgrade.')
 
 
 def _open(address: str, allow_unauthenticated: bool, cpus: float, resources: Mapping[str, float]) -> None:

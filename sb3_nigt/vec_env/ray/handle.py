@@ -115,7 +115,7 @@ class RayWorker(WorkerHandle):
     def stack(self) -> str:
         """See ``WorkerHandle``."""
         told = self._take(self._actor.stack.remote(), STACK_SECONDS)
-        return str(told) if told is not None else f"(It has not said within {STACK_SECONDS:g} s where it is.)"
+        return "" if told is None else str(told)
 
     # Signs of life
 
