@@ -22,7 +22,7 @@ from stable_baselines3.common.type_aliases import Schedule as ProgressSchedule
 from stable_baselines3.common.utils import FloatSchedule, update_learning_rate
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_nigt.aggregators import Aggregator
+from sb3_nigt.aggregators import Aggregator, Rennala
 from sb3_nigt.algorithms import statistics, update
 from sb3_nigt.algorithms.arguments import explains_unknown_arguments, full_signature
 from sb3_nigt.algorithms.book import Accepted, BetweenRounds, LengthEstimate, RoundResult
@@ -46,6 +46,7 @@ from sb3_nigt.algorithms.round import abandon
 from sb3_nigt.algorithms.settings import changed, check_kind_of_estimator, settings_of
 from sb3_nigt.algorithms.statistics import RoundStatistics
 from sb3_nigt.algorithms.steps import steps_of_a_round
+from sb3_nigt.algorithms.traps import Traps, warn_of_policy_kwargs
 from sb3_nigt.critic import Critic
 from sb3_nigt.errors import Preempted
 from sb3_nigt.estimators import Estimator, GeneralizedAdvantage, ReturnToGo
@@ -70,7 +71,7 @@ N_TRAJECTORIES = 20
 OF_A_RUN = (  # attributes that are made anew from the others
     *("_workers", "_stack", "_group", "_ticks", "_accepted", "_schedule", "_estimator", "_round_logger", "_fisher", "_point"),
     *("_layout", "_statistics", "_buffers", "_spec", "_structure", "_has_batch_norm", "_memory", "_usual_logger"),
-    *("eta_schedule", "_settings", "_is_in_round", "_preemption", "_before_round"),
+    *("eta_schedule", "_settings", "_is_in_round", "_preemption", "_before_round", "_traps"),
 )
 
 SelfAsyncPolicyGradient = TypeVar("SelfAsyncPolicyGradient", bound="AsyncPolicyGradient")
@@ -278,6 +279,7 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
             parameters = actor_parameters(self.policy)
             self.policy.optimizer = self.optimizer_class(parameters, lr=self.lr_schedule(1), **kwargs)  # type: ignore[call-arg]
         self._make_parts()
+        warn_of_policy_kwargs(given, self.policy, self._has_critic is True)
         make_head(self.policy)  # refuses distributions without a score
         settings = chosen_group(self.group)
         if self.env is not None:
@@ -296,6 +298,7 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
         self._accepted: Accepted = []  # of the last round, in worker order
         lengths = LengthEstimate(self._mean_length or float(self.horizon), seen=self._mean_length is not None)
         self._memory = BetweenRounds(lengths)
+        self._traps = Traps()
         self._settings, self._has_critic = settings_of(self), self.gae_lambda is not None
 
     def _fill_in_learning_rate(self) -> None:
@@ -618,6 +621,8 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
             seed = before.seed if goes_on and before is not None else seed_of_streams(self._root_seed, self._n_updates)
         self._spec = RolloutSpec(copied, self.horizon, seed, self.stagger, round_steps)
         warn_of_untrained(self.policy)
+        if self.rollout == "trajectories" and "n_trajectories" not in self.fixed and isinstance(self._rule(1), Rennala):
+            self._traps.before_rounds(self.n_trajectories, len(workers.task_ids))
         abandon(workers, self._schedule, self._memory)
         workers.prepare(self._spec)
         if goes_on and before is not None:
@@ -690,7 +695,9 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
         """θ̃_t with the statistics frozen for the round. The η used here is the one of this round's momentum, too."""
         extrapolated = update.extrapolate(self.policy.optimizer, self.eta_schedule(self._current_progress_remaining))
         parameters = self._layout.flatten(extrapolated)
-        self._extrapolation_norm = update.distance(parameters, self._layout.flatten())
+        iterate = self._layout.flatten()
+        self._extrapolation_norm = update.distance(parameters, iterate)
+        self._traps.at_point(self._extrapolation_norm, iterate, self.policy.optimizer.param_groups[0].get("eta", 1.0))
         self._buffers = update.same_buffers(self._layout.other_buffers(), self._buffers)
         self._point = SamplingPoint(self._n_updates, parameters, *self._stack.freeze(), self._buffers)
         return self._point
@@ -704,6 +711,8 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
         self._mean_length = self._memory.lengths.mean
         for arrival in report.arrivals:
             self.rollout_buffer.add(arrival)  # type: ignore[call-arg, arg-type]
+        if self.rollout == "trajectories":
+            self._traps.after_round([trajectory for _, trajectory in self._accepted], self.horizon)
         self._group.take_statistics([trajectory for _, trajectory in self._accepted])
         workers = self._group.workers
         first_finished = (
