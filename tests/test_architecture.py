@@ -21,6 +21,7 @@ FLOORS: tuple[dict[str, str], ...] = (
         "messages": "records that travel between an algorithm and its workers",
         "moments": "means and variances that can be merged",
         "threads": "how many threads torch may use",
+        "chooser": "who decides with whom a model trains",
     },
     {
         "timing": "clocks, and laws of how long a step takes",
@@ -107,7 +108,8 @@ LONG_FILES = {
 LONG_FUNCTIONS = {
     "algorithms.base.AsyncPolicyGradient.__init__": "one line an argument",
     "distributed.session.Session.run_round": "the round with its exchanges, in order",
-    "experiments.benchmark.command.add_arguments": "one statement an argument",
+    "experiments.commands.benchmark.add_arguments": "one statement an argument",
+    "experiments.commands.compare.add_arguments": "one statement an argument",
     "sampling.sampler.Sampler.advance": "one environment step, the innermost loop",
     "vec_env.ray.actor.make_actor_class": "a class that can only be made once Ray is there",
 }

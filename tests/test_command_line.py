@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from argparse import ArgumentParser
 from importlib import import_module
 from pathlib import Path
 
@@ -14,8 +15,11 @@ from paper import RennalaNIGT
 from sb3_nigt import RunRecorder
 from sb3_nigt.__main__ import main
 from sb3_nigt.experiments.arguments import UsageError, parse_times
+from sb3_nigt.experiments.benchmark.command import PARTS
 from sb3_nigt.experiments.command_line import COMMANDS
+from sb3_nigt.experiments.commands import benchmark
 from sb3_nigt.experiments.plots import draw_timeline
+from sb3_nigt.methods import METHODS
 
 ROOT = Path(__file__).parents[1]
 PLAN = ["plan", "--step-times", "1,3", "--n-trajectories", "3", "--trajectory-steps", "1"]
@@ -239,6 +243,65 @@ def test_every_command_has_help(name, capsys):
         main([name, "--help"])
     assert stopped.value.code == 0
     assert capsys.readouterr().out.startswith(f"usage: sb3-nigt {name}")
+
+
+def options_of(name):
+    """All arguments of a command, without --help and positional ones."""
+    parser = ArgumentParser()
+    COMMANDS[name].add_arguments(parser)
+    return [action for action in parser._actions if action.dest != "help"]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_says_what_it_is_and_its_default(name):
+    for action in options_of(name):
+        assert action.help, action.option_strings
+        if not action.option_strings or action.required:
+            continue
+        _, is_shown, default = (action.help % vars(action)).rpartition("; default: ")
+        assert is_shown, f"{action.option_strings}: {action.help}"
+        given = action.default if isinstance(action.default, list) else [action.default]
+        values = {str(value) for value in given if type(value) in (str, int, float)}
+        assert default == "everything" or values <= set(default.replace(",", " ").split()), action.option_strings
+
+
+def test_names_in_light_modules_are_those_of_the_others():
+    """What the help shows without importing what it is about."""
+    assert list(benchmark.PARTS) == list(PARTS)
+    (algos,) = (action for action in options_of("tune") if action.dest == "algos")
+    assert f"of {', '.join(METHODS)}, with" in algos.help
+
+
+HEAVY = {"torch", "stable_baselines3", "sb3_contrib", "matplotlib", "mujoco", "ray", "rl_zoo3"}
+
+
+@pytest.mark.parametrize(
+    "arguments", ["tpyo", "--help", "plan --step-tmes 1,2", "plan --help", "compare --sead 3", "reproduce humaniod-sqrt"]
+)
+def test_a_typo_is_answered_before_anything_heavy_is_imported(arguments):
+    program = (
+        "import sys\nfrom sb3_nigt.__main__ import main\ntry:\n    main(sys.argv[1:])\n"
+        "finally:\n    print('imported:', *{name.partition('.')[0] for name in sys.modules})"
+    )
+    result = subprocess.run([sys.executable, "-c", program, *arguments.split()], capture_output=True, text=True, cwd=ROOT)
+    assert result.returncode == (0 if "--help" in arguments else 2)
+    assert HEAVY & set(result.stdout.rpartition("imported:")[2].split()) == set()
+
+
+def test_the_package_is_imported_when_its_names_are_asked_for():
+    """``replay`` is a function and a module; the function is what the package shows, whichever is imported first."""
+    program = (
+        "import sys, sb3_nigt\n"
+        "assert not any(name in sys.modules for name in ('torch', 'stable_baselines3', 'ray', 'mujoco', 'matplotlib'))\n"
+        "import gymnasium; gymnasium.spec('sb3_nigt/FlippedHopper-v5')\n"
+        "from sb3_nigt.replay import replay\n"
+        "assert sb3_nigt.replay is replay and sb3_nigt.algorithms.RennalaNIGT is sb3_nigt.RennalaNIGT\n"
+        "assert not any(name in sys.modules for name in ('ray', 'mujoco', 'matplotlib'))\n"
+        "assert set(sb3_nigt.__all__) <= set(dir(sb3_nigt)) and not hasattr(sb3_nigt, 'nothing_like_it')\n"
+        "from sb3_nigt import *\n"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
+    assert result.returncode == 0, result.stderr
 
 
 def test_reader_that_has_seen_enough():

@@ -17,6 +17,7 @@ from sb3_nigt.algorithms.round import Show, abandon, run_round
 from sb3_nigt.algorithms.statistics import RoundStatistics
 from sb3_nigt.algorithms.steps import run_steps
 from sb3_nigt.algorithms.trained import TrainedModel
+from sb3_nigt.chooser import choose
 from sb3_nigt.errors import LostWorkerError
 from sb3_nigt.estimators import Mean, Rows
 from sb3_nigt.messages import SamplingPoint
@@ -248,38 +249,12 @@ class JustMe:
         return Alone(workers, stack)
 
 
-def alone(group: Any) -> GroupSettings:
-    """
-    Choose the group where there is nothing to choose from.
-
-    :param group: the argument of the algorithm
-    :raises ValueError: if it is not one
-    """
-    if group is None or group is False:
-        return JustMe()
-    if isinstance(group, GroupSettings):
-        return group
-    raise ValueError(f"group={group!r} is not allowed: give an AllReduceGroup, False, or None.")
-
-
-_choose: Callable[[Any], GroupSettings] = alone
-
-
-def set_chooser(choose: Callable[[Any], GroupSettings]) -> None:
-    """
-    Say how the argument ``group`` of the algorithms becomes settings; the package does so once, when it is imported.
-
-    :param choose: takes the argument
-    """
-    global _choose
-    _choose = choose
-
-
 def chosen_group(group: Any) -> GroupSettings:
     """
-    Return the settings that the argument ``group`` of an algorithm stands for.
+    Return the settings that the argument ``group`` of an algorithm means.
 
     :param group: what the user gave
     :raises ValueError: if it is something else
     """
-    return _choose(group)
+    settings: GroupSettings = choose(group)
+    return settings

@@ -2,11 +2,8 @@
 
 from sb3_nigt.envs.observations import FlippedObservation
 from sb3_nigt.envs.physics import ScaledFriction, ScaledGravity
-from sb3_nigt.envs.registration import register_tasks
 from sb3_nigt.envs.rewards import TargetDirection, TargetVelocity
 from sb3_nigt.envs.tasks import make_task_env, make_tasks
-
-register_tasks()
 
 __all__ = [
     "FlippedObservation",

@@ -7,13 +7,11 @@ import importlib
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn, get_args
+from typing import NoReturn
 
-import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
-from sb3_nigt.recording import Recording
 from sb3_nigt.timing.link import Aggregation, Link, check_link
 from sb3_nigt.validation import per_worker
 
@@ -37,6 +35,10 @@ class OneLineParser(argparse.ArgumentParser):
 
 class UsageError(Exception):
     """Arguments that do not go together, or not with the files they name; the message says what to type."""
+
+
+class FailedRunsError(Exception):
+    """Runs that ended with an error; the others are finished."""
 
 
 def parse_times(text: str, n_workers: int | None, *, name: str = "--step-times", positive: bool = True) -> FloatArray:
@@ -63,26 +65,6 @@ def parse_times(text: str, n_workers: int | None, *, name: str = "--step-times",
         return per_worker(name, times[0] if len(times) == 1 else times, n_workers or len(times), positive=positive)
     except ValueError as error:
         raise UsageError(str(error)) from None
-
-
-def add_link(parser: argparse.ArgumentParser, link: str = "parallel", aggregation: str = "all_reduce") -> None:
-    """
-    Describe how messages reach the learner.
-
-    :param parser: of a subcommand
-    :param link: the default, for the help
-    :param aggregation: the same
-    """
-    parser.add_argument(
-        "--link",
-        choices=get_args(Link),
-        help=f"whether messages pass side by side, or wait for each other at the learner; default: {link}",
-    )
-    parser.add_argument(
-        "--aggregation",
-        choices=get_args(Aggregation),
-        help=f"whether a round pays its longest message, or all of them (with --link serial); default: {aggregation}",
-    )
 
 
 def link_of(
@@ -153,6 +135,8 @@ def environment(text: str) -> str:
 
     :param text: what the user typed
     """
+    import gymnasium as gym
+
     module, _, name = text.rpartition(":")
     try:
         if module:
@@ -162,23 +146,6 @@ def environment(text: str) -> str:
         reason = str(error).splitlines()[0]
         raise argparse.ArgumentTypeError(f"{reason} Give an id that gymnasium knows, for example CartPole-v1") from None
     return text
-
-
-def recording(text: str) -> Recording:
-    """
-    Read a recorded run.
-
-    :param text: its file
-    """
-    try:
-        run = Recording.load(text)
-    except OSError as error:
-        raise argparse.ArgumentTypeError(f"{text}: {error.strerror}. Give a file that RunRecorder has written") from None
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-    if not run.rounds:
-        raise argparse.ArgumentTypeError(f"{text} has no complete round: give the file of a longer run")
-    return run
 
 
 def picture(text: str) -> Path:

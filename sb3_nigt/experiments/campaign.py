@@ -17,17 +17,13 @@ import gymnasium as gym
 import torch as th
 from tqdm import tqdm
 
-from sb3_nigt.experiments.arguments import UsageError
+from sb3_nigt.experiments.arguments import FailedRunsError, UsageError
 from sb3_nigt.experiments.setting import Run, completed
 from sb3_nigt.experiments.training import execute, files_of
 
 ATTEMPTS = 3  # at runs whose process was killed; an error in Python would come again
 POLL_SECONDS = 1.0
 OUT_OF_DATE = ".*The environment .* is out of date"  # gymnasium's warning; an experiment of v4 is repeated on v4
-
-
-class FailedRunsError(Exception):
-    """Runs that ended with an error; the others are finished."""
 
 
 def execute_all(runs: Sequence[Run], directory: Path, processes: int) -> None:

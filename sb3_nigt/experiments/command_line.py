@@ -6,11 +6,11 @@ import os
 import sys
 from types import ModuleType
 
-from sb3_nigt.experiments import benchmark, compare, plan, reproduce, summary, table, timeline, tune
-from sb3_nigt.experiments.arguments import OneLineParser, UsageError
-from sb3_nigt.experiments.campaign import FailedRunsError
+from sb3_nigt.experiments.arguments import FailedRunsError, OneLineParser, UsageError
+from sb3_nigt.experiments.commands import benchmark, compare, plan, reproduce, summary, table, timeline, tune
 
-# A command is a module: its docstring is the help, add_arguments(parser) and run(args) do the rest.
+# A command is a module: its docstring is the help, add_arguments(parser) and run(args) do the rest. Until run is called
+# neither torch nor Stable-Baselines3 is imported, so a typo is answered at once.
 COMMANDS: dict[str, ModuleType] = {
     "benchmark": benchmark,
     "compare": compare,

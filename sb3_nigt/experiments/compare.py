@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,22 +10,15 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter, SymmetricalLogLocator
 
-from sb3_nigt.envs.tasks import FAMILIES
 from sb3_nigt.experiments import statistics
 from sb3_nigt.experiments.arguments import (
     UsageError,
-    add_link,
-    directory,
-    environment,
-    finite_number,
     link_of,
     parse_times,
-    positive_integer,
-    positive_number,
 )
 from sb3_nigt.experiments.campaign import execute_all
-from sb3_nigt.experiments.given import Given, check_given, given_argument
-from sb3_nigt.experiments.methods import check_method, is_baseline
+from sb3_nigt.experiments.given import Given, check_given
+from sb3_nigt.experiments.methods import is_baseline
 from sb3_nigt.experiments.plots import draw_band, save_picture, style_numbers
 from sb3_nigt.experiments.results import (
     ALL_CURVES,
@@ -40,92 +32,13 @@ from sb3_nigt.experiments.results import (
     table,
 )
 from sb3_nigt.experiments.setting import Budget, Run, Setting
-from sb3_nigt.experiments.tuned import Tuned, arguments_of, tuned_file
+from sb3_nigt.experiments.tuned import Tuned, arguments_of
 
 AXIS_LABELS = {
     "seconds": "seconds on the workers' clock",
     "timesteps": "environment steps",
     "messages": "messages to the learner",
 }
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """
-    Describe the command line.
-
-    :param parser: of the subcommand
-    """
-    add_setting(parser)
-    parser.add_argument(
-        "--algos",
-        metavar="NAMES",
-        type=methods,
-        default=methods("rennala,afedpg,sync,ppo"),
-        help="methods with commas between them, such as rennala,rennala:first_finished,malenia,sync,afedpg,ppo,a2c,trpo,ars",
-    )
-    parser.add_argument("--seeds", metavar="N", type=positive_integer, default=5, help="runs of each method")
-    parser.add_argument("--first-seed", metavar="N", type=int, default=0, help="the seeds are N, N+1, …; 0 by default")
-    parser.add_argument(
-        "--set",
-        metavar="METHOD.ARGUMENT=VALUE",
-        type=given_argument,
-        action="append",
-        default=[],
-        help="an argument of one of --algos, such as rennala.eta=0.3 or rennala@euclidean.geometry=euclidean; may be repeated",
-    )
-    parser.add_argument("--target-return", metavar="R", type=finite_number, help="return whose time is in the table")
-    parser.add_argument(
-        "--paper", action="store_true", help="the paper's algorithms to the letter, not the defaults of this package"
-    )
-    parser.add_argument(
-        "--tuned", metavar="FILE", type=tuned_file, default=[], help="arguments that sb3-nigt tune has found; implies --paper"
-    )
-    add_execution(parser, "compare")
-
-
-def add_setting(parser: argparse.ArgumentParser) -> None:
-    """
-    Describe environment, workers and length of the runs.
-
-    :param parser: of a subcommand
-    """
-    parser.add_argument("--env", type=environment, required=True)
-    parser.add_argument("--n-workers", metavar="N", type=positive_integer, help="for words and single numbers")
-    parser.add_argument(
-        "--step-times", metavar="TIMES", default="equal", help="1,1.4,2 or equal, sqrt, linear; equal by default"
-    )
-    parser.add_argument("--message-times", metavar="TIMES", default="0", help="seconds per message; 0 by default")
-    add_link(parser)
-    parser.add_argument("--time-per", choices=("step", "trajectory"), default="step", help="what --step-times measures")
-    parser.add_argument("--tasks", choices=FAMILIES, help="the workers hold different tasks, see the guide")
-    length = parser.add_mutually_exclusive_group(required=True)
-    length.add_argument("--timesteps", metavar="N", type=positive_integer, help="length of a run in environment steps")
-    length.add_argument("--seconds", metavar="S", type=positive_number, help="length of a run on the workers' clock")
-
-
-def add_execution(parser: argparse.ArgumentParser, output: str) -> None:
-    """
-    Describe how the runs are executed.
-
-    :param parser: of a subcommand
-    :param output: where the files go by default
-    """
-    parser.add_argument("--points", metavar="N", type=positive_integer, default=30, help="evaluations of a run, about; 30")
-    parser.add_argument("--episodes", metavar="N", type=positive_integer, default=10, help="of an evaluation; 10 by default")
-    parser.add_argument("--processes", metavar="N", type=positive_integer, default=os.cpu_count(), help="runs at a time")
-    parser.add_argument("--output", metavar="DIR", type=directory, default=Path(output), help=f"{output} by default")
-
-
-def methods(text: str) -> list[str]:
-    """
-    Read names of methods.
-
-    :param text: what the user typed
-    """
-    try:
-        return list(dict.fromkeys(check_method(name) for name in text.split(",")))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def setting_of(args: argparse.Namespace) -> Setting:

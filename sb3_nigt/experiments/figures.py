@@ -5,16 +5,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sb3_nigt.experiments.arguments import FloatArray
-from sb3_nigt.experiments.methods import make_model
-from sb3_nigt.experiments.setting import Setting
-from sb3_nigt.planning import plan
 from sb3_nigt.timing.link import Aggregation, Link
 from sb3_nigt.timing.time_models import TimePer
+
+if TYPE_CHECKING:
+    from sb3_nigt.experiments.setting import Setting
 
 LAWS: dict[str, Callable[[FloatArray], FloatArray]] = {  # of the numbers of the workers, 1 to n
     "0": np.zeros_like,
@@ -66,6 +66,8 @@ class Experiment:
         :param time_per: how h_i is read
         :param scale: length of a run, 1 is the full one
         """
+        from sb3_nigt.experiments.setting import Setting  # here, so that the names of the figures are known at once
+
         workers = np.arange(1.0, self.n_workers + 1)
         if self.message_times == BY_PARAMETERS:
             message_times = np.sqrt(workers) * number_of_parameters(self.env) ** 0.25
@@ -97,6 +99,8 @@ class Experiment:
         return self._seconds(setting.step_times, setting.message_times, time_per)
 
     def _seconds(self, h: tuple[float, ...], kappa: tuple[float, ...], time_per: TimePer) -> float:
+        from sb3_nigt.planning import plan
+
         steps = TRAJECTORY_STEPS[self.env]
         units = steps if time_per == "step" else 1
         rounds = plan(h, N_TRAJECTORIES, units, kappa, link=self.link, aggregation=self.aggregation)
@@ -110,6 +114,9 @@ def number_of_parameters(env: str) -> int:
 
     :param env: a registered id
     """
+    from sb3_nigt.experiments.methods import make_model
+    from sb3_nigt.experiments.setting import Setting
+
     model = make_model("rennala", Setting(env, (1.0,), (0.0,)).make_workers(0), 0, {}, paper=True)
     return sum(p.numel() for p in model.policy.parameters())
 

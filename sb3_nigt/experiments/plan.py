@@ -9,7 +9,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from sb3_nigt.experiments.arguments import UsageError, add_link, link_of, parse_times, picture, positive_integer, recording
+from sb3_nigt.experiments.arguments import UsageError, link_of, parse_times
 from sb3_nigt.experiments.plots import TIMELINE_KEY, draw_timeline, save_picture
 from sb3_nigt.planning import (
     ORDERS,
@@ -30,32 +30,6 @@ from sb3_nigt.planning import (
 
 EFFICIENCY = 0.8  # at the M that balances
 SHOWN_UPDATES = 3  # of planned Rennala, in the picture
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """
-    Describe the command line.
-
-    :param parser: of the subcommand
-    """
-    speeds = parser.add_mutually_exclusive_group(required=True)
-    speeds.add_argument(
-        "--step-times", metavar="TIMES", help="seconds per environment step: 1,1.4,2 or equal, sqrt, linear with --n-workers"
-    )
-    speeds.add_argument(
-        "--from", dest="recording", metavar="RUN", type=recording, help="recorded run whose speeds and lengths are measured"
-    )
-    counts = {
-        "--n-workers": "number of workers, for words and single numbers",
-        "--n-trajectories": "M, trajectories of a round; 20 by default",
-        "--trajectory-steps": "steps of a trajectory; 1000, or those of the recorded run",
-    }
-    for name, text in counts.items():
-        parser.add_argument(name, metavar="N", type=positive_integer, help=text)
-    parser.set_defaults(n_trajectories=20)
-    parser.add_argument("--message-times", metavar="TIMES", help="seconds per message; 0, or those of the recorded run")
-    add_link(parser, "parallel, or that of the recorded run", "all_reduce, or that of the recorded run")
-    parser.add_argument("--output", metavar="PICTURE", type=picture, help="timelines of all methods to write")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -7,38 +7,14 @@ import dataclasses
 import warnings
 from pathlib import Path
 
-from sb3_nigt.experiments.arguments import add_link, link_of, positive_integer, positive_number
+from sb3_nigt.experiments.arguments import link_of
 from sb3_nigt.experiments.campaign import OUT_OF_DATE
-from sb3_nigt.experiments.compare import add_execution, compare, seeded_runs
+from sb3_nigt.experiments.compare import compare, seeded_runs
 from sb3_nigt.experiments.figures import FIGURES
 from sb3_nigt.experiments.setting import Budget
 from sb3_nigt.experiments.tune import learning_rates, tune
-from sb3_nigt.experiments.tuned import load, save, tuned_file
+from sb3_nigt.experiments.tuned import load, save
 from sb3_nigt.methods import METHODS
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """
-    Describe the command line.
-
-    :param parser: of the subcommand
-    """
-    parser.add_argument("figure", metavar="FIGURE", choices=FIGURES, help=", ".join(FIGURES))
-    parser.add_argument(
-        "--scale", metavar="S", type=positive_number, default=1.0, help="length of the runs, 1 is the full one"
-    )
-    parser.add_argument("--seeds", metavar="N", type=positive_integer, default=5, help="runs of each method")
-    parser.add_argument("--time-per", choices=("step", "trajectory"), default="step", help="how h_i is read; step by default")
-    add_link(parser, "that of the figure", "that of the figure")
-    source = parser.add_mutually_exclusive_group()
-    source.add_argument(
-        "--tune",
-        metavar="N",
-        type=positive_integer,
-        help="first choose each method's learning rate among N of the paper's grid",
-    )
-    source.add_argument("--tuned", metavar="FILE", type=tuned_file, default=[], help="arguments that sb3-nigt tune has found")
-    add_execution(parser, "reproduce")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -7,17 +7,8 @@ import argparse
 import numpy as np
 
 from sb3_nigt.experiments import statistics
-from sb3_nigt.experiments.results import Curve, Curves, comparison
+from sb3_nigt.experiments.results import Curve, Curves
 from sb3_nigt.experiments.statistics import FloatArray
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """
-    Describe the command line.
-
-    :param parser: of the subcommand
-    """
-    parser.add_argument("comparisons", metavar="DIR", nargs="+", type=comparison, help="output of compare or reproduce")
 
 
 def run(args: argparse.Namespace) -> None:

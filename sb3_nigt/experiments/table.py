@@ -5,31 +5,15 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
 from sb3_nigt.experiments import statistics
-from sb3_nigt.experiments.arguments import picture
 from sb3_nigt.experiments.panels import draw_panels
-from sb3_nigt.experiments.results import Curve, Curves, comparison, grid_of, on_grid
+from sb3_nigt.experiments.results import Curve, Curves, grid_of, on_grid
 from sb3_nigt.experiments.statistics import FloatArray
 
 RESAMPLES = 200
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """
-    Describe the command line.
-
-    :param parser: of the subcommand
-    """
-    parser.add_argument("comparisons", metavar="DIR", nargs="+", type=comparison, help="output of compare or reproduce")
-    parser.add_argument("--output", metavar="FILE", type=Path, help="write the tables there as well; not written by default")
-    parser.add_argument("--picture", metavar="FILE", type=picture, help="draw the curves there; not drawn by default")
-    parser.add_argument(
-        "--axis", choices=("seconds", "timesteps"), default="seconds", help="of the picture; default: %(default)s"
-    )
 
 
 def run(args: argparse.Namespace) -> None:

@@ -3,34 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from sb3_nigt.experiments.arguments import UsageError, picture, recording
+from sb3_nigt.experiments.arguments import UsageError
 from sb3_nigt.experiments.plots import TIMELINE_KEY, draw_timeline, save_picture
 from sb3_nigt.messages import RoundReport
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """
-    Describe the command line.
-
-    :param parser: of the subcommand
-    """
-    parser.add_argument("recording", metavar="RUN", type=recording, help="file that RunRecorder has written")
-    parser.add_argument(
-        "--rounds",
-        metavar="FIRST:LAST",
-        type=_rounds,
-        default=slice(0, 5),
-        help="which of the recorded rounds, LAST excluded; 0:5 by default, : is all of them",
-    )
-    parser.add_argument(
-        "--output", metavar="PICTURE", type=picture, default=Path("timeline.png"), help="timeline.png by default"
-    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -61,10 +41,3 @@ def draw(reports: Sequence[RoundReport], title: str, path: Path) -> None:
     draw_timeline(ax, reports)
     ax.set_title(f"{title}\n{TIMELINE_KEY}", fontsize="medium")
     save_picture(figure, path)
-
-
-def _rounds(text: str) -> slice:
-    found = re.fullmatch(r"(\d*):(\d*)", text)
-    if found is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is not allowed: give two numbers with a colon between them, as in 0:5")
-    return slice(*(int(number) if number else None for number in found.groups()))

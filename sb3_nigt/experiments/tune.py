@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from sb3_nigt.experiments.arguments import positive_integer
-from sb3_nigt.experiments.campaign import FailedRunsError, execute_all, is_finished
-from sb3_nigt.experiments.compare import add_execution, add_setting, methods, setting_of
+from sb3_nigt.experiments.arguments import FailedRunsError
+from sb3_nigt.experiments.campaign import execute_all, is_finished
+from sb3_nigt.experiments.compare import setting_of
 from sb3_nigt.experiments.results import load_curves
 from sb3_nigt.experiments.setting import Budget, Run, Setting
 from sb3_nigt.experiments.tuned import Tuned, load, save
@@ -24,43 +24,6 @@ ETAS = (0.001, 0.01, 0.1)
 N_TRAJECTORIES = (20, 30, 50)  # M = M_init
 Candidates = dict[str, dict[str, Any]]  # arguments of an algorithm, by label
 FIRST_SEED = 1000  # a comparison begins at 0: what was chosen on a seed would look too good on it
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """
-    Describe the command line.
-
-    :param parser: of the subcommand
-    """
-    add_setting(parser)
-    parser.add_argument(
-        "--algos",
-        metavar="NAMES",
-        type=tunable_methods,
-        default=methods("rennala,afedpg,sync"),
-        help=f"methods with commas between them, of {', '.join(METHODS)}, with a schedule or without",
-    )
-    parser.add_argument(
-        "--candidates",
-        metavar="N",
-        type=positive_integer,
-        default=16,
-        help="points of the grid to begin with, 16; each gets one seed, the better half another one, and so on",
-    )
-    add_execution(parser, "tune")
-
-
-def tunable_methods(text: str) -> list[str]:
-    """
-    Read names of methods that have a grid.
-
-    :param text: what the user typed
-    """
-    names = methods(text)
-    for name in names:
-        if name.partition(":")[0] not in METHODS:
-            raise argparse.ArgumentTypeError(f"{name!r} has no grid: give some of {', '.join(METHODS)}")
-    return names
 
 
 def learning_rates(method: str, n_candidates: int) -> Candidates:

@@ -1,0 +1,53 @@
+"""How long rounds and updates of each method take on given workers, before anything is trained."""
+
+from __future__ import annotations
+
+import argparse
+
+from sb3_nigt.experiments.arguments import picture, positive_integer
+from sb3_nigt.experiments.commands.options import add_link, recording
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """
+    Describe the command line.
+
+    :param parser: of the subcommand
+    """
+    speeds = parser.add_mutually_exclusive_group(required=True)
+    speeds.add_argument(
+        "--step-times",
+        metavar="TIMES",
+        help="seconds per environment step: 1,1.4,2 or equal, sqrt, linear with --n-workers; default: --from",
+    )
+    speeds.add_argument(
+        "--from",
+        dest="recording",
+        metavar="RUN",
+        type=recording,
+        help="recorded run whose speeds and lengths are measured; default: --step-times",
+    )
+    counts = {
+        "--n-workers": "number of workers, for words and single numbers; default: as many as there are times",
+        "--n-trajectories": "M, trajectories of a round; default: %(default)s",
+        "--trajectory-steps": "steps of a trajectory; default: 1000, or those of the recorded run",
+    }
+    for name, text in counts.items():
+        parser.add_argument(name, metavar="N", type=positive_integer, help=text)
+    parser.set_defaults(n_trajectories=20)
+    parser.add_argument(
+        "--message-times", metavar="TIMES", help="seconds per message; default: 0, or those of the recorded run"
+    )
+    add_link(parser, "parallel, or that of the recorded run", "all_reduce, or that of the recorded run")
+    parser.add_argument("--output", metavar="PICTURE", type=picture, help="timelines of all methods to write; default: none")
+
+
+def run(args: argparse.Namespace) -> None:
+    """
+    Print the plan, and draw it.
+
+    :param args: parsed command line
+    """
+    from sb3_nigt.experiments import plan
+
+    plan.run(args)
