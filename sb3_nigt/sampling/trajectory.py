@@ -15,13 +15,15 @@ from sb3_nigt.messages import SamplingPoint, TrajectoryKey
 
 def map_observation(function: Callable[..., Any], *observations: Any) -> Any:
     """
-    Apply a function to arrays, or to the entries of dicts of arrays key by key.
+    Apply a function to arrays, or to the entries of dicts and tuples of arrays one by one.
 
     :param function: takes one array for each observation given
-    :param observations: all arrays, or all dicts with the same keys
+    :param observations: all arrays, all dicts with the same keys, or all tuples of the same length
     """
     if isinstance(observations[0], dict):
         return {key: function(*(obs[key] for obs in observations)) for key in observations[0]}
+    if isinstance(observations[0], tuple):  # in the synchronous API, which other algorithms use
+        return tuple(function(*entries) for entries in zip(*observations, strict=True))
     return function(*observations)
 
 
@@ -29,7 +31,7 @@ def copied(observation: Any) -> Any:
     """
     Copy an observation that its environment may write to again.
 
-    :param observation: array or dict of arrays
+    :param observation: array, or dict or tuple of arrays
     """
     return map_observation(np.array, observation)
 
