@@ -18,7 +18,7 @@ class WorkerError(RuntimeError):
 
     def __init__(self, message: str, worker: int, task_id: Hashable) -> None:
         super().__init__(f"Worker {worker} (task {task_id!r}): {message}")
-        self.worker, self.task_id = worker, task_id
+        self.message, self.worker, self.task_id = message, worker, task_id
 
 
 class LostWorkerError(WorkerError):

@@ -94,6 +94,11 @@ class Dies(LengthFromSeedEnv):
 
 LOSSES = {
     "one task": (MaleniaNIGT, (None, 60), "rank 1: Worker 1 (task 'task 1'): it is lost after too many restarts"),
+    "at once": (
+        MaleniaNIGT,
+        (None, 1),
+        "rank 1: Worker 1 (task 'task 1'): every worker has failed before the first trajectory",
+    ),
     "all workers": (RennalaNIGT, (60, 100), ": all 2 workers are lost after too many restarts"),
 }
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch as th
 
 from sb3_nigt.distributed.ranks import Ranks
+from sb3_nigt.errors import RankError, WorkerError
 from sb3_nigt.messages import Arrival, Contribution, Job, SamplingPoint, TrajectoryKey
 from sb3_nigt.sampling.trajectory import Trajectory
 from sb3_nigt.timing.clock import WallClock
@@ -109,6 +110,8 @@ class RankWorkers(TrajectoryWorkers):
         self.ranks.line.stepping(not self._is_real_time)
         try:
             result = self.inner.next_arrival()
+        except WorkerError as error:
+            raise self._told(error) from error
         finally:
             self.ranks.line.stepping(False)
         if result is None:
@@ -126,6 +129,13 @@ class RankWorkers(TrajectoryWorkers):
             arrived_at=now,
         )
         return arrival, trajectory
+
+    def _told(self, error: WorkerError) -> RankError:
+        """Tell all ranks that a worker of this one cannot go on, by its number among those of all ranks."""
+        worker = error.worker + self.offset
+        reason = f"rank {self.ranks.rank}: {WorkerError(error.message, worker, self.task_ids[worker])}"
+        self.ranks.line.fail(reason)
+        return RankError(reason)
 
     def _asked(self) -> bool:
         """Called after every environment step of this rank, and while waiting for processes."""
@@ -175,6 +185,8 @@ class RankWorkers(TrajectoryWorkers):
         inner.steps_left = steps_left
         try:
             segments = inner.run_segments(point, is_complete, meanwhile_and_begin)
+        except WorkerError as error:
+            raise self._told(error) from error
         finally:
             inner.steps_left = None
             line.stepping(False)
