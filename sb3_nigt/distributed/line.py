@@ -229,9 +229,10 @@ class StoreLine:
             self._failure = self._fail(store, found)
 
     def close(self) -> None:
-        """End the thread."""
+        """End the thread, unless the store holds it for ever."""
         self._requests.put(None)
-        self._thread.join(1.0)
+        if not self._lost:
+            self._thread.join(1.0)
 
 
 def _raise_reason(reason: str) -> None:
