@@ -243,6 +243,16 @@ def test_what_workers_that_stay_slow_cost(n_quick, n_slow, factor, per_worker, s
     assert run.now <= alone.now * (1 + SPREAD * PROBING_SHARE) + until_sure
 
 
+def test_several_workers_that_stay_slow_share_what_they_cost():
+    """The quick ones need 3 s for the five trajectories of a round; together the three slow ones add a sixteenth to that."""
+    run = Run(FixedTimes([1.0, 1.0, 20.0, 23.0, 26.0]), 5)
+    run.rounds(1000)
+    began, n_rounds = run.now, 2000
+    tried = np.count_nonzero(np.array(run.rounds(n_rounds))[:, 2:], axis=0)
+    assert tried.min() > 1
+    assert run.now - began <= 3 * n_rounds * (1 + PROBING_SHARE)
+
+
 @settings(deadline=None)
 @given(st.lists(st.floats(0.5, 20.0), min_size=1, max_size=6), st.integers(1, 30))
 def test_known_speeds_are_left_as_they_are(step_times, m):
