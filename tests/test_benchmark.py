@@ -2,7 +2,7 @@
 
 import pytest
 
-from sb3_nigt.experiments.benchmark import allreduce, overhead, scaling, store
+from sb3_nigt.experiments.benchmark import allreduce, memory, overhead, scaling, steps, store, stragglers
 
 pytestmark = pytest.mark.slow
 
@@ -43,3 +43,25 @@ def test_load_of_the_store():
     rows = values_of(store.measure([3], 2))
     assert list(rows) == ["store, 3 simulated ranks, requests", "store, 3 simulated ranks, last one to know of a stop"]
     assert all(len(values) == 2 and min(values) > 0 for _, values, _ in rows.values())
+
+
+def test_the_defaults_next_to_ppo():
+    rows = list(steps.measure("CartPole-v1", 2, 0.5, 1))
+    assert [row.unit for row in rows] == ["steps/s", "steps/s", "us/step", "us/step"]
+    assert [row.compared_with for row in rows].count("PPO on SubprocVecEnv") == 1
+    assert all(min(*row.values, *row.reference) > 0 for row in rows)
+
+
+def test_memory_of_workers():
+    """Reserved shared memory: the arrays of steps are shorter than those of the paper's trajectories of 1000 steps."""
+    reserved, in_use, everything = memory.measure("CartPole-v1", 2)
+    assert reserved.values < reserved.reference
+    for row in (in_use, everything):
+        assert min(*row.values, *row.reference) > 0
+    assert in_use.values < everything.values
+
+
+def test_a_round_has_as_many_steps_without_the_straggler():
+    for n in (2, 3, 10, 40):
+        with_it, without = (stragglers.steps_of_a_worker(n, present) * present for present in (n, n - 1))
+        assert with_it == without >= 500

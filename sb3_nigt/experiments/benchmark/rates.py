@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing as mp
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -21,6 +22,20 @@ def rate(work: Callable[[], int]) -> float:
     start = time.perf_counter()
     steps = work()
     return steps / (time.perf_counter() - start)
+
+
+def cpu_seconds(pids: Iterable[int]) -> float:
+    """
+    CPU time that processes have used so far, which says more than the clock where other programs run too.
+
+    :param pids: of processes that are alive
+    """
+    ticks = 0
+    for pid in pids:
+        with open(f"/proc/{pid}/stat", encoding="ascii") as line:
+            fields = line.read().rsplit(")", 1)[1].split()  # the name in front may have spaces
+        ticks += int(fields[11]) + int(fields[12])  # in user and in kernel mode
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def step_at_random(env: gym.Env[Any, Any], n_steps: int) -> int:
@@ -67,6 +82,11 @@ class RandomProcesses:
             process.start()
         for connection in self._connections:
             connection.recv()
+
+    @property
+    def pids(self) -> list[int]:
+        """Of the processes."""
+        return [process.pid for process in self._processes if process.pid is not None]
 
     def rate(self, seconds: float) -> float:
         """

@@ -16,6 +16,7 @@ from stable_baselines3.common.monitor import Monitor
 
 from sb3_nigt.algorithms import RennalaNIGT, SyncNIGT
 from sb3_nigt.algorithms.paper import PAPER
+from sb3_nigt.algorithms.steps import steps_of_a_round
 from sb3_nigt.experiments.benchmark.table import Row
 from sb3_nigt.vec_env import ProcessVecEnv
 
@@ -74,8 +75,9 @@ class RoundTimes(BaseCallback):
 
 
 ALGORITHMS: dict[str, tuple[Callable[..., BaseAlgorithm], dict[str, Any]]] = {
-    "RennalaNIGT": (RennalaNIGT, {**PAPER, "n_trajectories": N_TRAJECTORIES}),
-    "SyncNIGT": (SyncNIGT, {**PAPER, "n_trajectories": N_TRAJECTORIES}),
+    "RennalaNIGT": (RennalaNIGT, {}),
+    "RennalaNIGT of the paper": (RennalaNIGT, {**PAPER, "n_trajectories": N_TRAJECTORIES}),
+    "SyncNIGT of the paper": (SyncNIGT, {**PAPER, "n_trajectories": N_TRAJECTORIES}),
     "PPO": (PPO, {"n_steps": 2 * EPISODE_STEPS, "batch_size": 2 * EPISODE_STEPS, "n_epochs": 1}),
 }
 
@@ -92,9 +94,22 @@ def measure(n_workers: int, n_rounds: int) -> Iterator[Row]:
         for slow in (True, False):
             seconds = [STEP_SECONDS] * (n_workers - 1) + [SLOWER * STEP_SECONDS] * slow
             env = ProcessVecEnv([partial(_make, s) for s in seconds])
-            times = RoundTimes(n_rounds if name == "RennalaNIGT" or not slow else 4)
-            algorithm("MlpPolicy", env, seed=0, device="cpu", **kwargs).learn(10**9, callback=times)
+            times = RoundTimes(n_rounds if algorithm is RennalaNIGT or not slow else 4)
+            of_round = kwargs or {"n_steps": steps_of_a_worker(n_workers, len(seconds))}
+            algorithm("MlpPolicy", env, seed=0, device="cpu", **of_round).learn(10**9, callback=times)
             env.close()
             medians.append(float(np.median(times.seconds)))
         what = f"{name}, {n_workers} processes, one {SLOWER} times slower"
         yield Row(what, "s/round", medians[:1], medians[1:], "without that one")
+
+
+def steps_of_a_worker(n_workers: int, n_present: int) -> int:
+    """
+    Return ``n_steps`` with which a round has the same number of steps, at least that of the defaults, without one worker.
+
+    :param n_workers: processes, the slow one included
+    :param n_present: all of them, or all but that one
+    """
+    others = max(1, n_workers - 1)
+    multiples = -(-steps_of_a_round(None, n_workers) // (n_workers * others))
+    return multiples * n_workers * others // n_present

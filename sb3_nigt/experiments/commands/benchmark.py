@@ -7,7 +7,7 @@ import argparse
 from sb3_nigt.experiments.arguments import environment, positive_integer, positive_number
 from sb3_nigt.schedules import SCHEDULES
 
-PARTS = ("simulated", "startup", "stragglers", "allreduce", "store", "overhead", "scaling", "processes")
+PARTS = ("simulated", "startup", "memory", "steps", "stragglers", "allreduce", "store", "overhead", "scaling", "processes")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,6 +38,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_start,
         default=[("CartPole-v1", 100), ("Humanoid-v5", 10)],
         help="environments and numbers of processes to start; default: CartPole-v1:100 Humanoid-v5:10",
+    )
+    parser.add_argument(
+        "--memory",
+        metavar="ID:N",
+        nargs="+",
+        type=_start,
+        default=[("Humanoid-v5", 100)],
+        help="environment and number of processes that are weighed",
     )
     parser.add_argument(
         "--seconds",
