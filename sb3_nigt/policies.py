@@ -35,6 +35,10 @@ from sb3_nigt.parameters import actor_parameters
 
 HEADS = ("gaussian", "tanh_gaussian")
 MIN_STD = 1e-6  # softplus underflows to 0 for very negative inputs, where a Gaussian has no density
+NO_SDE = (
+    "use_sde=True is not allowed: one noise for m steps makes the sum of the scores of the steps up to m times the score of "
+    "what was sampled, so the gradient would not be that of the return. Leave use_sde=False."
+)
 
 
 class TanhGaussianDistribution(SquashedDiagGaussianDistribution):
@@ -147,10 +151,7 @@ class ActorPolicy(ActorCriticPolicy):
             raise ValueError(f"head={head!r} is not allowed: give one of {', '.join(map(repr, HEADS))}.")
         self._head, self._normalize_observations, self._n_critic_tasks = head, normalize_observations, n_critic_tasks
         if use_sde:
-            raise ValueError(
-                "use_sde=True is not allowed: gSDE keeps one noise matrix for many steps, for which the estimator's score is "
-                "not defined here. Leave use_sde=False; the policy's own standard deviation depends on the state already."
-            )
+            raise ValueError(NO_SDE)
         self._log_std_init = log_std_init  # the parent's attribute of a similar name is never None
         super().__init__(
             observation_space,

@@ -22,8 +22,8 @@ def pytest_xdist_make_scheduler(config, log):
 
     class Scheduling(LoadScopeScheduling):
         def _split_scope(self, nodeid):
-            together = re.search(r"test_ray|guide/ray\.md|test_distributed\.py", nodeid)
-            return together[0].replace("guide/ray.md", "test_ray") if together else nodeid
+            together = re.search(r"test_ray|_ray\.py|guide/ray\.md|test_distributed\.py", nodeid)
+            return re.sub(r".*ray.*", "ray", together[0]) if together else nodeid
 
     return Scheduling(config, log)
 
@@ -43,6 +43,36 @@ def note_fault(request):
                 file.write(json.dumps(line) + "\n")
 
     return note
+
+
+@pytest.fixture(scope="module")
+def ray_connection():
+    """A Ray that stays for all tests of a file."""
+    from envs import PointEnv
+
+    from sb3_nigt import RayVecEnv
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.path.dirname(__file__), prepend=os.pathsep)  # the actors import ``envs``
+        first = RayVecEnv([PointEnv], address="local", num_cpus=0.01)
+        yield first
+        first.close()
+
+
+@pytest.fixture
+def ray_workers(ray_connection):
+    """Give a function that makes actors, which are gone afterwards."""
+    from sb3_nigt import RayVecEnv
+
+    made = []
+
+    def make(*env_fns, **kwargs):
+        made.append(RayVecEnv(list(env_fns), num_cpus=0.01, **kwargs))
+        return made[-1]
+
+    yield make
+    for env in made:
+        env.close()
 
 
 @pytest.fixture

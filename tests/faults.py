@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 import paper
 import pytest
-from envs import Enough, LengthFromSeedEnv, parameters, train_rounds
+from envs import Enough, LengthFromSeedEnv, NanEnv, parameters, train_rounds
 from processes import explode, hang, kill_myself, stop_myself
 from stable_baselines3.common.callbacks import BaseCallback
 
@@ -159,6 +159,28 @@ def seconds_to_recover(diaries):
     return longest
 
 
+class NanOnce(NanEnv):
+    """One trajectory of the worker's whole life goes wrong, counted from 0."""
+
+    def __init__(self, what, number):
+        super().__init__(what)
+        self.number, self.n_resets = number, -1  # the first reset is that of ``learn``
+
+    def reset(self, *, seed=None, options=None):
+        self.n_resets += 1
+        observation, info = super().reset(seed=seed, options=options)
+        if self.what == "reset" and self.n_resets - 1 == self.number:
+            observation[1] = np.inf
+        return observation, info
+
+    def step(self, action):
+        step = super().step if self.n_resets - 1 == self.number else super(NanEnv, self).step
+        return step(action)
+
+    def _episode_length(self, first_action):
+        return 3
+
+
 # What a run must have done
 
 
@@ -281,6 +303,7 @@ class _Until(BaseCallback):
 
 
 ROUNDS = {"trajectories": OfTrajectories, "steps": OfSteps}
+algorithms = pytest.mark.parametrize("algorithm", ["RennalaNIGT", "MaleniaNIGT"])
 both_rounds = pytest.mark.parametrize("rounds", ROUNDS)
 
 
@@ -290,7 +313,7 @@ def have_failed(env, wanted):
     return lambda: all(slot.history.failures >= n for slot, n in zip(slots, wanted, strict=True))
 
 
-def check_faults(make, note_fault, where, directory, algorithm, rounds, kind, whens, seconds=2.0):
+def check_faults(make, note_fault, where, directory, algorithm, rounds, kind, whens, seconds=2.0, says=None):
     """
     Train with faults; check what became of the run, and what was said of each fault.
 
@@ -299,6 +322,7 @@ def check_faults(make, note_fault, where, directory, algorithm, rounds, kind, wh
     :param where: what the workers are, for that table
     :param whens: when each worker but the first one has the fault, see ``FaultyEnv``
     :param seconds: after which a worker hangs
+    :param says: what the warning says of the fault; None: as in ``FAULTS``
     """
     n, diaries = len(whens) + 1, [directory / when for when in whens]
     task_ids, hangs = list("abcdef"[:n]), kind in HANGING
@@ -312,6 +336,6 @@ def check_faults(make, note_fault, where, directory, algorithm, rounds, kind, wh
     said = [str(warning.message) for warning in caught]
     for worker in range(1, n):
         pattern = rf"Worker {worker} \(task '{task_ids[worker]}'\) failed: .*It is restarted"
-        assert any(re.match(pattern, text) and re.search(FAULTS[kind][2], text) for text in said), said
+        assert any(re.match(pattern, text) and re.search(says or FAULTS[kind][2], text) for text in said), said
     assert hangs or len(said) == len(whens) + whens.count("restart")
     note_fault(kind, where, algorithm, rounds, "restarted", seconds_to_recover(diaries))

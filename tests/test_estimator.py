@@ -318,3 +318,25 @@ def test_replica_takes_each_gradient_at_the_point_that_sampled_it():
         slow, magnitude = slow + parts[0], magnitude + parts[1]
     gradient = replica.gradient(trajectories, coefficients(trajectories, weights, 0.9))
     assert_equal_up_to_float32(gradient, slow, magnitude, pieces=2)
+
+
+@pytest.mark.parametrize(("shared", "exact", "from_scores"), [(True, 2.0, 4.0), (False, 0.0, 0.0)])
+def test_one_noise_for_several_steps_is_not_covered_by_the_scores_of_the_steps(shared, exact, from_scores):
+    """
+    Why gSDE is refused: a_t = σ ε_t and the reward a_0 a_1, by Gauss-Hermite quadrature.
+
+    J = σ² E[ε_0 ε_1], so dJ/d log σ is 2 σ² with one ε for both steps and 0 with two; a step's score by log σ is ε² - 1.
+    """
+    nodes, weights = np.polynomial.hermite_e.hermegauss(9)
+    weights = weights / weights.sum()
+    sigma, step = 0.7, 1e-5
+    first, second = (nodes, nodes) if shared else (nodes[:, None], nodes[None, :])
+    probability = weights if shared else weights[:, None] * weights[None, :]
+
+    def expected(values):
+        return float((probability * values).sum())
+
+    slope = (expected((sigma * np.exp(step)) ** 2 * first * second) - expected(sigma**2 * first * second)) / step
+    assert slope == pytest.approx(exact * sigma**2, rel=1e-4, abs=1e-9)
+    sum_of_scores = (first**2 - 1) + (second**2 - 1)
+    assert expected(sigma**2 * first * second * sum_of_scores) == pytest.approx(from_scores * sigma**2, abs=1e-12)

@@ -11,14 +11,16 @@ from functools import partial
 
 import numpy as np
 import pytest
-from envs import FixedLengthEnv, LengthFromSeedEnv, NanEnv, PointEnv, accepted, parameters, train_rounds
+from envs import FixedLengthEnv, LengthFromSeedEnv, PointEnv, accepted, parameters, train_rounds
 from faults import (
     FAULTS,
     RAISED,
     ROUNDS,
     FaultyEnv,
+    NanOnce,
     OfSteps,
     OfTrajectories,
+    algorithms,
     both_rounds,
     check_faults,
     have_failed,
@@ -31,8 +33,6 @@ import sb3_nigt
 from sb3_nigt import ProcessVecEnv, SimulatedVecEnv, WorkerError
 from sb3_nigt.algorithms.book import MAX_REJECTED_IN_A_ROW
 from sb3_nigt.vec_env.pool import commands
-
-algorithms = pytest.mark.parametrize("algorithm", ["RennalaNIGT", "MaleniaNIGT"])
 
 
 @pytest.fixture
@@ -86,7 +86,9 @@ def test_who_fails_again_and_again_is_lost_and_the_others_go_on(make, tmp_path, 
     run.train_until(lambda: True, workers=[0, 1])
     assert env._roster.slots[2].history.failures == 3
     assert [str(warning.message).split(". ")[-1] for warning in caught][-1] == said_last
-    run.check([LengthFromSeedEnv] * 3)
+    run.check_rounds()
+    if rounds == "steps":  # which ticket is given up because of the lost worker depends on times
+        run.check([LengthFromSeedEnv] * 3)
     assert run.model.last_round.counts[2] == 0
 
 
@@ -115,7 +117,8 @@ ERRORS = [
 
 @pytest.mark.parametrize(("does", "error", "says"), ERRORS)
 def test_a_constructor_that_fails_at_start_up_is_an_error_at_once(monkeypatch, does, error, says):
-    monkeypatch.setattr(commands, "START_SECONDS", 3.0)
+    if does is hang:
+        monkeypatch.setattr(commands, "START_SECONDS", 3.0)
     with pytest.raises(error, match=says) as caught:
         ProcessVecEnv([PointEnv, partial(BadFromTheStart, "constructor", does)], task_ids=["a", "b"], timeout=3.0)
     if error is LookupError:
@@ -156,28 +159,6 @@ def test_a_policy_that_no_worker_can_unpack_is_an_error_at_once(make, algorithm)
 
 
 # Numbers that are not finite
-
-
-class NanOnce(NanEnv):
-    """One trajectory of the worker's whole life goes wrong, counted from 0."""
-
-    def __init__(self, what, number):
-        super().__init__(what)
-        self.number, self.n_resets = number, -1  # the first reset is that of ``learn``
-
-    def reset(self, *, seed=None, options=None):
-        self.n_resets += 1
-        observation, info = super().reset(seed=seed, options=options)
-        if self.what == "reset" and self.n_resets - 1 == self.number:
-            observation[1] = np.inf
-        return observation, info
-
-    def step(self, action):
-        step = super().step if self.n_resets - 1 == self.number else super(NanEnv, self).step
-        return step(action)
-
-    def _episode_length(self, first_action):
-        return 3
 
 
 @algorithms

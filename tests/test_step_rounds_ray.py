@@ -1,11 +1,10 @@
 """Rounds of steps on Ray beyond their contract: a worker that sticks, one that fails, and a run that repeats."""
 
-import os
 from functools import partial
 
 import numpy as np
 import pytest
-from envs import LengthFromSeedEnv, PointEnv, parameters
+from envs import LengthFromSeedEnv, parameters
 from processes import FAILED, Bell, FaultyEnv, kill_myself, ring
 from test_step_rounds import WaitingEnv, each, nothing, prepared, total
 
@@ -15,8 +14,6 @@ from sb3_nigt.replay import replay
 
 pytest.importorskip("ray")
 
-from sb3_nigt import RayVecEnv
-
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*accelerator:FutureWarning"),
     pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
@@ -24,27 +21,9 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
-def connection():
-    """A Ray that stays for all tests of this file."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.path.dirname(__file__), prepend=os.pathsep)  # the actors import ``envs``
-        first = RayVecEnv([PointEnv], address="local", num_cpus=0.01)
-        yield first
-        first.close()
-
-
 @pytest.fixture
-def workers(connection):
-    made = []
-
-    def make(*env_fns, **kwargs):
-        made.append(RayVecEnv(list(env_fns), num_cpus=0.01, **kwargs))
-        return made[-1]
-
-    yield make
-    for env in made:
-        env.close()
+def workers(ray_workers):
+    return ray_workers
 
 
 def test_a_worker_in_a_long_step_is_not_waited_for_and_joins_when_it_is_done(workers, tmp_path):

@@ -13,6 +13,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_nigt.optimizers.geometry import check_geometry
 from sb3_nigt.parameters import actor_parameters, has_batch_norm
+from sb3_nigt.policies import NO_SDE
 from sb3_nigt.schedules import SCHEDULES
 from sb3_nigt.validation import check_bool, check_integer, check_interval
 from sb3_nigt.vec_env.base import WorkerVecEnv
@@ -57,10 +58,7 @@ def check_arguments(model: AsyncPolicyGradient) -> None:
         if not isinstance(value, str) or value not in allowed:
             raise ValueError(f"{name}={value!r} is not allowed: give one of {', '.join(map(repr, allowed))}.")
     if model.use_sde:
-        raise ValueError(
-            "use_sde=True is not allowed: gSDE keeps one noise matrix for many steps, which the estimator's score does "
-            "not cover. Leave use_sde=False: the policy's standard deviation depends on the state already."
-        )
+        raise ValueError(NO_SDE)
 
 
 def warn_of_no_effect(model: AsyncPolicyGradient, default_n_trajectories: int) -> None:
