@@ -8,6 +8,7 @@ and after a restart. What a run must have done then is in ``faults.py``.
 import os
 import re
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -258,3 +259,11 @@ def test_a_fault_in_the_simulator_is_raised(note_fault, tmp_path, algorithm, rou
     assert np.isfinite(parameters(run.model)).all()
     run.model.learn(1, reset_num_timesteps=False)
     note_fault(kind, "simulated", algorithm, rounds, "raised")
+
+
+def test_every_fault_is_in_the_table_that_is_kept():
+    text = (Path(__file__).parents[1] / "docs/results/faults.txt").read_text(encoding="utf-8")
+    for where, kinds in (("processes", FAULTS), ("simulated", RAISED)):
+        for kind in kinds:
+            (row,) = re.findall(rf"^{re.escape(kind)} +{where} .*", text, re.MULTILINE)
+            assert len(re.findall(r"restarted|raised", row)) == 4  # both algorithms, both kinds of rounds

@@ -11,7 +11,7 @@ pytest.importorskip("ray")
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*accelerator:FutureWarning"),
     pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(600),
 ]
 
 ENDED = r"its actor has died|is unavailable"  # an actor has no exit code

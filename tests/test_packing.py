@@ -9,6 +9,7 @@ from gymnasium import spaces
 from sb3_nigt.messages import SamplingPoint, TrajectoryKey
 from sb3_nigt.sampling.steps import StepField, StepTable
 from sb3_nigt.sampling.trajectory import Trajectory
+from sb3_nigt.vec_env.pool.infos import read_infos
 from sb3_nigt.vec_env.pool.packing import pack, unpack, unpack_rows
 from sb3_nigt.vec_env.ray.buffers import BufferLayout, ReceivedArrays
 
@@ -150,3 +151,13 @@ def test_parts_of_segments_survive_unless_their_size_is_wrong():
         assert len(unpacked["rewards"]) == max(0, n_steps + n_pieces - 1)
         with pytest.raises(ValueError, match="bytes"):
             LAYOUT.unpack_segment(n_steps + 20, n_pieces, buffer)
+
+
+def test_a_worker_that_has_sent_nothing_has_an_empty_trajectory():
+    """Its first one may be rejected since the worker has failed."""
+    arrays = ReceivedArrays(LAYOUT, n_workers=1).of(0)
+    assert {name: len(array) for name, array in arrays.items()} == {
+        **{name: shape[0] for name, (shape, _) in LAYOUT.table.shapes(0).items()},
+        "infos": 0,
+    }
+    assert read_infos(arrays["infos"], 0, 0) == []

@@ -14,6 +14,7 @@ from sb3_nigt.sampling.segments import SegmentSampler
 from sb3_nigt.sampling.steps import StepTable
 from sb3_nigt.timing.clock import WallClock
 from sb3_nigt.vec_env.pool.arrays import CONTROL, note_shape
+from sb3_nigt.vec_env.pool.infos import InfoWriter, info_room
 from sb3_nigt.vec_env.pool.instructions import (
     CancelJob,
     DropSegment,
@@ -196,9 +197,10 @@ class Stepped:
         shape, dtype = note_shape(rows)
         self.arrays = {name: np.full(shape, 77, dtype) for name, (shape, dtype) in self.table.shapes(rows).items()}
         self.arrays["notes"] = np.full(shape, np.nan, dtype)
+        self.arrays["infos"] = np.zeros(info_room(()), np.uint8)
         self.control = {name: np.zeros(shape, dtype) for name, (shape, dtype) in CONTROL.items()}
         self.seen = []
-        self.writer = PieceWriter(self.arrays, self.table, self.control)
+        self.writer = PieceWriter(self.arrays, self.table, self.control, InfoWriter(self.arrays["infos"], ()))
         self.sampler = SegmentSampler(env, replica.head, 5, 0, None, self.after_step, self.writer)
         self.plain = SegmentSampler(env_class(), replica.head, 5, 0)
         values = np.random.default_rng(0).normal(0.0, 0.5, replica.layout.size).astype(np.float32)

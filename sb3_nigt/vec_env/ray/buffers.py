@@ -119,6 +119,7 @@ class ReceivedArrays:
     def __init__(self, layout: BufferLayout, n_workers: int) -> None:
         self.layout = layout
         nothing = {name: np.zeros(shape, dtype) for name, (shape, dtype) in layout.table.shapes(0).items()}
+        nothing["infos"] = np.zeros(0, np.uint8)  # a worker that has sent nothing yet may have a trajectory rejected
         self._arrays: list[dict[str, npt.NDArray[Any]]] = [dict(nothing) for _ in range(n_workers)]
 
     def of(self, worker: int) -> dict[str, npt.NDArray[Any]]:
