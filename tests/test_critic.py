@@ -151,6 +151,16 @@ def test_pool_keeps_four_rounds_with_the_targets_of_their_time():
     assert np.array_equal(pooled.observations, np.concatenate([rows.observations for rows in rounds[2:]]))
 
 
+def test_a_fit_goes_four_times_over_all_rounds_of_the_pool():
+    """100 rows are two batches of 64, with 60 more of the next round they are three: 4 · 2 steps of Adam, then 4 · 3."""
+    critic, n_steps = Critic(seeded_value_network(0, VECTOR), seed=0), []
+    for n_rows in (100, 60):
+        rows = some_rows(VECTOR, n_rows)
+        critic.fit(rows.observations, rows.targets, rows.targets)
+        n_steps.append(critic.state_dict()["adam"][0])
+    assert n_steps == [8, 20]
+
+
 def test_a_fit_is_a_function_of_the_seed():
     rows = some_rows(VECTOR, 100)
     results = []

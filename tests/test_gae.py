@@ -56,6 +56,10 @@ def estimator(n_workers=2, tasks=("a",)):
     return GeneralizedAdvantage(GAMMA, LAM, FirstEntry(), scale, lambda observations: observations, numbers)
 
 
+def coefficients(ours, accepted, weights):
+    return ours.coefficients(accepted, weights, ours.assess(accepted, None))
+
+
 def raw(found, expected):
     """Undo the standardisation by the mean and deviation of what is expected."""
     expected = np.array(expected)
@@ -70,7 +74,7 @@ def test_terminated_truncated_and_cut():
     ours = estimator()
     accepted = [piece([3, 5], 7, [1, 2], worker, end) for worker, end in enumerate(["terminated", "truncated"])]
     accepted.append(piece([3, 5], 7, [1, 2], 1))
-    found = ours.coefficients(accepted, np.array([1 / 6, 1 / 6]))
+    found = coefficients(ours, accepted, np.array([1 / 6, 1 / 6]))
     advantages = [0.5 - 0.75, -3, *[0.5 + 0.125, 0.5] * 2]
     raw(found, advantages)
     ours.learn()
@@ -83,7 +87,7 @@ def test_terminated_truncated_and_cut():
 
 def test_an_episode_that_ends_inside_a_segment():
     """Two pieces of one worker: the first one terminates, the second one is the beginning of the next episode."""
-    found = estimator().coefficients([piece([3], 9, [1], end="terminated"), piece([4, 2], 6, [0, 1])], np.array([1 / 3, 0.0]))
+    found = coefficients(estimator(), [piece([3], 9, [1], end="terminated"), piece([4, 2], 6, [0, 1])], np.array([1 / 3, 0.0]))
     # 1 - 3; then δ_1 = 1 + 6/2 - 2 = 2 and A_0 = 0 + 2/2 - 4 + 2/4
     raw(found, [-2, -2.5, 2])
 
@@ -96,26 +100,26 @@ def test_weights_of_the_workers_and_tasks():
     """
     ours = estimator(3, ("a", "b"))
     accepted = [piece([0], 0, [1], 0), piece([0], 0, [3], 1), piece([0], 0, [4], 2, "terminated", task="b")]
-    found = np.concatenate(ours.coefficients(accepted, np.array([0.25, 0.25, 0.5])))
+    found = np.concatenate(coefficients(ours, accepted, np.array([0.25, 0.25, 0.5])))
     np.testing.assert_allclose(found, [-(2**0.5), 2**0.5, 0], atol=1e-5)
     # weights 3/4 and 1/4 within a: mean 1.5, σ² = (3/8 + 9/16 · ... ) by the weighted squares 0.25 · 3 and 2.25 · 1
-    found = np.concatenate(ours.coefficients(accepted, np.array([0.375, 0.125, 0.5])))
+    found = np.concatenate(coefficients(ours, accepted, np.array([0.375, 0.125, 0.5])))
     sigma = (0.375 * 0.25 + 0.125 * 2.25) ** 0.5
     np.testing.assert_allclose(found, [-0.5 / sigma, 1.5 / sigma, 0], atol=1e-5)
 
 
 def test_a_task_that_the_critic_does_not_know_has_the_value_of_the_first():
     found = estimator(2, ("a", "b"))
-    coefficients = found.coefficients([piece([0], 0, [1], 0, task="c"), piece([0], 0, [3], 1, task="c")], np.full(2, 0.5))
-    np.testing.assert_allclose(np.concatenate(coefficients), [-1, 1], atol=1e-5)
+    found = coefficients(found, [piece([0], 0, [1], 0, task="c"), piece([0], 0, [3], 1, task="c")], np.full(2, 0.5))
+    np.testing.assert_allclose(np.concatenate(found), [-1, 1], atol=1e-5)
 
 
 @pytest.mark.parametrize(("age", "carried"), [(2, 4.0), (0, 0.0)])
 def test_the_unit_of_rewards_forgets_an_episode_that_was_left(age, carried):
     """The discounted return goes on in the next piece, unless that begins a new episode: R = γ · 4 + 1 or 1."""
     ours = estimator()
-    ours.coefficients([piece([0], 0, [4.0])], np.array([1.0, 0.0]))
-    ours.coefficients([piece([0], 0, [1.0], age=age)], np.array([1.0, 0.0]))
+    coefficients(ours, [piece([0], 0, [4.0])], np.array([1.0, 0.0]))
+    coefficients(ours, [piece([0], 0, [1.0], age=age)], np.array([1.0, 0.0]))
     assert ours.scale.state_dict()["returns"][0] == GAMMA * carried + 1.0
 
 
@@ -123,13 +127,13 @@ def test_rewards_are_in_the_unit_of_the_rounds_before():
     """The first round has none before it and takes its own."""
     ours = GeneralizedAdvantage(0.0, 0.0, FirstEntry(), RewardScale(1, 0.0), lambda observations: observations, {"a": 0})
     first, second = [-2.0, 2.0], [-50.0, 50.0]
-    ours.coefficients([piece([0, 0], 0, first)], np.array([0.5]))
+    coefficients(ours, [piece([0, 0], 0, first)], np.array([0.5]))
     assert ours.scale.scale == pytest.approx(2.0, rel=1e-3)
-    ours.coefficients([piece([0, 0], 0, [-6.0, 6.0])], np.array([0.5]))
+    coefficients(ours, [piece([0, 0], 0, [-6.0, 6.0])], np.array([0.5]))
     ours.learn()
     np.testing.assert_allclose(ours.critic.fitted[1], [-3, 3], rtol=1e-3)
     ours = GeneralizedAdvantage(0.0, 0.0, FirstEntry(), RewardScale(1, 0.0), lambda observations: observations, {"a": 0})
-    ours.coefficients([piece([0, 0], 0, first)], np.array([0.5]))
-    ours.coefficients([piece([0, 0], 0, second)], np.array([0.5]))
+    coefficients(ours, [piece([0, 0], 0, first)], np.array([0.5]))
+    coefficients(ours, [piece([0, 0], 0, second)], np.array([0.5]))
     ours.learn()
     np.testing.assert_allclose(ours.critic.fitted[1], [-10, 10], rtol=1e-3)  # 25 units, clipped

@@ -9,7 +9,7 @@ from gymnasium import spaces
 from sb3_nigt.messages import SamplingPoint, TrajectoryKey
 from sb3_nigt.sampling.steps import StepField, StepTable
 from sb3_nigt.sampling.trajectory import Trajectory
-from sb3_nigt.vec_env.pool.infos import read_infos
+from sb3_nigt.vec_env.pool.infos import InfoWriter, read_infos
 from sb3_nigt.vec_env.pool.packing import pack, unpack, unpack_rows
 from sb3_nigt.vec_env.ray.buffers import BufferLayout, ReceivedArrays
 
@@ -80,6 +80,7 @@ FIELDS = {
     "observation/side": StepField((), np.dtype(np.int64), n_extra=1),
 }
 LAYOUT = BufferLayout(StepTable(FIELDS), n_parameters=3, rows=10)
+NO_INFOS = np.zeros(0, np.uint8)
 
 
 def make_trajectory(n):
@@ -110,7 +111,7 @@ def make_trajectory(n):
 def test_a_trajectory_comes_back_as_it_was(n):
     received = ReceivedArrays(LAYOUT, n_workers=2)
     trajectory = make_trajectory(n)
-    buffer = LAYOUT.pack(trajectory)
+    buffer = LAYOUT.pack(trajectory, NO_INFOS)
     assert buffer.dtype == np.uint8
     buffer.setflags(write=False)  # as it comes out of the object store
     received.take_trajectory(1, n, buffer)
@@ -126,9 +127,9 @@ def test_a_trajectory_comes_back_as_it_was(n):
 
 def test_buffers_of_another_size():
     received = ReceivedArrays(LAYOUT, n_workers=1)
-    buffer = LAYOUT.pack(make_trajectory(3))
-    for n, wrong in ((3, buffer[:-1]), (4, buffer), (3, np.append(buffer, np.uint8(0)))):
-        with pytest.raises(ValueError, match=rf"a trajectory of {n} steps has \d+ bytes, got {len(wrong)}"):
+    buffer = LAYOUT.pack(make_trajectory(3), NO_INFOS)
+    for n, wrong in ((3, buffer[:-1]), (4, buffer)):
+        with pytest.raises(ValueError, match=rf"a trajectory of {n} steps has \d+ bytes at least, got {len(wrong)}"):
             received.take_trajectory(0, n, wrong)
     received.take_gradient(0, np.arange(3, dtype=np.float32).view(np.uint8))
     assert received.of(0)["gradient"].tolist() == [0.0, 1.0, 2.0]
@@ -141,6 +142,7 @@ def test_parts_of_segments_survive_unless_their_size_is_wrong():
     rng = np.random.default_rng(0)
     for array in arrays.values():
         array[...] = rng.integers(0, 100, array.shape)
+    InfoWriter(arrays["infos"], ())  # there are none
     for n_steps, n_pieces in ((0, 0), (0, 1), (3, 1), (5, 4), (9, 2)):
         buffer = LAYOUT.pack_segment(arrays, n_steps, n_pieces)
         unpacked = LAYOUT.unpack_segment(n_steps, n_pieces, buffer)
