@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from envs import DictEnv, LengthFromSeedEnv, parameters, run_rounds, simulated
 from gymnasium import spaces
-from ranks import N_WORKERS, on_ranks
+from ranks import N_WORKERS, SlowEnv, on_ranks
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_nigt import MaleniaNIGT, ProcessVecEnv, RennalaNIGT, SyncNIGT
@@ -210,3 +210,20 @@ def test_moments_of_workers_merge_to_those_of_all_steps():
     merged = merged_task_moments(of_workers, weights, 3)
     for name in ("weight", "mean", "m2"):
         np.testing.assert_allclose(getattr(merged, name), getattr(expected, name), rtol=1e-12, atol=1e-12)
+
+
+# Ranks that are slow
+
+
+def train_with_a_slow_rank(rank):
+    env = simulated([partial(SlowEnv, 1000) if rank == 1 else LengthFromSeedEnv] * N_WORKERS)
+    model = make(RennalaNIGT, env)
+    reports = run_rounds(model, 3)
+    return [report.counts.tolist() for report in reports], parameters(model).tobytes()
+
+
+def test_a_slow_rank_is_not_waited_for():
+    """One of its steps takes 50 ms, so it makes a few while the other rank makes its share; all of them count."""
+    first, other = on_ranks(2, train_with_a_slow_rank)
+    assert first == other
+    assert all(sum(counts[N_WORKERS:]) < N_WORKERS * SMALL["n_steps"] for counts in first[0])
