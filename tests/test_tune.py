@@ -193,3 +193,12 @@ def test_wrong_arguments_cost_one_line(arguments, message, tmp_path, monkeypatch
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert re.search(message, error), error
+
+
+def test_a_choice_at_the_edge_of_the_grid_is_said():
+    grid = tune.grid("rennala")
+    assert tune.at_edges({"learning_rate": 2.0**-4, "n_trajectories": 30, "eta": 0.01}, grid) == []
+    assert tune.at_edges({"learning_rate": 0.5, "n_trajectories": 20, "eta": 0.01}, grid) == [
+        "learning_rate=0.5 is the largest of the grid, so a larger one may do better",
+        "n_trajectories=20 is the smallest of the grid, so a smaller one may do better",
+    ]

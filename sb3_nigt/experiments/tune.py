@@ -72,6 +72,22 @@ def grid(method: str) -> Candidates:
     return found
 
 
+def at_edges(chosen: dict[str, Any], candidates: Candidates) -> list[str]:
+    """
+    Say where the best values may lie outside of the grid.
+
+    :param chosen: arguments of the best candidate
+    :param candidates: the grid
+    """
+    texts = []
+    for name, value in chosen.items():
+        values = {arguments[name] for arguments in candidates.values()}
+        for edge, word, better in ((min(values), "smallest", "smaller"), (max(values), "largest", "larger")):
+            if value == edge and len(values) > 1:
+                texts.append(f"{name}={value:g} is the {word} of the grid, so a {better} one may do better")
+    return texts
+
+
 def run(args: argparse.Namespace) -> None:
     """
     Tune one method after the other, and write the result.
@@ -88,6 +104,8 @@ def run(args: argparse.Namespace) -> None:
         values = ", ".join(f"{name}={value:g}" for name, value in best.arguments.items())
         returns = ", ".join(f"{value:.4g}" for value in best.final_returns)
         print(f"{best.method}: {values}; final returns of its seeds: {returns}")
+        for text in at_edges(best.arguments, grid(best.method)):
+            print(f"{best.method}: {text}")
     print(f"{path}: for sb3-nigt compare and reproduce, --tuned {path}")
 
 
