@@ -256,7 +256,7 @@ def test_killed_command_goes_on_and_leaves_the_same_files(tmp_path, capfd, monke
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     command = [sys.executable, "-m", "sb3_nigt", *arguments, killed]
     process = subprocess.run(
-        command, stderr=subprocess.PIPE, timeout=90, env={**os.environ, "PYTHONPATH": f"{tmp_path}:{os.getcwd()}"}
+        command, stderr=subprocess.PIPE, timeout=250, env={**os.environ, "PYTHONPATH": f"{tmp_path}:{os.getcwd()}"}
     )  # its stderr ends when nobody is left who could write
     assert process.returncode == -signal.SIGKILL
     assert any(path.stat().st_size > 150 for path in killed.glob("*.csv"))  # the curve of the run has begun

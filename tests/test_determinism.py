@@ -102,7 +102,7 @@ def test_two_processes_give_the_same_bits():
         )
         for hash_seed in ("1", "2")
     ]
-    outputs = [process.communicate(timeout=100)[0].strip() for process in processes]
+    outputs = [process.communicate(timeout=250)[0].strip() for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
     assert outputs[0] == outputs[1]
     assert len(outputs[0]) == hashlib.sha256().digest_size * 2

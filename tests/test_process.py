@@ -227,12 +227,14 @@ def test_workers_end_with_their_parent(tmp_path):
             """
         )
     )
-    parent = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True)
-    pids = [int(pid) for pid in parent.stdout.readline().split()]
-    with ends_of(pids):
-        parent.kill()
-        parent.wait(10)
-        parent.stdout.close()
+    with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True) as parent:
+        try:
+            pids = [int(pid) for pid in parent.stdout.readline().split()]
+            with ends_of(pids):
+                parent.kill()
+                parent.wait()
+        finally:
+            parent.kill()  # also where the time limit has ended the test: it would wait for ever
 
 
 def test_run_of_one_job_by_hand(make):
