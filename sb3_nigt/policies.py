@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.distributions import (
@@ -29,6 +30,7 @@ from torch import nn
 from torch.distributions import Normal
 
 from sb3_nigt.critic import ValueNetwork
+from sb3_nigt.dtypes import as_actions, between_bounds, widened
 from sb3_nigt.normalization import ObservationNormalizer
 from sb3_nigt.optimizers.nigt import NIGT
 from sb3_nigt.parameters import actor_parameters
@@ -154,7 +156,7 @@ class ActorPolicy(ActorCriticPolicy):
             raise ValueError(NO_SDE)
         self._log_std_init = log_std_init  # the parent's attribute of a similar name is never None
         super().__init__(
-            observation_space,
+            widened(observation_space),
             action_space,
             lr_schedule,
             net_arch=net_arch,
@@ -199,6 +201,8 @@ class ActorPolicy(ActorCriticPolicy):
         if isinstance(self.action_space, spaces.Box):
             cls = TanhGaussianDistribution if self._head == "tanh_gaussian" else HalfRangeGaussianDistribution
             self.action_dist = cls(int(np.prod(self.action_space.shape)))
+        if isinstance(self.action_dist, MultiCategoricalDistribution):
+            self.action_dist.action_dims = [int(size) for size in self.action_dist.action_dims]
         net = self.action_dist.proba_distribution_net(latent_dim=self.mlp_extractor.latent_dim_pi)
         if isinstance(net, tuple):
             self.action_net, self.log_std = net
@@ -295,6 +299,34 @@ class ActorPolicy(ActorCriticPolicy):
         else:
             log_prob = distribution.log_prob(actions)
         return actions.reshape((-1, *self.action_space.shape)), self.predict_values(obs), log_prob  # type: ignore[misc]
+
+    def predict(
+        self,
+        observation: npt.NDArray[Any] | dict[str, npt.NDArray[Any]],
+        state: tuple[npt.NDArray[Any], ...] | None = None,
+        episode_start: npt.NDArray[Any] | None = None,
+        deterministic: bool = False,
+    ) -> tuple[npt.NDArray[Any], tuple[npt.NDArray[Any], ...] | None]:
+        """
+        Return actions in the dtype of the action space, see ``BasePolicy.predict``.
+
+        :param observation: one or several
+        :param state: unused
+        :param episode_start: unused
+        :param deterministic: take the mode
+        """
+        actions, state = super().predict(observation, state, episode_start, deterministic)
+        return as_actions(self.action_space, actions), state
+
+    def unscale_action(self, scaled_action: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """
+        Map actions from [-1, 1] onto the bounds.
+
+        :param scaled_action: one or several
+        """
+        assert isinstance(self.action_space, spaces.Box)
+        is_wide = self.action_space.dtype in (np.float32, np.float64) and np.abs(self.action_space.high).max() < 1e38
+        return super().unscale_action(scaled_action) if is_wide else between_bounds(self.action_space, scaled_action)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         actions = super()._predict(observation, deterministic)

@@ -1,6 +1,7 @@
 """Environments as other people write them, on every class of workers and in both kinds of rounds: one suite, inherited."""
 
 import copy
+import sys
 import threading
 from functools import partial
 
@@ -10,12 +11,17 @@ import pytest
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_nigt import PAPER, RennalaNIGT
+from sb3_nigt import PAPER, RennalaNIGT, WorkerError, make_worker_vec_env
 
 STEPS = {"n_steps": 10}
 TRAJECTORIES = {**PAPER, "n_trajectories": 4}
 ROUNDS = pytest.mark.parametrize("rounds", [STEPS, TRAJECTORIES], ids=["steps", "trajectories"])
+
+
+def nothing(t):
+    return {}
 
 
 class Counter(gym.Env):
@@ -29,7 +35,7 @@ class Counter(gym.Env):
     action_space = spaces.Discrete(2)
     length = 5
 
-    def __init__(self, info=dict):
+    def __init__(self, info=nothing):
         self.info, self.t = copy.deepcopy(info), 0  # each environment has its own
 
     def reset(self, *, seed=None, options=None):
@@ -64,6 +70,40 @@ class ReusingCounter(Counter):
         return self.obs, 1.0, self.t == self.length, False, self.info
 
 
+def broken(t):
+    if t == 5:
+        raise LookupError("the fifth step is broken")
+    return {}
+
+
+class Strict(gym.Env):
+    """Refuses actions that its space does not contain."""
+
+    def __init__(self, observation_space, action_space):
+        self.observation_space, self.action_space, self.t = observation_space, action_space, 0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.observation_space.seed(seed)
+        self.t = 0
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        assert self.action_space.contains(action), f"{action} is not in {self.action_space}"
+        self.t += 1
+        return self.observation_space.sample(), 1.0, self.t == 5, False, {}
+
+
+NARROW = {  # spaces of observations and of actions
+    "sizes beyond 255": [spaces.MultiDiscrete([200, 100], dtype=np.uint8)] * 2,
+    "int8": [spaces.Box(-128, 127, (2,), np.int8)] * 2,
+    "one bit": [spaces.MultiBinary(3), spaces.Box(0, 1, (2,), np.int32)],
+    "precision": [spaces.Box(-1, 1, (2,), np.float64), spaces.Box(-1, 3, (2,), np.float16)],
+    "width": [spaces.Box(0, 255, (2,), np.uint8), spaces.Box(-3e38, 3e38, (1,), np.float32)],
+    "binary": [spaces.Discrete(300), spaces.MultiBinary(3)],
+}
+
+
 class InTurn:
     """Infos of one entry, which has another value in each episode."""
 
@@ -73,6 +113,37 @@ class InTurn:
     def __call__(self, t):
         self.n += t == 1
         return {self.name: self.values[self.n % len(self.values)]}
+
+
+class Longer(gym.Wrapper):
+    """Says that it is there."""
+
+    is_longer = True
+
+
+@pytest.fixture
+def registry(monkeypatch):
+    """Ids that only this process knows."""
+    monkeypatch.setattr(sys.modules["__main__"], "OddMain", Counter, raising=False)
+    before = dict(gym.registry)
+    gym.register("OddClass-v0", entry_point=Counter)
+    gym.register("OddClass-v2", entry_point=Counter, max_episode_steps=3)
+    gym.register("odd/Space-v1", entry_point="odd_envs:Counter", additional_wrappers=(Longer.wrapper_spec(),))
+    gym.register("OddMain-v0", entry_point="__main__:OddMain", kwargs={"info": nothing})
+    yield
+    for env_id in gym.registry.keys() - before.keys():
+        del gym.registry[env_id]
+    sys.modules.pop("registers_ids", None)
+
+
+IDS = {  # id -> steps of an episode
+    "OddClass-v0": 5,
+    "OddClass-v2": 3,
+    "OddClass": 3,
+    "odd/Space-v1": 5,
+    "OddMain-v0": 5,
+    "registers_ids:OddModule-v0": 5,
+}
 
 
 class Look(BaseCallback):
@@ -88,7 +159,7 @@ class Look(BaseCallback):
         self.new_obs += seen["new_obs"].ravel().tolist()
         self.dones += seen["dones"].tolist()
         self.actions += np.asarray(seen["actions"]).tolist()
-        self.terminal += [float(i["terminal_observation"][0]) for i in seen["infos"] if "terminal_observation" in i]
+        self.terminal += [np.ravel(i["terminal_observation"])[0] for i in seen["infos"] if "terminal_observation" in i]
         return True
 
     def last_infos(self):
@@ -196,6 +267,62 @@ class OddEnvTests:
             assert episode["place"].tolist() == [5, 5]
         assert len(model.ep_info_buffer) == len(look.last_infos()) > 10
 
+    # VecNormalize
+
+    @ROUNDS
+    def test_originals_of_a_normalised_step(self, make, rounds):
+        """Rewards are 1, observations count the steps; a callback sees those of the step that it is shown."""
+        for norm_obs in (False, True):
+            self.look_at_originals(VecNormalize(make(Counter, Counter), norm_obs=norm_obs, epsilon=1e-4), rounds)
+
+    def look_at_originals(self, env, rounds):
+
+        class Originals(BaseCallback):
+            seen = 0
+
+            def _on_step(self):
+                env = self.model.get_vec_normalize_env()
+                assert (env.get_original_obs() == self.locals["new_obs"]).all() != env.norm_obs
+                assert env.get_original_reward().tolist() == [1.0, 1.0]
+                assert set(env.get_original_obs().ravel()) <= {0.0, 1.0, 2.0, 3.0, 4.0, 5.0}
+                self.seen += 1
+                return True
+
+        model, originals = RennalaNIGT("MlpPolicy", env, seed=0, device="cpu", **rounds), Originals()
+        model.learn(100, callback=originals)
+        assert originals.seen >= 50
+
+    # Dtypes
+
+    @ROUNDS
+    @pytest.mark.parametrize("name", NARROW)
+    def test_actions_are_in_their_space(self, make, rounds, name):
+        """In training and from ``predict``; no arithmetic on a narrow dtype overflows."""
+        env = make(*[partial(Strict, *NARROW[name])] * 2)
+        model, look = self.learn(env, rounds, steps=60)
+        first, batch = env.observation_space.sample(), env.reset()
+        for deterministic in (False, True):
+            actions = [
+                model.predict(first, deterministic=deterministic)[0],
+                *model.predict(batch, deterministic=deterministic)[0],
+            ]
+            assert all(env.action_space.contains(action) for action in actions)
+        if name == "one bit":
+            assert 0.2 < np.mean(look.actions) < 0.8  # both numbers have an equal share of the range
+
+    # Errors
+
+    @ROUNDS
+    @pytest.mark.filterwarnings("ignore:Worker .* failed:UserWarning")
+    def test_an_exception_that_repeats_stops_the_run(self, make, rounds):
+        """At once, with its traceback, although the other worker could go on."""
+        env = make(Counter, partial(Counter, broken))
+        with pytest.raises((LookupError, WorkerError), match="the fifth step is broken") as caught:
+            self.learn(env, rounds, steps=100_000)
+        if isinstance(caught.value, WorkerError):
+            assert "in broken" in str(caught.value)
+            assert env.restarts <= 3
+
     # Infos of every step
 
     @ROUNDS
@@ -231,3 +358,29 @@ class OddEnvTests:
             if trajectory.terminated:
                 assert trajectory.final_observation.tolist() == [self.last_of_reused]
         assert set(np.ravel(look.actions)) <= {0, 1}
+
+
+class IdTests:
+    """Workers by the id of their environment; with the same ``make`` as above."""
+
+    def make_by_id(self, make, env_id, **kwargs):
+        def vec_env_cls(env_fns, time_model, task_ids):
+            return make(*env_fns)
+
+        return make_worker_vec_env(env_id, 2, vec_env_cls=vec_env_cls, **kwargs)
+
+    @pytest.mark.filterwarnings("ignore:.*Using the latest versioned environment:UserWarning")
+    @pytest.mark.parametrize("env_id", IDS)
+    def test_ids_that_other_processes_do_not_know(self, make, registry, env_id):
+        env = self.make_by_id(make, env_id, wrapper_class=Longer, env_kwargs={"info": nothing})
+        assert [spec.max_episode_steps or 5 for spec in env.get_attr("spec")] == [IDS[env_id]] * 2
+        assert env.get_attr("is_longer") == [True, True]
+        assert [info.__name__ for info in env.get_attr("info")] == ["nothing"] * 2
+
+    def test_an_id_that_nothing_is_registered_under(self, registry):
+        def vec_env_cls(*args, **kwargs):
+            raise AssertionError("a process is started")
+
+        for env_id in ("OddClas-v0", "OddClass-v9", "odd/Nothing-v0"):
+            with pytest.raises(gym.error.UnregisteredEnv):
+                make_worker_vec_env(env_id, 2, vec_env_cls=vec_env_cls)

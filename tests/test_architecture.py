@@ -22,6 +22,7 @@ FLOORS: tuple[dict[str, str], ...] = (
         "moments": "means and variances that can be merged",
         "threads": "how many threads torch may use",
         "chooser": "who decides with whom a model trains",
+        "dtypes": "arithmetic with the numbers of spaces",
     },
     {
         "timing": "clocks, and laws of how long a step takes",

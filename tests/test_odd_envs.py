@@ -1,14 +1,14 @@
 """Environments as other people write them, on workers of this machine and on any ``VecEnv``."""
 
 import pytest
-from odd_envs import OddEnvTests
+from odd_envs import IdTests, OddEnvTests, registry  # noqa: F401  a fixture
 from processes import worker_processes
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_nigt import SimulatedVecEnv
 
 
-class TestSimulated(OddEnvTests):
+class TestSimulated(OddEnvTests, IdTests):
     @pytest.fixture
     def make(self):
         return lambda *env_fns: SimulatedVecEnv(env_fns)
@@ -24,7 +24,7 @@ class TestLockstep(OddEnvTests):
 
 
 @pytest.mark.filterwarnings("ignore:.*does not leave its worker:UserWarning")
-class TestProcesses(OddEnvTests):
+class TestProcesses(OddEnvTests, IdTests):
     all_infos_travel = False
 
     @pytest.fixture

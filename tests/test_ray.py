@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from copies import PolicyCopyTests
 from envs import FixedLengthEnv, LengthFromSeedEnv, PointEnv, job, parameters, prepared, run, same, train_rounds
-from odd_envs import OddEnvTests
+from odd_envs import IdTests, OddEnvTests, registry  # noqa: F401  a fixture
 from paper import MaleniaNIGT, RennalaNIGT
 from processes import FAILED, Bell, FaultyEnv, ends_of, explode, hang, kill_myself, ring, stop_myself
 from stable_baselines3 import PPO
@@ -124,7 +124,7 @@ def make(cluster):
         env.close()  # twice is fine
 
 
-class TestOddEnvs(OddEnvTests):
+class TestOddEnvs(OddEnvTests, IdTests):
     all_infos_travel = False
 
     @pytest.fixture

@@ -10,7 +10,7 @@ import random
 import numpy as np
 import pytest
 
-from sb3_nigt.messages import RETURNED, Contribution, Job, SamplingPoint, TrajectoryKey
+from sb3_nigt.messages import RETURNED, Contribution, Job, SamplingPoint, SegmentStart, TrajectoryKey
 from sb3_nigt.vec_env.pool.instructions import (
     CancelJob,
     CheckAlive,
@@ -23,13 +23,14 @@ from sb3_nigt.vec_env.pool.instructions import (
     Reject,
     RequestGradient,
     Run,
+    RunSegment,
     SendContext,
     SendPoint,
     SendPrepare,
     StartWorker,
     Warn,
 )
-from sb3_nigt.vec_env.pool.protocol import RemoteArrival
+from sb3_nigt.vec_env.pool.protocol import NO_EPISODE, RemoteArrival, RemoteFailure
 from sb3_nigt.vec_env.pool.restarts import FIRST_BACKOFF, RestartLimits
 from sb3_nigt.vec_env.pool.roster import Roster
 from sb3_nigt.vec_env.pool.slot import State
@@ -352,6 +353,82 @@ def test_a_trajectory_that_fails_three_times_is_given_up():
     restart(roster, 60, 0, [SendPoint(0, POINT), run(second, 1, 4)])
     play(roster, (61, "fails", (0, "exit code 3"), [Kill(0), failed(0, "exit code 3", "restarted, for the 4th time")]))
     restart(roster, 80, 0, [SendPoint(0, POINT), run(second, 1, 5)])
+
+
+def raised(roster, now, age, kind="LookupError", worker=0, episode=NO_EPISODE):
+    """Let a worker raise; return what is done and why."""
+    *told, last = roster.raised(worker, RemoteFailure(None, kind, kind, "Traceback\n  in step\n", episode, age), now)
+    return told, last
+
+
+@pytest.mark.parametrize(
+    ("place", "kind", "stops"), [(7, "LookupError", True), (8, "LookupError", False), (7, "OSError", False)]
+)
+def test_an_exception_that_repeats_at_the_same_step_is_not_the_workers(place, kind, stops):
+    mine = job(0)
+    roster = experienced()
+    play(roster, (0, "submitted", (mine,), [SendPoint(0, POINT), run(mine, 1)]))
+    assert raised(roster, 1, 7) == ([Kill(0)], failed(0, "LookupError\nTraceback\n  in step\n", "restarted, for the 1st time"))
+    restart(roster, 20, 0, [SendPoint(0, POINT), run(mine, 1, 2)])
+    told, last = raised(roster, 21, place, kind)
+    assert told == [Kill(0)]
+    assert isinstance(last, Raise if stops else Warn)
+    if stops:
+        assert last.worker == 0
+        assert "the same exception twice at the same step of the same episode: LookupError\nTraceback\n  in step" in last.message
+    assert roster.slots[0].state is State.WAITING
+
+
+def test_an_exception_is_forgotten_when_something_arrives_and_with_new_settings():
+    for event in ("arrives", "settings"):
+        first, second = job(0), job(0, 1)
+        roster = experienced()
+        play(roster, (0, "submitted", (first,), [SendPoint(0, POINT), run(first, 1)]))
+        raised(roster, 1, 7)
+        restart(roster, 20, 0, [SendPoint(0, POINT), run(first, 1, 2)])
+        if event == "arrives":
+            play(roster, (21, "arrives", (0,), [Deliver(first, COMPLETE)]), (21, "is taken", (0,), []))
+            play(roster, (22, "submitted", (second,), [run(second, 2, 2)]))
+        else:
+            roster.new_settings()
+        assert isinstance(raised(roster, 23, 7)[1], Warn)
+
+
+def segment(round_=0):
+    return Job(0, TrajectoryKey(round_, 0, 0), POINT, segment_steps=50)
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_the_episode_that_has_raised_is_begun_once_more(cancelled):
+    """Which one it was, the worker says: it may have begun several in its job, whose round may be complete meanwhile."""
+    roster = experienced()
+    roster.slots[0].progress = SegmentStart(40, 3, new_episode=False)
+    play(roster, (0, "submitted", (segment(),), [SendPoint(0, POINT), RunSegment(segment(), 1, 1, roster.slots[0].progress)]))
+
+    def start_after(age, episode, kind=Warn):
+        if cancelled:
+            roster.jobs.cancel()
+        assert isinstance(raised(roster, 1, age, episode=episode)[1], kind)
+        if cancelled:
+            roster.jobs.submit(segment(), 0, 1)
+        roster.launched(0, 0, 1)
+        roster.replied(0, 0, 1)
+        (run,) = (told for told in roster.replied(0, 0, 1) if isinstance(told, RunSegment))
+        return run.start
+
+    assert start_after(7, 5) == SegmentStart(40, 5)
+    assert start_after(9, 5) == SegmentStart(40, 6)  # at another step: another process may do better
+    assert start_after(9, 6) == SegmentStart(40, 6)
+    assert start_after(9, 6, Raise)
+
+
+def test_settings_that_a_worker_cannot_take_twice_are_an_error():
+    roster = experienced()
+    for now, expected in ((1, Warn), (20, Raise)):
+        roster.launched(0, 0, now)
+        roster.replied(0, 0, now)
+        assert roster.slots[0].state is State.PREPARING
+        assert isinstance(raised(roster, now, 1)[1], expected)
 
 
 @pytest.mark.parametrize("event", ["arrives", "settings"])

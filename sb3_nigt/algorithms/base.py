@@ -727,6 +727,7 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
     def _on_tick(self, callback: BaseCallback, tick: Tick) -> bool:
         self.num_timesteps += self.n_envs
         callback.update_locals(tick.as_locals())
+        self._stack.show(tick.raw_obs, tick.raw_rewards)
         if not callback.on_step():
             return False
         if tick.dones.any():

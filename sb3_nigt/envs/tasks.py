@@ -8,9 +8,11 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.envs.registration import EnvSpec
 
 from sb3_nigt.envs.observations import FlippedObservation
 from sb3_nigt.envs.physics import ScaledFriction, ScaledGravity
+from sb3_nigt.envs.registration import registered
 from sb3_nigt.envs.rewards import TargetDirection, TargetVelocity
 from sb3_nigt.validation import check_integer
 
@@ -89,6 +91,7 @@ def make_tasks(
     tasks = {value: {"family": family, "env_id": env_id, argument: value, **env_kwargs} for value in values}
     for kwargs in tasks.values():
         make_task_env(**kwargs).close()  # what cannot be made is better said here than by a worker
+        kwargs["env_id"] = registered(env_id) if isinstance(env_id, str) else env_id  # whose process may not know the id
     value_of = [values[worker % len(values)] for worker in range(n_workers)]
     return {
         "env_id": make_task_env,
@@ -107,7 +110,7 @@ def _family(name: str) -> TaskFamily:
 def _make(env_id: Any, kwargs: dict[str, Any]) -> gym.Env[Any, Any]:
     if callable(env_id):
         return env_id(**kwargs)  # type: ignore[no-any-return]
-    if not isinstance(env_id, str):
+    if not isinstance(env_id, (str, EnvSpec)):
         raise ValueError(f"env_id={env_id!r} is not allowed: give a registered id, or a function that makes an environment.")
     try:
         return gym.make(env_id, **kwargs)

@@ -22,6 +22,7 @@ from stable_baselines3.common.distributions import (
 )
 from stable_baselines3.common.policies import ActorCriticPolicy
 
+from sb3_nigt.dtypes import as_actions
 from sb3_nigt.policies import HalfRangeGaussianDistribution, TanhGaussianDistribution
 
 Array = npt.NDArray[Any]
@@ -41,6 +42,7 @@ class Head(ABC):
     sample_dtype: type[np.generic]
 
     def __init__(self, action_space: spaces.Space[Any]) -> None:
+        self.action_space = action_space
         self.action_shape: tuple[int, ...] = action_space.shape or ()
         self.action_dtype = np.dtype(action_space.dtype)
 
@@ -101,7 +103,7 @@ class GaussianHead(Head):
             action = action.reshape(sample.shape[:-1] + self.action_shape)
         else:
             action = np.clip(sample.reshape(sample.shape[:-1] + self.action_shape), self.low, self.high)
-        return sample, action if action.dtype == self.action_dtype else action.astype(self.action_dtype)
+        return sample, action if action.dtype == self.action_dtype else as_actions(self.action_space, action)
 
 
 def _inside(middle: Array, half_range: Array, space: spaces.Box) -> Array:

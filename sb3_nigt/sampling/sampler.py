@@ -81,6 +81,7 @@ class Sampler:
         self.n_done = 0
         self.finished = True
         self._rejected: str | None = None
+        self._infos: list[dict[str, Any]] = []
         self._noise: npt.NDArray[Any]
 
     def begin(
@@ -151,7 +152,7 @@ class Sampler:
         self.n_done, self.finished = 0, False
         self._terminated = self._truncated = False
         self._rejected = None
-        self._infos: list[dict[str, Any]] = []
+        self._infos = []
         # fresh arrays, so that those of an earlier trajectory may still be in use elsewhere
         self._bind(self._fresh(min(FIRST_ROWS, self.n_steps)) if arrays is None else arrays)
         self._noise = noise.take(min(FIRST_ROWS, len(self._rewards)))
@@ -203,6 +204,11 @@ class Sampler:
                 break
         self._observation, self._seen, self.n_done = observation, seen, t
         self.finished = self.finished or t == self.n_steps
+
+    @property
+    def n_begun(self) -> int:
+        """Steps that the environment has made, also if it, or what came after it, has raised then."""
+        return len(self._infos)
 
     def trajectory(self, n_steps: int | None = None) -> Trajectory:
         """

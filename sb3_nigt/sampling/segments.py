@@ -202,6 +202,11 @@ class SegmentSampler:
         return counted, rest
 
     @property
+    def age(self) -> int:
+        """Steps of the episode, also if the environment has raised in the middle of ``advance``."""
+        return self._episode_steps - self._sampler.n_done + self._sampler.n_begun
+
+    @property
     def n_rejected(self) -> int:
         """Steps of the segment that cannot be used, because a number was not finite."""
         return sum(piece.n_steps for piece in self._pieces if piece.rejected)

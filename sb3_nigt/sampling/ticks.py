@@ -8,7 +8,7 @@ waits for the next trajectory, also across rounds.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,8 @@ class Tick:
     :param dones: shape (n,)
     :param infos: one dict an environment
     :param actions: what the environments received, leading dimension n
+    :param raw_obs: ``new_obs`` as the environments gave them; None where their wrappers have seen the step themselves
+    :param raw_rewards: ``rewards`` as the environments gave them, or None
     """
 
     new_obs: Any
@@ -36,10 +38,12 @@ class Tick:
     dones: npt.NDArray[np.bool_]
     infos: list[dict[str, Any]]
     actions: npt.NDArray[Any]
+    raw_obs: Any = None
+    raw_rewards: npt.NDArray[Any] | None = None
 
     def as_locals(self) -> dict[str, Any]:
-        """Return it under the names that callbacks know."""
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        """Return what callbacks know, under the names that they know."""
+        return {name: getattr(self, name) for name in ("new_obs", "rewards", "dones", "infos", "actions")}
 
 
 class TickAssembler:
@@ -75,9 +79,8 @@ class TickAssembler:
 def _as_tick(trajectory: Trajectory) -> Tick:
     """All steps of a trajectory as if they were the environments of one long step."""
     transform = trajectory.point.transform_obs
-    new_obs = map_observation(_shifted, trajectory.observations, trajectory.final_observation)
-    if transform is not None:
-        new_obs = transform(new_obs)
+    raw_obs = map_observation(_shifted, trajectory.observations, trajectory.final_observation)
+    new_obs = raw_obs if transform is None else transform(raw_obs)
     n_steps = trajectory.n_steps
     dones = np.zeros(n_steps, dtype=bool)
     infos = trajectory.infos
@@ -88,8 +91,8 @@ def _as_tick(trajectory: Trajectory) -> Tick:
         last["TimeLimit.truncated"] = trajectory.truncated and not trajectory.terminated
         infos = [*infos[:-1], last]
     with np.errstate(over="ignore"):  # callbacks get float32, as from any VecEnv
-        rewards = trajectory.learning_rewards.astype(np.float32)
-    return Tick(new_obs, rewards, dones, infos, trajectory.actions)
+        rewards, raw_rewards = trajectory.learning_rewards.astype(np.float32), trajectory.rewards.astype(np.float32)
+    return Tick(new_obs, rewards, dones, infos, trajectory.actions, raw_obs, raw_rewards)
 
 
 def _shifted(observations: npt.NDArray[Any], final: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -101,16 +104,14 @@ def _shifted(observations: npt.NDArray[Any], final: npt.NDArray[Any]) -> npt.NDA
 
 
 def _cut(tick: Tick, start: int, stop: int) -> Tick:
-    part = slice(start, stop)
-    new_obs = map_observation(lambda x: x[part], tick.new_obs)
-    return Tick(new_obs, tick.rewards[part], tick.dones[part], tick.infos[part], tick.actions[part])
+    return _map(lambda x: x[start:stop], tick)
 
 
 def _joined(first: Tick, second: Tick) -> Tick:
-    return Tick(
-        map_observation(lambda a, b: np.concatenate([a, b]), first.new_obs, second.new_obs),
-        np.concatenate([first.rewards, second.rewards]),
-        np.concatenate([first.dones, second.dones]),
-        first.infos + second.infos,
-        np.concatenate([first.actions, second.actions]),
-    )
+    return _map(lambda a, b: a + b if isinstance(a, list) else np.concatenate([a, b]), first, second)
+
+
+def _map(function: Callable[..., Any], *ticks: Tick) -> Tick:
+    """Apply a function to each field, whose first dimension is n."""
+    fields = [field.name for field in dataclasses.fields(Tick)]
+    return Tick(*(map_observation(function, *(getattr(tick, name) for tick in ticks)) for name in fields))

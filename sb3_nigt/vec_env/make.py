@@ -8,8 +8,10 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.envs.registration import EnvSpec
 from stable_baselines3.common.monitor import Monitor
 
+from sb3_nigt.envs.registration import registered
 from sb3_nigt.timing.link import Aggregation, Link
 from sb3_nigt.timing.time_models import FixedTimes, TimeModel, TimePer
 from sb3_nigt.validation import check_integer
@@ -38,7 +40,8 @@ def make_worker_vec_env(
     """
     Make monitored workers.
 
-    :param env_id: a registered id, or a function (a class) that returns an environment
+    :param env_id: an id that is registered in this process ("module:id" imports the module first), or a function (a class)
+        that returns an environment
     :param n_workers: n
     :param vec_env_cls: the class of the workers
     :param step_times: h_i, seconds per step (or per trajectory, see ``time_per``), one number or one a worker
@@ -70,8 +73,9 @@ def make_worker_vec_env(
     kwargs_list = _kwargs_per_worker(env_kwargs, n_workers)
     if time_model is None:
         time_model = FixedTimes(step_times, message_times, time_per, link, aggregation)
+    maker = registered(env_id) if isinstance(env_id, str) else env_id
     env_fns = [
-        partial(_make_env, env_id, kwargs, wrapper_class, None if seed is None else seed + worker)
+        partial(_make_env, maker, kwargs, wrapper_class, None if seed is None else seed + worker)
         for worker, kwargs in enumerate(kwargs_list)
     ]
     vec_env = vec_env_cls(env_fns, time_model=time_model, task_ids=task_ids, **(vec_env_kwargs or {}))
@@ -105,12 +109,12 @@ def _equal(a: Any, b: Any) -> bool:
 
 
 def _make_env(
-    env_id: str | EnvFactory,
+    maker: EnvSpec | EnvFactory,
     kwargs: dict[str, Any],
     wrapper_class: Callable[[gym.Env[Any, Any]], gym.Env[Any, Any]] | None,
     seed: int | None,
 ) -> gym.Env[Any, Any]:
-    env = gym.make(env_id, **kwargs) if isinstance(env_id, str) else env_id(**kwargs)
+    env = gym.make(maker, **kwargs) if isinstance(maker, EnvSpec) else maker(**kwargs)
     if seed is not None:
         env.action_space.seed(seed)
     env = Monitor(env)

@@ -131,6 +131,8 @@ class WrapperStack:
 
     def __init__(self, wrappers: Sequence[VecEnvWrapper] = ()) -> None:
         self._wrappers = list(wrappers)
+        # of the round: each VecNormalize, and what is done to observations and rewards before they reach it
+        self._originals: list[tuple[VecNormalize, ObsTransform, Callable[[FloatArray], FloatArray]]] = []
 
     @classmethod
     def around(cls, env: VecEnv) -> WrapperStack:
@@ -155,14 +157,29 @@ class WrapperStack:
 
     def freeze(self) -> tuple[ObsTransform | None, Callable[[FloatArray], FloatArray] | None]:
         """Return the transformations of observations and of rewards as they are now; None where nothing changes."""
-        obs_parts = [part for wrapper in self._wrappers if (part := _frozen_obs(wrapper)) is not None]
-        reward_parts = [
-            NormalizeRewards(float(np.sqrt(wrapper.ret_rms.var + wrapper.epsilon)), wrapper.clip_reward)
-            for wrapper in self._wrappers
-            if isinstance(wrapper, VecNormalize) and wrapper.norm_reward
-        ]
+        obs_parts: list[ObsTransform] = []
+        reward_parts: list[NormalizeRewards] = []
+        self._originals = []
+        for wrapper in self._wrappers:
+            if isinstance(wrapper, VecNormalize):
+                self._originals.append((wrapper, Chain(tuple(obs_parts)), Chain(tuple(reward_parts))))
+                if wrapper.norm_reward:
+                    std = float(np.sqrt(wrapper.ret_rms.var + wrapper.epsilon))
+                    reward_parts.append(NormalizeRewards(std, wrapper.clip_reward))
+            if (part := _frozen_obs(wrapper)) is not None:
+                obs_parts.append(part)
         obs_chain = obs_parts[0] if len(obs_parts) == 1 else Chain(tuple(obs_parts)) if obs_parts else None
         return obs_chain, Chain(tuple(reward_parts)) if reward_parts else None
+
+    def show(self, observations: Any, rewards: Any) -> None:
+        """
+        Let ``get_original_obs`` and ``get_original_reward`` return those of the step that callbacks are shown.
+
+        :param observations: after the step, as the environments gave them, leading dimension n
+        :param rewards: as the environments gave them, shape (n,)
+        """
+        for wrapper, transform_obs, transform_rewards in self._originals:
+            wrapper.old_obs, wrapper.old_reward = transform_obs(observations), transform_rewards(rewards)
 
     def update(self, trajectories: Sequence[Trajectory]) -> None:
         """

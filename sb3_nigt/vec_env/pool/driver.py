@@ -182,7 +182,7 @@ class Driver:
         elif kind == protocol.GRADIENT:
             roster.jobs.gradient_came(worker, steps, now)
         elif kind == protocol.ERROR:
-            self.fail(worker, f"{content[1]}\n{content[2]}")
+            self.carry_out(roster.raised(worker, content, now))
         else:
             self._check_spaces(worker, content)
             self.carry_out(roster.replied(worker, steps, now))

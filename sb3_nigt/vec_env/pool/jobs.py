@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from sb3_nigt.messages import Contribution, Job, SegmentStart, TrajectoryKey
 from sb3_nigt.vec_env.pool import instructions as do
 from sb3_nigt.vec_env.pool.instructions import Instruction
-from sb3_nigt.vec_env.pool.protocol import RemoteArrival, SegmentArrival
+from sb3_nigt.vec_env.pool.protocol import NO_EPISODE, RemoteArrival, RemoteFailure, SegmentArrival
 from sb3_nigt.vec_env.pool.slot import Slot, State
 from sb3_nigt.vec_env.pool.speeds import Speeds
 
@@ -115,7 +116,7 @@ class Jobs:
         return do.TakeSegment(job, said)
 
     def _end(self, slot: Slot, job: Job) -> None:
-        slot.job = None
+        slot.job = slot.raised = None
         self._failures.pop(job.key, None)
         self._undelivered.add(job.worker)
 
@@ -176,6 +177,28 @@ class Jobs:
             return self.give_up(worker, "lost" if is_lost else "crash")
         return []
 
+    def place_of(self, worker: int, failure: RemoteFailure) -> tuple[Any, ...] | None:
+        """Return what an exception of a worker has happened in, and where there: equal if it repeats. None if in no job."""
+        slot = self._slots[worker]
+        if slot.state is State.PREPARING:
+            return None, failure.type_name, 0
+        if failure.episode != NO_EPISODE and slot.state in (State.BUSY, State.CANCELLING):
+            return failure.episode, failure.type_name, failure.age
+        if slot.state is State.BUSY and slot.job is not None:
+            return slot.job.key, failure.type_name, failure.age
+        return None
+
+    def begin_again(self, worker: int, episode: int) -> None:
+        """
+        The next segment begins with the episode that has raised, to see whether it does so again.
+
+        :param worker: index of the worker
+        :param episode: which one
+        """
+        if episode != NO_EPISODE:
+            slot = self._slots[worker]
+            slot.progress = replace(slot.progress, n_episodes=episode)
+
     def gone(self, worker: int) -> list[Instruction]:
         """Its process has gone with everything that it held and owed; its next episode is one that was not tried yet."""
         slot = self._slots[worker]
@@ -198,7 +221,7 @@ class Jobs:
         """Trajectories of the same name are other ones from now on, and all streams of random numbers start again."""
         self._failures.clear()
         for slot in self._slots:
-            slot.progress = SegmentStart()
+            slot.progress, slot.raised = SegmentStart(), None
 
     # Gradients
 

@@ -29,6 +29,8 @@ NUMBER_FORMAT = struct.Struct("<q")  # of a command, echoed in its answer, so th
 FIRST_COMMAND, NO_COMMAND = 0, -1  # the first answer comes unasked; errors of jobs belong to no command
 ARRIVAL_FORMAT = struct.Struct("<2q4B2d")
 SEGMENT_ARRIVAL_FORMAT = struct.Struct("<7q2d")
+NO_EPISODE = -1
+NO_PLACE = NO_EPISODE, 0
 _REJECTIONS = (None, "reward", "observation")
 
 
@@ -120,11 +122,32 @@ def encode_result(result: Any) -> bytes:
         return encoded
 
 
-def encode_error(error: BaseException) -> bytes:
+class RemoteFailure(NamedTuple):
     """
-    Pack an exception for the parent, with its traceback as text.
+    What a worker says of an exception.
+
+    :param encoded: the exception, or its type and text; None if neither can travel
+    :param type_name: of the exception
+    :param cause: type and text of the exception in one line
+    :param traceback: text
+    :param episode: in rounds of steps, which episode of the worker it was, from 0; NO_EPISODE in others
+    :param age: steps of the trajectory or the episode before
+    """
+
+    encoded: bytes | None
+    type_name: str
+    cause: str
+    traceback: str
+    episode: int
+    age: int
+
+
+def encode_error(error: BaseException, place: tuple[int, int] = NO_PLACE) -> bytes:
+    """
+    Pack an exception for the parent.
 
     :param error: any exception; if it cannot be pickled its type and text travel, or at least their names
+    :param place: episode and age, see ``RemoteFailure``
     """
     try:
         encoded = cloudpickle.dumps(error)
@@ -134,19 +157,19 @@ def encode_error(error: BaseException) -> bytes:
             encoded = cloudpickle.dumps((type(error), str(error)))
         except Exception:
             encoded = None
-    packed: bytes = cloudpickle.dumps((encoded, cause_of(error), traceback_of(error)))
+    packed: bytes = cloudpickle.dumps(RemoteFailure(encoded, type(error).__name__, cause_of(error), traceback_of(error), *place))
     return packed
 
 
-def raise_remote(content: tuple[bytes | None, str, str], worker: int) -> None:
+def raise_remote(failure: RemoteFailure, worker: int) -> None:
     """
     Raise what a worker has raised, as the same type, with the worker's traceback as its cause.
 
-    :param content: made by ``encode_error``: exception (None if it could not travel), its cause in one line, traceback text
+    :param failure: made by ``encode_error``
     :param worker: index of the worker
     """
-    encoded, cause, text = content
-    error: BaseException = RuntimeError(f"{cause} (worker {worker})")
+    encoded = failure.encoded
+    error: BaseException = RuntimeError(f"{failure.cause} (worker {worker})")
     with contextlib.suppress(Exception):  # a type that this process cannot import
         loaded = pickle.loads(encoded) if encoded is not None else error
         if isinstance(loaded, tuple):  # type and text of one that could not be pickled
@@ -154,4 +177,4 @@ def raise_remote(content: tuple[bytes | None, str, str], worker: int) -> None:
             loaded = error_type.__new__(error_type)
             loaded.args = (message,)
         error = loaded
-    raise error from RemoteError(f"in worker {worker}:\n{text}")
+    raise error from RemoteError(f"in worker {worker}:\n{failure.traceback}")

@@ -18,6 +18,7 @@ from sb3_nigt.messages import RETURNED
 from sb3_nigt.vec_env.pool import instructions as do
 from sb3_nigt.vec_env.pool.instructions import Instruction
 from sb3_nigt.vec_env.pool.jobs import Jobs
+from sb3_nigt.vec_env.pool.protocol import RemoteFailure
 from sb3_nigt.vec_env.pool.reasons import in_first_line, stack_of
 from sb3_nigt.vec_env.pool.restarts import RestartHistory, RestartLimits
 from sb3_nigt.vec_env.pool.slot import SILENT, Slot, State
@@ -215,6 +216,20 @@ class Roster:
         told = slot.describe_failure(reason)
         warning = do.Warn(f"Worker {worker} (task {self._task_ids[worker]!r}) failed: {told}")
         return [end, *self.jobs.failed(worker, slot.state is State.LOST), warning]
+
+    def raised(self, worker: int, failure: RemoteFailure, now: float) -> list[Instruction]:
+        """It has raised an exception: it is restarted, unless that repeats, since then any process would raise."""
+        slot = self.slots[worker]
+        before, slot.raised = slot.raised, self.jobs.place_of(worker, failure)
+        told = self.failed(worker, f"{failure.cause}\n{failure.traceback}", now)
+        if slot.raised is None or not isinstance(told[-1], do.Warn):
+            return told
+        if slot.raised == before:
+            said = f"it has raised the same exception twice at the same step of the same episode: {failure.cause}\n{failure.traceback}"
+            return [*told[:-1], do.Raise(worker, said)]
+        if before is None or before[0] != slot.raised[0]:
+            self.jobs.begin_again(worker, failure.episode)
+        return told
 
     def node_left(self, worker: int) -> list[Instruction]:
         """Its machine has gone, which is not its failure: it starts again at once, where there is a place."""

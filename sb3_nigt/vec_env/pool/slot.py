@@ -41,6 +41,7 @@ class Slot:
     :ivar point_number: counts the points that the worker has been sent
     :ivar context: that the process holds, see ``instructions.SendContext``
     :ivar progress: of its environment in rounds of steps, where its next segment starts
+    :ivar raised: what it has raised last, and where: in which trajectory or episode, and at which step
     :ivar held: finished trajectories whose steps the process still has
     :ivar restart_at: seconds, infinite unless it waits for its restart
     :ivar absent_since: seconds, infinite unless it is absent
@@ -54,6 +55,7 @@ class Slot:
     point_number: int = 0
     context: tuple[Any, Any] = (None, None)
     progress: SegmentStart = field(default_factory=SegmentStart)
+    raised: tuple[Any, ...] | None = None
     held: set[TrajectoryKey] = field(default_factory=set)
     heartbeat: Heartbeat = field(default_factory=Heartbeat)
     restart_at: float = math.inf

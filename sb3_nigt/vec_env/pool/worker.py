@@ -61,6 +61,7 @@ class Worker(ABC):
         self._point: SamplingPoint | None = None
         self._point_number = 0
         self._keep_info = InfoCopies()
+        self._place: Callable[[], tuple[int, int]] = lambda: protocol.NO_PLACE  # episode and age in the last job
         self._put_back: bytes | None = None  # a message that has been read too early
 
     def serve(self) -> None:
@@ -81,7 +82,7 @@ class Worker(ABC):
                 handlers[message[:1]](message[1:])
             except Exception as error:
                 number = protocol.NUMBER_FORMAT.pack(self._command_number)
-                self.connection.send_bytes(protocol.ERROR + number + protocol.encode_error(error))
+                self.connection.send_bytes(protocol.ERROR + number + protocol.encode_error(error, self._place()))
 
     # How data travels
 
@@ -144,6 +145,7 @@ class Worker(ABC):
         self._job_number, point_number, round_, *key_parts = protocol.JOB_FORMAT.unpack(body)
         key, started_at, sampler = TrajectoryKey(*key_parts), now(), self._sampler
         point = self._take_point(point_number, round_)
+        self._place = lambda: (protocol.NO_EPISODE, sampler.n_begun)
         self._steps[0] += 1  # a reset has begun
         seeds = trajectory_seeds(self._seed, key)
         sampler.begin(key, point, self._network, seeds.env, FreshNoise(sampler.head, seeds.actions))
@@ -171,6 +173,7 @@ class Worker(ABC):
         self._job_number, point_number, round_, *start, n_steps = protocol.SEGMENT_FORMAT.unpack(body)
         started_at, segments = now(), self._segments
         point = self._take_point(point_number, round_)
+        self._place = lambda: (segments.n_episodes - 1, segments.age)
         self._steps[0] += 1  # a reset may begin
         self._made[0] = 0
         self._writer.begin()
