@@ -131,7 +131,7 @@ class WrapperStack:
 
     def __init__(self, wrappers: Sequence[VecEnvWrapper] = ()) -> None:
         self._wrappers = list(wrappers)
-        # of the round: each VecNormalize, and what is done to observations and rewards before they reach it
+        # each VecNormalize, and what is done to observations and rewards before they reach it
         self._originals: list[tuple[VecNormalize, ObsTransform, Callable[[FloatArray], FloatArray]]] = []
 
     @classmethod
@@ -157,8 +157,7 @@ class WrapperStack:
 
     def freeze(self) -> tuple[ObsTransform | None, Callable[[FloatArray], FloatArray] | None]:
         """Return the transformations of observations and of rewards as they are now; None where nothing changes."""
-        obs_parts: list[ObsTransform] = []
-        reward_parts: list[NormalizeRewards] = []
+        obs_parts, reward_parts = list[ObsTransform](), list[NormalizeRewards]()
         self._originals = []
         for wrapper in self._wrappers:
             if isinstance(wrapper, VecNormalize):
@@ -256,16 +255,14 @@ class WrapperStack:
 
 def _frozen_obs(wrapper: VecEnvWrapper) -> ObsTransform | None:
     if isinstance(wrapper, VecTransposeImage):
-        return (
-            None
-            if wrapper.skip
-            else TransposeImages(getattr(wrapper, "image_space_keys", None) and tuple(wrapper.image_space_keys))
-        )
+        keys = getattr(wrapper, "image_space_keys", None)
+        return None if wrapper.skip else TransposeImages(keys and tuple(keys))
     assert isinstance(wrapper, VecNormalize)
     if not wrapper.norm_obs:
         return None
-    rms: dict[str | None, RunningMeanStd]
-    rms = dict(wrapper.obs_rms) if isinstance(wrapper.obs_rms, dict) else {None: wrapper.obs_rms}
+    rms: dict[str | None, RunningMeanStd] = (
+        dict(wrapper.obs_rms) if isinstance(wrapper.obs_rms, dict) else {None: wrapper.obs_rms}
+    )
     statistics = {key: (np.array(x.mean), np.sqrt(x.var + wrapper.epsilon)) for key, x in rms.items()}
     return NormalizeObservations(statistics, wrapper.clip_obs)
 

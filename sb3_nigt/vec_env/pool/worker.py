@@ -59,8 +59,7 @@ class Worker(ABC):
         self._kept: dict[TrajectoryKey, Trajectory] = {}
         self._context: tuple[Any, Any] = (None, None)
         self._point: SamplingPoint | None = None
-        self._point_number = 0
-        self._keep_info = InfoCopies()
+        self._point_number, self._keep_info = 0, InfoCopies()
         self._place: Callable[[], tuple[int, int]] = lambda: protocol.NO_PLACE  # episode and age in the last job
         self._put_back: bytes | None = None  # a message that has been read too early
 
