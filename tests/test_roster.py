@@ -375,7 +375,9 @@ def test_an_exception_that_repeats_at_the_same_step_is_not_the_workers(place, ki
     assert isinstance(last, Raise if stops else Warn)
     if stops:
         assert last.worker == 0
-        assert "the same exception twice at the same step of the same episode: LookupError\nTraceback\n  in step" in last.message
+        assert (
+            "the same exception twice at the same step of the same episode: LookupError\nTraceback\n  in step" in last.message
+        )
     assert roster.slots[0].state is State.WAITING
 
 

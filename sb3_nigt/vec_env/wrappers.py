@@ -260,9 +260,7 @@ def _frozen_obs(wrapper: VecEnvWrapper) -> ObsTransform | None:
     assert isinstance(wrapper, VecNormalize)
     if not wrapper.norm_obs:
         return None
-    rms: dict[str | None, RunningMeanStd] = (
-        dict(wrapper.obs_rms) if isinstance(wrapper.obs_rms, dict) else {None: wrapper.obs_rms}
-    )
+    rms = dict(wrapper.obs_rms) if isinstance(wrapper.obs_rms, dict) else {None: wrapper.obs_rms}
     statistics = {key: (np.array(x.mean), np.sqrt(x.var + wrapper.epsilon)) for key, x in rms.items()}
     return NormalizeObservations(statistics, wrapper.clip_obs)
 

@@ -157,7 +157,9 @@ def encode_error(error: BaseException, place: tuple[int, int] = NO_PLACE) -> byt
             encoded = cloudpickle.dumps((type(error), str(error)))
         except Exception:
             encoded = None
-    packed: bytes = cloudpickle.dumps(RemoteFailure(encoded, type(error).__name__, cause_of(error), traceback_of(error), *place))
+    packed: bytes = cloudpickle.dumps(
+        RemoteFailure(encoded, type(error).__name__, cause_of(error), traceback_of(error), *place)
+    )
     return packed
 
 
