@@ -225,8 +225,8 @@ class Roster:
         if slot.raised is None or not isinstance(told[-1], do.Warn):
             return told
         if slot.raised == before:
-            said = f"it has raised the same exception twice at the same step of the same episode: {failure.cause}\n{failure.traceback}"
-            return [*told[:-1], do.Raise(worker, said)]
+            said = "it has raised the same exception twice at the same step of the same episode"
+            return [*told[:-1], do.Raise(worker, f"{said}: {failure.cause}\n{failure.traceback}")]
         if before is None or before[0] != slot.raised[0]:
             self.jobs.begin_again(worker, failure.episode)
         return told
