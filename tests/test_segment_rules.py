@@ -310,6 +310,27 @@ def test_a_round_counts_what_was_made_when_it_was_complete_and_discards_the_rest
     assert same(joined([piece for _, piece in segments.pieces] + [late])[0], joined(stepped.read(0, 5))[0])
 
 
+def test_a_segment_of_two_jobs_begins_where_the_first_one_began():
+    """The arrays were full after twelve steps; five more were made by the end of the round."""
+    stepped = Stepped(PointEnv)
+    book = SegmentBook(["a"], WallClock(lambda: 3.0))
+    book.open(OneArray(stepped), stepped.table)
+    book.begin_round(stepped.point)
+    book.begun(0, SegmentStart(20, 4, False))
+    stepped.sampler.advance(12)
+    book.take(replace(job(0), point=stepped.point), SegmentArrival(1, 12, 1, 32, 4, 0, 0, 0.0, 1.0))
+    book.begun(0, SegmentStart(32, 4, False))
+    stepped.writer.begin()
+    stepped.sampler.begin(stepped.point, stepped.network)
+    stepped.control["made"][0] = 0
+    stepped.sampler.advance(5)
+    segments, places = book.close_round(Progress(np.array([5]), np.zeros(1, np.int64), np.zeros(1, np.int64)))
+    assert segments.segments == (Segment(0, SegmentStart(20, 4, False), 17),)
+    assert segments.counts.tolist() == [17]
+    assert [(piece.age, piece.n_steps) for _, piece in segments.pieces] == [(0, 17)]
+    assert places == {0: SegmentStart(37, 4, False)}
+
+
 def test_a_part_of_a_worker_that_fails_later_is_discarded():
     stepped = Stepped(PointEnv)
     book = SegmentBook(["a"], WallClock(lambda: 3.0))
