@@ -57,7 +57,7 @@ def make_env(env_id: str, sleep: float = 0.0) -> gym.Env:
 
 
 class Budget(BaseCallback):
-    """Stops after some real seconds; evaluates now and then, on an environment of its own."""
+    """Stops after some real seconds; evaluates now and then, on a separate environment."""
 
     def __init__(self, seconds: float, env_id: str) -> None:
         super().__init__()

@@ -1,5 +1,5 @@
 """
-One policy on all ranks of a process group: every rank has workers of its own, and each round ends with one all-reduce.
+One policy on all ranks of a process group: every rank has its own workers, and each round ends with one all-reduce.
 
 Every rank runs this same script. Rank 0 prints, evaluates and saves. When a rank dies the others end with an error, torchrun
 starts all of them again, and they go on from the newest checkpoint.

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-RETURNED = "returned"  # an arrival that is none: its worker has gone, and somebody else may run the trajectory
+RETURNED = "returned"  # an arrival that is none: its worker has gone, and another one may run the trajectory
 
 
 class TrajectoryKey(NamedTuple):

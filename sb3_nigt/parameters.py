@@ -148,7 +148,7 @@ class Layout:
 
 def actor_parameters(policy: nn.Module) -> list[nn.Parameter]:
     """
-    Return the parameters without those of a ``ValueNetwork`` in the policy, which has an optimizer of its own.
+    Return the parameters without those of a ``ValueNetwork`` in the policy, which has its own optimizer.
 
     :param policy: the module
     """

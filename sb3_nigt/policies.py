@@ -105,7 +105,7 @@ class ActorPolicy(ActorCriticPolicy):
     Policy of this package: tanh MLP of two hidden layers of 64; the default optimizer is NIGT.
 
     Observations are normalised inside of the policy, with statistics that are saved with it. The critic, where there is one,
-    is a network of its own with an optimizer of its own; without one ``predict_values`` returns zeros.
+    is a separate network with its own optimizer; without one ``predict_values`` returns zeros.
 
     :param observation_space: observation space
     :param action_space: Box, Discrete, MultiDiscrete or MultiBinary

@@ -84,7 +84,7 @@ def predicted_counts(aggregator: Aggregator, durations: FloatArray) -> IntArray:
     Of arrivals at the same time the one that started earlier counts first, then the lower index, as on the simulated clock.
 
     :param aggregator: the rule that says when the round is complete
-    :param durations: τ_i, positive seconds per trajectory, shape (n,); infinite where nobody knows
+    :param durations: τ_i, positive seconds per trajectory, shape (n,); infinite where unknown
     :return: shape (n,)
     """
     unknown = np.isinf(durations)

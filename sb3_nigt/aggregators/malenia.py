@@ -61,7 +61,7 @@ class Malenia(Aggregator):
         return np.where(takes_part, 1.0 / (len(per_task) * np.maximum(per_task, 1)[list(self.tasks)]), 0.0)
 
     def can_do_without(self, lost: Collection[int], n_workers: int) -> bool:
-        """Every task needs somebody, or the objective would be another one."""
+        """Every task needs a worker, or the objective would change."""
         alive = np.ones(n_workers, dtype=np.int64)
         alive[list(lost)] = 0
         return bool(self.per_task(alive).all())

@@ -1,4 +1,4 @@
-"""Rennala: the first M trajectories, whoever made them."""
+"""Rennala: the first M trajectories, whichever workers made them."""
 
 from __future__ import annotations
 

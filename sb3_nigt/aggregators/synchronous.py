@@ -36,5 +36,5 @@ class Synchronous(Aggregator):
         return np.where(counts > 0, 1.0 / counts.sum(), 0.0)
 
     def tickets(self, durations: FloatArray) -> list[TicketPool]:
-        """A barrier: nobody takes over from anybody."""
+        """A barrier: no worker takes over from another one."""
         return [TicketPool((worker,), self.quota(len(durations))) for worker in range(len(durations))]

@@ -118,7 +118,7 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
     :param device: where the policy lives (cpu, cuda, auto)
     :param _init_setup_model: whether to build the network now
     :param group: the ranks that train this model together, see ``sb3_nigt.distributed``: an ``AllReduceGroup`` or a group of
-        ``torch.distributed``. None: the default group if it is initialised and has several ranks; False: nobody else
+        ``torch.distributed``. None: the default group if it is initialised and has several ranks; False: this process alone
     :param on_lost_task: of ``MaleniaNIGT``: what follows when a task's last worker is lost. "raise": a ``WorkerError`` that
         names it; "drop": a warning, and from then on the objective is the mean over the tasks that are left
     :raises TypeError: for an argument that does not exist, with what takes its place
@@ -201,7 +201,7 @@ class AsyncPolicyGradient(OnPolicyAlgorithm):
             n_steps=self.n_steps,
             gamma=gamma,
             gae_lambda=self.gae_lambda,
-            ent_coef=0.0,  # inert, like the next two: the critic has a loss of its own, and a step has a length
+            ent_coef=0.0,  # inert, like the next two: the critic has its own loss, and a step has a length
             vf_coef=0.0,
             max_grad_norm=0.0,
             use_sde=False,

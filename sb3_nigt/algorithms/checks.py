@@ -157,7 +157,7 @@ def warn_of_untrained(policy: ActorCriticPolicy) -> None:
     :param policy: with its optimizer
     """
     known = {id(p) for group in policy.optimizer.param_groups for p in group["params"]}
-    trained = {id(p) for p in actor_parameters(policy)}  # the critic has an optimizer of its own
+    trained = {id(p) for p in actor_parameters(policy)}  # the critic has its own optimizer
     names = [name for name, p in policy.named_parameters() if p.requires_grad and id(p) in trained - known]
     if names:
         warnings.warn(

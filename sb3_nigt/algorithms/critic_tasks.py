@@ -16,7 +16,7 @@ def critic_tasks(workers: TrajectoryWorkers | None, every_worker: bool) -> dict[
     Number the tasks that the critic is told of: those that the user gave, else a single one.
 
     :param workers: all of them; None if they are environments that are stepped together
-    :param every_worker: where the user gave none, each worker counts as a task of its own
+    :param every_worker: where the user gave none, each worker counts as its own task
     """
     if workers is None:
         return {}
@@ -30,14 +30,14 @@ def n_critic_tasks(workers: TrajectoryWorkers | None, every_worker: bool) -> int
     Count them.
 
     :param workers: see ``critic_tasks``
-    :param every_worker: where the user gave none, each worker counts as a task of its own
+    :param every_worker: where the user gave none, each worker counts as its own task
     """
     return max(critic_tasks(workers, every_worker).values(), default=0) + 1
 
 
 def value_network(policy: ActorCriticPolicy, tasks: dict[Hashable, int]) -> ValueNetwork:
     """
-    Return the critic's network: that of the policy, or one of its own for a policy without.
+    Return the critic's network: that of the policy, or a new one for a policy without.
 
     :param policy: of the model
     :param tasks: as ``critic_tasks`` says

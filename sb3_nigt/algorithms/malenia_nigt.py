@@ -46,7 +46,7 @@ class MaleniaNIGT(AsyncPolicyGradient):
         return Malenia.of(n_trajectories, task_ids, self._dropped)
 
     def _drop_lost_tasks(self, task_ids: tuple[Hashable, ...]) -> None:
-        """Find out which tasks have nobody left; if none has anybody, keep all, so that the round fails."""
+        """Find out which tasks have no worker left; if no task has one, keep all, so that the round fails."""
         lost = self.workers.lost() if self.on_lost_task == "drop" else frozenset()
         alive = {task_id for worker, task_id in enumerate(task_ids) if worker not in lost}
         before, self._dropped = self._dropped, tuple(t for t in dict.fromkeys(task_ids) if t not in alive) if alive else ()

@@ -48,7 +48,7 @@ class StoreLine:
     while the main one is in a callback that evaluates, and looks whether others are. It stops doing so while an environment
     hangs, see ``stepping``.
 
-    :param store: of the process group, used under a prefix of its own
+    :param store: of the process group, used under a separate prefix
     :param rank: this rank
     :param size: number of ranks
     :param timeout: seconds of silence after which the store, or another rank, counts as dead
@@ -163,7 +163,7 @@ class StoreLine:
 
     def check(self) -> None:
         """
-        Look whether all ranks live, as far as the thread has heard a moment ago; asks nobody, so it costs nothing.
+        Look whether all ranks live, as far as the thread has heard a moment ago; without a request, so it costs nothing.
 
         :raises RankError: if one has failed, or has given no sign of life for ``timeout`` seconds, or the store is lost
         :raises Preempted: if a signal ends the run

@@ -35,7 +35,7 @@ class Ranks:
     Before a collective operation the ranks meet at a counter of the store. There a rank may be waited for as long as it
     lives, for example while rank 0 evaluates; so the operation itself is short, and so is its timeout.
 
-    :param base: the process group; a gloo group of the same ranks with a timeout of its own is made from it
+    :param base: the process group; a gloo group of the same ranks with its own timeout is made from it
     :param timeout: seconds of silence after which a rank counts as dead
     """
 
@@ -70,7 +70,7 @@ class Ranks:
         """
         Wait until all ranks have come here, however long that takes them as long as they live.
 
-        :param key: of a counter that nobody else uses
+        :param key: of a counter that nothing else uses
         :raises RankError: if one has failed, or has given no sign of life for ``timeout`` seconds
         """
         self.wait_seconds += self.line.meet(key)
@@ -168,7 +168,7 @@ class Ranks:
 
     def forget(self, keys: list[str]) -> None:
         """
-        Delete keys that nobody reads any more.
+        Delete keys that are no longer read.
 
         :param keys: of the store
         """
@@ -193,7 +193,7 @@ class Ranks:
 
     def leave(self, seconds: float) -> None:
         """
-        Say that this rank needs nobody any more. Rank 0, which may keep the store, stays until the others have said so.
+        Say that this rank needs no other rank any more. Rank 0, which may keep the store, stays until the others have said so.
 
         :param seconds: that it stays at most
         """

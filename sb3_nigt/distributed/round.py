@@ -93,7 +93,7 @@ class RankRound:
         """
         Let the workers run until the round is over on all ranks.
 
-        A trajectory in flight at that moment ends with its current environment step; nobody waits for more.
+        A trajectory in flight at that moment ends with its current environment step; nothing more is waited for.
 
         :raises RankError: if another rank cannot go on, or the round needs a worker that is lost
         :raises WorkerError: if one worker delivers non-finite numbers several times in a row
@@ -155,7 +155,7 @@ class RankRound:
             self._memory.failures[arrival.worker] = 0
 
     def _sort_out(self) -> None:
-        """Separate what counts from what came too late or was somebody else's ticket."""
+        """Separate what counts from what came too late or was another worker's ticket."""
         admitted = set(self._ledger.admitted)
         for entry, arrival, trajectory in self._arrived:
             if entry in admitted:

@@ -71,7 +71,7 @@ class SharedRule(ABC):
 
 class SharedFirstFinished(SharedRule):
     """
-    The first to finish count, whoever they are: an arrival counts if the round was not complete before it.
+    The first to finish count, whichever workers they are: an arrival counts if the round was not complete before it.
 
     With Rennala(M) these are the arrivals number 1 to M; with Malenia all up to the one that completes the counts per task.
     """
@@ -102,7 +102,7 @@ class SharedFirstFinished(SharedRule):
 
 class SharedPlanned(SharedRule):
     """
-    A fixed set of tickets, all of which count, whoever runs them: the trajectory is a function of θ̃ and of its ticket.
+    A fixed set of tickets, all of which count, whichever worker runs them: a trajectory is a function of θ̃ and its ticket.
 
     So the result of a round depends on no speed. Tickets are given out by an atomic counter, to the first worker that asks. A
     worker that the round is predicted not to need leaves them to others until it has waited as long as one would take it,
@@ -181,7 +181,7 @@ class SharedPlanned(SharedRule):
         return key
 
     def _to_take_over(self, worker: int, pool: int, now: float, duration: float) -> TrajectoryKey | None:
-        """Find the ticket that somebody else would finish last, if this worker is predicted to be done sooner."""
+        """Find the ticket that another worker would finish last, if this worker is predicted to be done sooner."""
         latest, chosen = now + duration, None
         for key in self._open_tickets(pool):
             holder, seen = self._holders.get(key, worker), self._seen.setdefault(key, now)

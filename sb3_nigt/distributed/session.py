@@ -444,7 +444,7 @@ def _settings(model: TrainedModel, ranks: Ranks, stack: WrapperStack, debug: boo
 
 
 def _task_ids(given: list[list[str] | None], n_workers: list[int]) -> list[Any]:
-    """Ids of all workers: their numbers if nobody gave any; who gave none while others did has tasks of its own."""
+    """Ids of all workers: their numbers if no rank gave any; a rank that gave none while others did has its own tasks."""
     if all(ids is None for ids in given):
         return list(range(sum(n_workers)))
     return [

@@ -77,7 +77,7 @@ def is_finished(run: Run, directory: Path) -> bool:
 def _attempt(
     waiting: Sequence[Run], directory: Path, processes: int, errors: dict[str, str], bar: tqdm[None], n_finished: int
 ) -> None:
-    """Execute until all are done, or a process is killed, which takes those that run beside it along."""
+    """Execute until all are done, or a process is killed, which ends those that run at the same time."""
     started_before = set(mp.active_children())
     pool = ProcessPoolExecutor(min(processes, len(waiting)), mp_context=mp.get_context("spawn"), initializer=_prepare_process)
     try:

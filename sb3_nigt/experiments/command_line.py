@@ -44,5 +44,5 @@ def main(argv: list[str] | None = None) -> None:
         parser.exit(1, f"{error}\n")
     except KeyboardInterrupt:
         parser.exit(130, "\nInterrupted; compare, tune and reproduce go on with the same command.\n")
-    except BrokenPipeError:  # whoever reads the output, head for example, has seen enough
+    except BrokenPipeError:  # the reader of the output, head for example, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its end

@@ -83,7 +83,7 @@ class Experiment:
 
     def methods_for(self, time_per: TimePer) -> tuple[str, ...]:
         """
-        Return who is compared. PPO steps all workers at once, and a step has no time of its own if only trajectories have.
+        Return which methods are compared. PPO steps all workers at once, and a step has no time if only trajectories have one.
 
         :param time_per: how h_i is read
         """

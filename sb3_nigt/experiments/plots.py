@@ -15,7 +15,7 @@ from PIL import Image
 from sb3_nigt.messages import Message, RoundReport
 from sb3_nigt.methods import METHODS
 
-# Okabe and Ito's colours, each with dashes or a marker of its own, so that no line depends on its colour alone.
+# Okabe and Ito's colours, each with its own dashes or marker, so that no line depends on its colour alone.
 LINE_STYLES: tuple[dict[str, Any], ...] = (
     {"color": "#0072B2", "linestyle": "-"},
     {"color": "#D55E00", "linestyle": "--"},
@@ -36,7 +36,7 @@ ROUND_COLORS = ("#0072B2", "#56B4E9")  # neighbouring rounds, dark and light
 DISCARDED_COLOR = "#BBBBBB"
 MESSAGE_COLOR = "#E69F00"
 MESSAGE_HEIGHT = 0.4  # of a bar
-COLORS = 128  # of a PNG; more cannot be told apart from these
+COLORS = 128  # of a PNG; more look the same
 MANY_WORKERS = 30  # from here on gaps between the bars would be wider than the bars
 SEPARATE_BARS = {"height": 0.8, "linewidth": 0.5}
 TOUCHING_BARS = {"height": 1.0, "linewidth": 0.1}

@@ -35,7 +35,7 @@ FOREVER = 10**12  # timesteps for learn(): the budget ends a run
 
 
 class _BudgetSpent(Exception):
-    """ARS does not stop when a callback returns False, an exception stops everybody."""
+    """ARS does not stop when a callback returns False, an exception stops all of it."""
 
 
 def files_of(run: Run, directory: Path) -> tuple[Path, Path]:
@@ -91,7 +91,7 @@ def timesteps_of(run: Run, workers: CountedVecEnv) -> int:
 
 class Evaluator:
     """
-    Returns of the iterate on episodes of its own; the random numbers of training are left as they are.
+    Returns of the iterate on separate episodes; the random numbers of training are left as they are.
 
     :param setting: names the environments
     :param episodes: for each task

@@ -59,7 +59,7 @@ def workers_worth_waiting_for(durations: Times, n_trajectories: int) -> int:
 
 def malenia_round_time(durations: Times, n_trajectories: int) -> float:
     """
-    T = min{t : Σ_i 1/⌊t/τ_i⌋ ≤ n²/M}, every worker with a task of its own.
+    T = min{t : Σ_i 1/⌊t/τ_i⌋ ≤ n²/M}, every worker with its own task.
 
     :param durations: τ_i, seconds per trajectory, one a worker
     :param n_trajectories: M
@@ -152,7 +152,7 @@ def malenia_free_n_trajectories(durations: Times) -> int:
 
     A smaller M is not quicker.
 
-    :param durations: τ_i, seconds per trajectory, one a worker, each with a task of its own
+    :param durations: τ_i, seconds per trajectory, one a worker, each with its own task
     """
     tau = _checked(durations)
     counts = np.floor(tau.max() / tau * (1 + ROUNDING))

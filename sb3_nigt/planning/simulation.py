@@ -60,7 +60,7 @@ class Workload:
 
     def length_of(self, key: TrajectoryKey) -> int:
         """
-        Steps of one trajectory, the same whoever runs it and whenever.
+        Steps of one trajectory, the same whichever worker runs it and whenever.
 
         :param key: its name
         """

@@ -44,7 +44,7 @@ def head_fisher(distribution: Distribution, outputs: th.Tensor, weights: th.Tens
     :param distribution: gives the kind
     :param outputs: of the last layer, shape (batch, n_outputs)
     :param weights: of the observations, shape (batch,)
-    :param log_std: log σ where it is a parameter of its own
+    :param log_std: log σ where it is a separate parameter
     """
     column = weights[:, None]
     if isinstance(distribution, TanhGaussianDistribution):

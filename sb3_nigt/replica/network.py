@@ -174,7 +174,7 @@ def _is_plain_chain(chain: list[nn.Module], activation_fn: type[nn.Module]) -> b
 
 
 def _is_changed(module: nn.Module) -> bool:
-    """Whether a single module does something else than its class: by hooks, or by methods of its own."""
+    """Whether a single module does something else than its class: by hooks, or by its own methods."""
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
     return any(hooks) or any(callable(getattr(type(module), name, None)) for name in vars(module))
 

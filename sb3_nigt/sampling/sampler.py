@@ -36,7 +36,7 @@ class Noise(Protocol):
 @dataclass
 class FreshNoise:
     """
-    Random numbers of one trajectory, from a generator of its own.
+    Random numbers of one trajectory, from a separate generator.
 
     :param head: draws them
     :param rng: of the trajectory

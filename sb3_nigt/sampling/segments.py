@@ -61,7 +61,7 @@ class SegmentSampler:
     :param worker: index of the worker
     :param max_age: with ``stagger``, the first episode is cut at an age drawn uniformly from 1 to this; None: never
     :param after_step: called after every step; False interrupts ``advance``
-    :param log: takes the steps, and ends a segment by having no room left; None: arrays of their own
+    :param log: takes the steps, and ends a segment by having no room left; None: separate arrays
     :param keep_info: see ``Sampler``
     :param stream: number of its random numbers in the run; None: ``worker``
     :ivar n_made: steps made in all rounds, each with its own row of random numbers

@@ -1,5 +1,5 @@
 """
-The tick rule: one ``callback.on_step()`` stands for exactly n environment steps, whoever executed them.
+The tick rule: one ``callback.on_step()`` represents exactly n environment steps, whichever workers made them.
 
 Workers deliver whole trajectories, so their steps are replayed in portions of n (the number of workers). What is left over
 waits for the next trajectory, also across rounds.

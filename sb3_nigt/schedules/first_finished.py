@@ -1,4 +1,4 @@
-"""The paper's rule: everybody works all the time, whatever has finished when the round is complete counts."""
+"""The paper's rule: all workers are always busy, and whatever has finished when the round is complete counts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sb3_nigt.schedules.base import FloatArray, Schedule, Start
 
 class FirstFinished(Schedule):
     """
-    Whoever finishes a trajectory starts the next one at once; trajectories in flight at the end are void.
+    A worker that finishes a trajectory starts the next one at once; trajectories in flight at the end are void.
 
     Where a trajectory's duration depends on its content, short ones are over-represented, see ``Planned``.
     """

@@ -1,4 +1,4 @@
-"""Asynchronous updates: nobody is stopped, the sender of a gradient gets the newest point."""
+"""Asynchronous updates: no worker is stopped, the sender of a gradient gets the newest point."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sb3_nigt.schedules.base import FloatArray, Schedule, Start
 
 class Immediate(Schedule):
     """
-    Idle workers start at the point of the current round; everybody else goes on with the point that they have (AFedPG).
+    Idle workers start at the point of the current round; all others continue with the point that they have (AFedPG).
 
     Every gradient is sent on its own as soon as it is ready.
     """

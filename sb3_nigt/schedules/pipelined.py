@@ -24,7 +24,7 @@ class Pipelined(Planned):
     def reset(self) -> None:
         """See ``Schedule.reset``."""
         super().reset()
-        self._early: RoundTickets | None = None  # of the next round; None while nobody has one
+        self._early: RoundTickets | None = None  # of the next round; None while no worker has one
         self._counts_of_next: npt.NDArray[np.int64] = np.zeros(0, dtype=np.int64)
 
     def _open(self, now: float, durations: FloatArray, busy: Collection[int]) -> list[Start]:

@@ -77,7 +77,7 @@ class Planned(Schedule):
             # each of the others does so many at least, so this needs no closer look
             rounds_of_others = -(-self._n_to_do(tickets, pool) // max(1, len(workers) - 1))
             if duration > quickest * rounds_of_others and not self._in_time(worker, tickets, pool, now, durations):
-                break  # whoever is slower is refused as well: the others could use this worker too
+                break  # slower workers are refused as well: the others could use this worker too
             ticket = self._running[worker] = tickets.take(pool, now)
             starts.append(Start(worker, tickets.key(ticket)))
         return starts

@@ -42,7 +42,7 @@ class RoundTickets:
 
     def left(self, pool: int) -> int:
         """
-        Count the tickets that nobody has.
+        Count the tickets that no worker has.
 
         :param pool: index of the pool
         """
@@ -64,7 +64,7 @@ class RoundTickets:
 
     def give_back(self, ticket: Ticket) -> None:
         """
-        Let somebody else run a ticket whose run was stopped, with the same random numbers.
+        Let another worker run a ticket whose run was stopped, with the same random numbers.
 
         :param ticket: of this round
         """
@@ -81,7 +81,7 @@ class RoundTickets:
 
     def key(self, ticket: Ticket) -> TrajectoryKey:
         """
-        Ticket k has the random numbers of the k-th trajectory in a round-robin over the pool, whoever runs it.
+        Ticket k has the random numbers of the k-th trajectory in a round-robin over the pool, whichever worker runs it.
 
         :param ticket: of this round
         """

@@ -134,7 +134,7 @@ class RoundWorkersTests:
         assert workers.clock.now() >= before
 
     def test_rounds_run_on_them(self, start: Start) -> None:
-        """Three rounds that end with the fifth trajectory: each has five of its own, and leaves no worker busy."""
+        """Three rounds that end with the fifth trajectory: each has its own five, and leaves no worker busy."""
         workers, point = start(2, 4)
         memory, schedule = BetweenRounds(LengthEstimate(4.0)), FirstFinished()
         for number in range(3):

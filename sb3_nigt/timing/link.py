@@ -15,7 +15,7 @@ Aggregation = Literal["all_reduce", "server"]
 
 def check_link(link: Link, aggregation: Aggregation) -> None:
     """
-    Refuse what is no link, no aggregation, or a combination without a meaning of its own.
+    Refuse what is no link, no aggregation, or a combination without a meaning.
 
     :param link: "parallel": messages do not get in each other's way; "serial": the learner takes one at a time
     :param aggregation: "all_reduce": a round pays its longest message; "server": the sum of its messages

@@ -136,7 +136,7 @@ class TrajectoryWorkers(RoundWorkers):
     """
     Asynchronous side of the workers: jobs in, arrivals out, gradients on demand.
 
-    Order of calls: ``prepare`` once; then per round ``submit`` to idle workers, ``next_arrival`` while somebody is busy,
+    Order of calls: ``prepare`` once; then per round ``submit`` to idle workers, ``next_arrival`` while a worker is busy,
     ``cancel`` or not, ``gradient`` of what was accepted, ``forget``.
     """
 

@@ -41,7 +41,7 @@ class LockstepWorkers(TrajectoryWorkers):
     The environments of a plain ``VecEnv`` as workers; one simulated second is one step of all of them.
 
     A trajectory starts with an episode. There is no way to reset one environment of a ``VecEnv`` alone, so a worker whose
-    trajectory was cut at H waits until its episode ends, or until nobody is busy and all can be reset together.
+    trajectory was cut at H waits until its episode ends, or until no worker is busy and all can be reset together.
 
     :param env: any VecEnv with any wrappers
     """
@@ -134,12 +134,12 @@ class LockstepWorkers(TrajectoryWorkers):
         """Messages take no time."""
 
     def _start_waiting(self) -> None:
-        """Begin the trajectories whose environment is at an episode start; reset all if that helps and hurts nobody."""
+        """Begin the trajectories whose environment is at an episode start; reset all if that helps and does no harm."""
         waiting = {worker: run for worker, run in self._runs.items() if run.first is None}
         if len(waiting) == len(self._runs) and not all(self.at_start[worker] for worker in waiting):
             self.observation = copied(self.env.reset())
             self.at_start[:] = True
-        patience = self._spec.n_steps  # then nobody else starts either, until all can be reset together
+        patience = self._spec.n_steps  # then no other worker starts either, until all can be reset together
         if any(self._n_steps_done - run.submitted >= patience and not self.at_start[w] for w, run in waiting.items()):
             return
         for worker, run in waiting.items():

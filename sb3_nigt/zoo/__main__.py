@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> None:
     :param argv: arguments, those of the process by default
     """
     parser = OneLineParser(PROG, usage="%(prog)s COMMAND ...", description="rl_zoo3 with the algorithms of sb3_nigt.")
-    parser.add_argument("command", choices=COMMANDS, help="of rl_zoo3; each has a --help of its own")
+    parser.add_argument("command", choices=COMMANDS, help="of rl_zoo3; each has its own --help")
     argv = sys.argv[1:] if argv is None else argv
     command, arguments = parser.parse_args(argv[:1]).command, argv[1:]
     try:

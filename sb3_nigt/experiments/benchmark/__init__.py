@@ -1,1 +1,1 @@
-"""Learning speed beside the raw speed of the environment; stragglers; the start of worker processes; the all-reduce."""
+"""Learning speed relative to the raw speed of the environment; stragglers; the start of worker processes; the all-reduce."""

@@ -47,4 +47,4 @@ def run(args: argparse.Namespace) -> None:
     print(HEADER)
     for row in _all(PARTS[part](args) for part in PARTS if part in args.parts):
         print(row, flush=True)
-    print(f"Medians of {args.repeats} repetitions, each beside its reference; [min, max] of the ratios.")
+    print(f"Medians of {args.repeats} repetitions, each next to its reference; [min, max] of the ratios.")

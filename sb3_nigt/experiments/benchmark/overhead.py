@@ -1,4 +1,4 @@
-"""What a round costs beside its environment steps: coordination and communication, on every kind of workers."""
+"""What a round costs in addition to its environment steps: coordination and communication, on every kind of workers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Real workers beside processes that only step, and beside Stable-Baselines3's A2C on as many environments."""
+"""Real workers next to processes that only step, and next to Stable-Baselines3's A2C on as many environments."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from sb3_nigt.vec_env import ProcessVecEnv, make_worker_vec_env
 
 def private_megabytes(pid: int) -> float:
     """
-    Memory that a process shares with nobody.
+    Memory that a process does not share.
 
     :param pid: of the process
     """

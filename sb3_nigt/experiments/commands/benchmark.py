@@ -1,4 +1,4 @@
-"""Learning speed beside the raw speed of the environment; stragglers; the start of worker processes; the all-reduce."""
+"""Learning speed relative to the raw speed of the environment; stragglers; the start of worker processes; the all-reduce."""
 
 from __future__ import annotations
 

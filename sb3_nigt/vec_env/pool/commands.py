@@ -79,7 +79,7 @@ class Commands:
 
     def call(self, name: str, per_worker: Sequence[tuple[Any, ...]], workers: Sequence[int]) -> list[Any]:
         """
-        Call a method of some workers with arguments of their own and return the answers in their order.
+        Call a method of some workers, each with its own arguments, and return the answers in their order.
 
         :param name: method of ``Worker``
         :param per_worker: arguments, one tuple a worker
@@ -140,7 +140,7 @@ class Commands:
 
     def reset(self, seeds: Sequence[int | None], options: Sequence[dict[str, Any]]) -> list[tuple[Any, dict[str, Any]]]:
         """
-        Reset all environments; for a worker that is absent, what another one shows stands in.
+        Reset all environments; for a worker that is absent, the observation of another one is used.
 
         :param seeds: one a worker
         :param options: one a worker

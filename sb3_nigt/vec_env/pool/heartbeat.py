@@ -47,7 +47,7 @@ class Heartbeat:
 
     def forgive(self, seconds: float, now: float) -> None:
         """
-        Do not count some seconds in which nobody could look.
+        Do not count some seconds in which the parent could not look.
 
         :param seconds: of them, up to now
         :param now: seconds

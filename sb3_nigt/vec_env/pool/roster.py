@@ -25,7 +25,7 @@ from sb3_nigt.vec_env.pool.slot import SILENT, Slot, State
 from sb3_nigt.vec_env.pool.speeds import Speeds
 
 START_SECONDS = 120.0  # granted to imports, making the environment and gradients, which give no sign of life
-ALIVE_SECONDS = 1.0  # of silence; then look whether the process is gone: a child of its own may keep its connection open
+ALIVE_SECONDS = 1.0  # of silence; then look whether the process is gone: one of its children may keep its connection open
 POLL_SECONDS = 0.25  # how often hung workers are looked for
 START_HINT = (
     "What it has printed says more. A worker process imports your script first: the code that makes the workers must stand "

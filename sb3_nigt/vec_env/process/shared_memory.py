@@ -89,9 +89,9 @@ class SharedArrays:
         return np.ndarray(shape, dtype, self._block.buf, self._offsets[field], (self._worker_bytes,)).copy()
 
     def close(self) -> None:
-        """Detach; whoever made the block also removes it."""
+        """Detach; the process that made the block also removes it."""
         self._arrays = []
-        with contextlib.suppress(BufferError):  # somebody still holds an array; the mapping goes with the process
+        with contextlib.suppress(BufferError):  # an array is still in use; the mapping goes with the process
             self._block.close()
         if self._created:
             self._created = False

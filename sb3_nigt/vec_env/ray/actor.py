@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-N_CALLS = 16  # at a time: a job, a gradient, a command and questions about them, some of which nobody waits for any more
+N_CALLS = 16  # at a time: a job, a gradient, a command and questions about them, some of which are no longer waited for
 
 
 def make_actor_class() -> type[Any]:

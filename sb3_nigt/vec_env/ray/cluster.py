@@ -1,4 +1,4 @@
-"""Connecting to Ray: a Ray of our own, or a running cluster, and none that everybody may use."""
+"""Connecting to Ray: a Ray of our own, or a running cluster, but none that is open to anyone."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ except Exception as error:
 HOW_TO_AUTHENTICATE = (
     "start it anew with RAY_AUTH_MODE=token in the environment of every node and of this script, and the same token in "
     "~/.ray/auth_token everywhere (ray get-auth-token --generate makes one); or give allow_unauthenticated=True if the "
-    "network lets nobody else in"
+    "network lets no one else in"
 )
 
 
@@ -62,14 +62,14 @@ _current: Connection | None = None  # of this process; Ray has only one as well
 
 def connect(address: str | None, allow_unauthenticated: bool, cpus: float, resources: Mapping[str, float]) -> Connection:
     """
-    Connect to Ray, or take the connection that there is; whoever does must ``release`` it.
+    Connect to Ray, or take the existing connection; the caller must ``release`` it.
 
     :param address: "local": a Ray of our own; "auto": the cluster that this machine is part of; "host:port" or
         "ray://host:port"; None: the connection that there is, else RAY_ADDRESS, else a Ray of our own
-    :param allow_unauthenticated: take also a Ray that everybody who reaches it may use
+    :param allow_unauthenticated: accept a Ray that anyone who reaches it may use
     :param cpus: what a Ray of our own has at least
-    :param resources: what a Ray of our own has beside CPUs
-    :raises ValueError: if Ray is too old, or the address does not fit, or nobody has to authenticate there
+    :param resources: what a Ray of our own has in addition to CPUs
+    :raises ValueError: if Ray is too old, or the address does not fit, or it requires no authentication
     """
     global _current
     check_version(ray.__version__)
@@ -135,7 +135,7 @@ def _start(allow_unauthenticated: bool, cpus: float, resources: Mapping[str, flo
         ray._raylet.Config.initialize("")  # reads the environment once, when Ray is imported
     elif not allow_unauthenticated:
         raise ValueError(
-            f"RAY_AUTH_MODE={mode!r} is not allowed: Ray listens on all network interfaces, and without a token whoever "
+            f"RAY_AUTH_MODE={mode!r} is not allowed: Ray listens on all network interfaces, and without a token anyone who "
             "reaches this machine can run code here. Unset it, or give allow_unauthenticated=True."
         )
     # Ray counts CPUs, it does not reserve them: as many workers as the user asks for, as with ProcessVecEnv
@@ -144,7 +144,7 @@ def _start(allow_unauthenticated: bool, cpus: float, resources: Mapping[str, flo
 
 
 def _make_token() -> None:
-    """Make Ray's token where there is none, for nobody else to read; Ray would let all users of the machine read it."""
+    """Make Ray's token where there is none, readable by this user only; Ray would let all users of the machine read it."""
     if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
         return
     path = Path.home() / ".ray" / "auth_token"
@@ -183,7 +183,7 @@ def _ask_as_a_stranger(address: str) -> str:
 def _check_answer(address: str, answer: str) -> None:
     if not answer:
         raise ValueError(
-            f"The Ray cluster at {address!r} lets everybody in who reaches it, and whoever is in can run code here and there: "
+            f"The Ray cluster at {address!r} accepts anyone who reaches it, and anyone who is in can run code here and there: "
             f"{HOW_TO_AUTHENTICATE}."
         )
     if not answer.startswith("AuthenticationError"):

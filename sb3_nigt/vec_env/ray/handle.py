@@ -31,7 +31,7 @@ BEGUN_SECONDS = 0.05  # granted to a worker for saying whether it has begun with
 
 class RayWorker(WorkerHandle):
     """
-    One worker in an actor. Ray never restarts it: whoever wants another one makes another handle.
+    One worker in an actor. Ray never restarts it: for another one make another handle.
 
     :param index: which worker it is
     :param env_fn: cloudpickled function that makes its environment
@@ -262,7 +262,7 @@ class RayWorker(WorkerHandle):
 
 
 def _told(error: RayError) -> str:
-    """What Ray says of the end of an actor, without the names of things that nobody knows."""
+    """What Ray says of the end of an actor, without Ray's internal names."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if isinstance(error, ray.exceptions.ActorDiedError):
         labels = ("class_name:", "actor_id:", "pid:", "namespace:", "ip:")

@@ -53,7 +53,7 @@ class RayVecEnv(WorkerPool):
     :param max_restarts_per_minute: restarts of one worker within 60 seconds before it counts as lost; None: no limit
     :param min_workers: how many workers there must be at the start; None: all
     :param placement_timeout: seconds for which workers that are needed may be absent before it is an error
-    :param allow_unauthenticated: take also a Ray that everybody who reaches it may use
+    :param allow_unauthenticated: accept a Ray that anyone who reaches it may use
     :param time_model: ratios of the speeds until they are measured
     :param info_keys: entries of the info dicts that callbacks see of every step; ``episode`` and ``is_success`` of an
         episode's last step come anyway. None: all

@@ -1,4 +1,4 @@
-"""The worker inside a Ray actor: the worker of a process, on a thread of its own, with Ray's calls in place of a pipe."""
+"""The worker inside a Ray actor: the worker of a process, on a separate thread, with Ray's calls in place of a pipe."""
 
 from __future__ import annotations
 
