@@ -9,6 +9,7 @@ from faults import FAULTS, ROUNDS, NanOnce, algorithms, both_rounds, check_fault
 pytest.importorskip("ray")
 
 pytestmark = [
+    pytest.mark.slow,  # an actor starts in seconds, and each test starts two
     pytest.mark.filterwarnings("ignore:.*accelerator:FutureWarning"),
     pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
     pytest.mark.timeout(600),

@@ -124,6 +124,7 @@ def make(cluster):
         env.close()  # twice is fine
 
 
+@pytest.mark.slow  # the same on processes is not
 class TestOddEnvs(OddEnvTests, IdTests):
     all_infos_travel = False
 
