@@ -146,6 +146,7 @@ def test_examples_are_closed_and_marked(page):
         "{toctree}",
         "{eval-rst}",
         "{literalinclude}",
+        "{include}",
     }
 
 

@@ -25,6 +25,11 @@ import sb3_nigt
 from sb3_nigt import AFedPG, FixedTimes, RandomTimes, RennalaPG, ReplayedTimes, SimulatedVecEnv, SyncPG, VaryingTimes
 from sb3_nigt.parameters import flatten
 
+TRAPS = (
+    "All of the last .* trajectories were cut",
+    "n_trajectories=.* is far less",
+    "With eta=.* gradients are taken",
+)  # test_traps.py
 ENVS = ["simulated", "dummy", "plain"]
 OF_STEPS = [sb3_nigt.RennalaNIGT, sb3_nigt.MaleniaNIGT, sb3_nigt.SyncNIGT]  # with the defaults of the package
 ALL = [RennalaNIGT, MaleniaNIGT, SyncNIGT, SyncPG, RennalaPG, AFedPG, *OF_STEPS]
@@ -322,6 +327,8 @@ def run(config):
     rounds = Rounds()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
+        for trap in TRAPS:
+            warnings.filterwarnings("ignore", message=trap)
         model = config.algorithm(config.policy, config.make_env(), **config.kwargs)
         model.learn(1, callback=rounds)
         first_timesteps = model.num_timesteps

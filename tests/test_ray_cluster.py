@@ -70,7 +70,7 @@ def test_bad_arguments(kwargs, says):
 @pytest.mark.parametrize(
     ("prints", "says"),
     [
-        ("", "lets everybody in who reaches it.*RAY_AUTH_MODE=token.*allow_unauthenticated=True"),
+        ("", "accepts anyone who reaches it.*RAY_AUTH_MODE=token.*allow_unauthenticated=True"),
         ("RpcError: nobody there", "could not be found out: RpcError: nobody there"),
         ("AuthenticationError: no token", None),
     ],
@@ -233,7 +233,7 @@ def test_unauthenticated_cluster(tmp_path):
     said = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code)], env=environment, capture_output=True, text=True, timeout=100
     )
-    assert "lets everybody in who reaches it" in said.stdout, said.stderr
+    assert "accepts anyone who reaches it" in said.stdout, said.stderr
     assert "(1, 2)" in said.stdout
 
 

@@ -281,7 +281,8 @@ def test_noise_shuts_no_worker_out():
 
 def test_a_worker_of_a_rank_waits_over_several_rounds():
     """Until it has a trajectory: the clock of the rank goes on from round to round."""
-    workers = RankWorkers(simulated([2, 2]), SimpleNamespace(line=SimpleNamespace(stepping=lambda busy: None)), 1, (0, 0, 0))
+    ranks = SimpleNamespace(rank=0, line=SimpleNamespace(stepping=lambda busy: None))
+    workers = RankWorkers(simulated([2, 2]), ranks, [3], (0, 0, 0))
     workers.clock = clock = SimulatedClock()
     workers._idle_since = {1: 0.0, 2: 0.0}
     _, point = prepared(workers, env=workers.inner)

@@ -47,7 +47,7 @@ class TestOneRank(TrajectoryWorkersTests):
 
     @classmethod
     def make_workers(cls, env_fns):
-        return RankWorkers(SimulatedVecEnv(env_fns), cls.all_ranks, 0, tuple(map(str, range(len(env_fns)))))
+        return RankWorkers(SimulatedVecEnv(env_fns), cls.all_ranks, [len(env_fns)], tuple(map(str, range(len(env_fns)))))
 
     @classmethod
     def env_of(cls, workers):
@@ -63,9 +63,9 @@ class TestOneRank(TrajectoryWorkersTests):
         assert (long > short).all()
 
     def test_workers_of_other_ranks_come_before_or_after(self, ranks):
-        """Two workers of rank 1, three before and one after them."""
+        """Two workers, three before and one after them."""
         inner = SimulatedVecEnv([NeverEndingEnv] * 2)
-        workers = RankWorkers(inner, self.all_ranks, 3, tuple("abcdef"))
+        workers = RankWorkers(inner, self.all_ranks, [5, 1], tuple("abcdef"))  # the last two of this rank's five
         workers, point = self.prepared(workers, n_steps=4)
         arrived = collect(workers, [job(point, worker) for worker in (4, 3)])
         assert [(arrival.worker, arrival.task_id) for arrival, _ in arrived] == [(4, "e"), (3, "d")]
