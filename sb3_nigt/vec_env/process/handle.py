@@ -225,6 +225,9 @@ class RemoteWorker(WorkerHandle):
             self.process.close()
 
     def hang_up(self) -> None:
-        """Tell an idle worker to close its environment and to end; without that, it is killed when its connection ends."""
+        """
+        Tell a worker to close its environment and to end.
+
+        The connection stays open until it has: a worker that cannot send its last answer ends at once, as without a parent.
+        """
         self.send(protocol.CLOSE)
-        self.connection.close()
