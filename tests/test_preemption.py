@@ -214,7 +214,6 @@ def test_another_thread_changes_nothing(tmp_path):
     assert seen == before
 
 
-@pytest.mark.slow  # the forked process has hung once, and a hung one takes the test process with it
 def test_a_forked_process_has_the_usual_handlers(tmp_path):
     """An environment that ends a process of its own by SIGTERM does not end the run."""
     codes = []

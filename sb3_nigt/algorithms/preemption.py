@@ -81,7 +81,7 @@ class Preemption:
                 signal.signal(number, self._take)
         if self._usual:
             _entered.append(self)
-            self._watchdog = Watchdog(set(self._usual), min(saver.grace for saver in self._savers))
+            self._watchdog = Watchdog(self.signals, min(saver.grace for saver in self._savers))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -91,6 +91,11 @@ class Preemption:
             self._watchdog.close()
         if self._came is not None and kind is None:  # it came after the last look
             raise Preempted(self._came.name)
+
+    @property
+    def signals(self) -> set[signal.Signals]:
+        """Signals whose handler this is."""
+        return set(self._usual)
 
     def _restore(self) -> None:
         for number, usual in self._usual.items():
@@ -153,11 +158,24 @@ class Preemption:
 _entered: list[Preemption] = []
 
 
+_usual_mask = threading.local()
+
+
+def _hold_signals() -> None:
+    """A signal to the forked process waits until that one has the usual handlers, or it would be lost or end a run there."""
+    _usual_mask.value = signal.pthread_sigmask(signal.SIG_BLOCK, {number for one in _entered for number in one.signals})
+
+
+def _let_signals_go() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, _usual_mask.value)
+
+
 def _forget_in_child() -> None:
     for preemption in reversed(_entered):
         preemption.forget_in_child()
     _entered.clear()
+    _let_signals_go()
 
 
 if hasattr(os, "register_at_fork"):  # there is no fork on Windows
-    os.register_at_fork(after_in_child=_forget_in_child)
+    os.register_at_fork(before=_hold_signals, after_in_parent=_let_signals_go, after_in_child=_forget_in_child)

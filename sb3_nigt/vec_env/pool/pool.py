@@ -259,5 +259,6 @@ class WorkerPool(CommandedVecEnv):
         """End all workers within seconds, also hung ones; may be called again."""
         if not self.closed:
             self._commands.is_closed = True
-            self._transport.close(self._roster.within(State.IDLE))
+            self._driver.carry_out(self._roster.jobs.cancel())
+            self._transport.close(self._roster.within(State.IDLE, State.CANCELLING))
             self._finalizer()

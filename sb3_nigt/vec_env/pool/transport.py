@@ -17,7 +17,7 @@ from sb3_nigt.vec_env.pool.handle import WorkerHandle
 from sb3_nigt.vec_env.pool.infos import InfoKeys
 from sb3_nigt.vec_env.pool.segment_book import Progress
 
-CLOSE_SECONDS = 1.0  # that idle workers get to close their environments
+CLOSE_SECONDS = 1.0  # that workers get to close their environments
 
 HandleT = TypeVar("HandleT", bound=WorkerHandle)
 
@@ -70,19 +70,19 @@ class Transport(ABC, Generic[HandleT]):
         """Say what a worker that is absent asks for, and what there is; only a cluster can have no place."""
         return "there is no place for it"
 
-    def close(self, idle: Sequence[int]) -> None:
+    def close(self, able: Sequence[int]) -> None:
         """
-        End all workers; wait for a moment while idle ones close their environments.
+        End all workers; wait for a moment while they close their environments.
 
-        :param idle: workers that wait for messages
+        :param able: workers that wait for messages, or will when their step has ended
         """
         for worker, handle in enumerate(self.handles):
-            if worker not in idle:
+            if worker not in able:
                 handle.kill()
         until = self.now() + CLOSE_SECONDS
-        for worker in idle:
+        for worker in able:
             self.handles[worker].hang_up()
-        for worker in idle:
+        for worker in able:
             self.handles[worker].close(max(0.0, until - self.now()))
 
     @abstractmethod
