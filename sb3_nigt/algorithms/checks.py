@@ -20,14 +20,14 @@ from sb3_nigt.vec_env.base import WorkerVecEnv
 from sb3_nigt.vec_env.wrappers import WrapperStack
 
 if TYPE_CHECKING:
-    from sb3_nigt.algorithms.base import AsyncPolicyGradient
+    from sb3_nigt.algorithms.model import Model
 
 ROLLOUTS = ("steps", "trajectories")
 ON_LOST_TASK = ("raise", "drop")
 OBSERVATION_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary, spaces.Dict)
 
 
-def check_arguments(model: AsyncPolicyGradient) -> None:
+def check_arguments(model: Model) -> None:
     """
     Refuse numbers and names that no run could use.
 
@@ -61,7 +61,7 @@ def check_arguments(model: AsyncPolicyGradient) -> None:
         raise ValueError(NO_SDE)
 
 
-def warn_of_no_effect(model: AsyncPolicyGradient, default_n_trajectories: int) -> None:
+def warn_of_no_effect(model: Model, default_n_trajectories: int) -> None:
     """
     Say which of the user's arguments belong to the other kind of rounds.
 
@@ -115,7 +115,7 @@ def check_learn(total_timesteps: Any, log_interval: Any) -> None:
         check_integer("log_interval", log_interval, 1)
 
 
-def check_env(model: AsyncPolicyGradient, env: VecEnv) -> None:
+def check_env(model: Model, env: VecEnv) -> None:
     """
     Refuse what cannot work before any job starts, and say when the objective depends on the speeds.
 

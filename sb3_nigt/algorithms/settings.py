@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sb3_nigt.algorithms.base import AsyncPolicyGradient
+    from sb3_nigt.algorithms.model import Model
 
 CHANGEABLE = (
     *("learning_rate", "eta", "gamma", "gae_lambda", "geometry", "rollout", "n_steps", "n_trajectories"),
@@ -19,7 +19,7 @@ FINAL = {
 Settings = dict[str, Any]
 
 
-def settings_of(model: AsyncPolicyGradient) -> Settings:
+def settings_of(model: Model) -> Settings:
     """
     Return the arguments as they are now.
 
@@ -28,7 +28,7 @@ def settings_of(model: AsyncPolicyGradient) -> Settings:
     return {name: getattr(model, name) for name in (*CHANGEABLE, *FINAL)}
 
 
-def changed(before: Settings, model: AsyncPolicyGradient) -> set[str]:
+def changed(before: Settings, model: Model) -> set[str]:
     """
     Return the names of the arguments that are not what they were.
 

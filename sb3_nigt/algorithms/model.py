@@ -1,0 +1,386 @@
+"""What a model is apart from its runs: what follows from its arguments, what it has learned, how it is saved and copied."""
+
+from __future__ import annotations
+
+import io
+import pathlib
+from collections.abc import Iterable, Mapping
+from functools import partial
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch as th
+from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import GymEnv
+from stable_baselines3.common.type_aliases import Schedule as ProgressSchedule
+from stable_baselines3.common.utils import FloatSchedule
+
+from sb3_nigt.aggregators import Aggregator
+from sb3_nigt.algorithms import update
+from sb3_nigt.algorithms.book import Accepted, BetweenRounds, LengthEstimate
+from sb3_nigt.algorithms.checks import (
+    check_arguments,
+    check_env,
+)
+from sb3_nigt.algorithms.continuing import LeftOff, left_off
+from sb3_nigt.algorithms.critic_tasks import critic_tasks, n_critic_tasks, value_network
+from sb3_nigt.algorithms.files import check_file, saved_classes
+from sb3_nigt.algorithms.fisher_sample import FisherSample
+from sb3_nigt.algorithms.group import Alone, Group, chosen_group
+from sb3_nigt.algorithms.preemption import Preemption
+from sb3_nigt.algorithms.round import abandon
+from sb3_nigt.algorithms.settings import changed, check_kind_of_estimator, settings_of
+from sb3_nigt.algorithms.traps import Traps, warn_of_policy_kwargs
+from sb3_nigt.critic import Critic
+from sb3_nigt.estimators import Estimator, GeneralizedAdvantage, ReturnToGo
+from sb3_nigt.estimators.reward_scale import RewardScale
+from sb3_nigt.messages import RoundReport
+from sb3_nigt.optimizers import NIGT
+from sb3_nigt.optimizers.geometry import GEOMETRIES
+from sb3_nigt.parameters import actor_parameters
+from sb3_nigt.policies import ActorCnnPolicy, ActorPolicy, MultiInputActorPolicy
+from sb3_nigt.sampling.heads import make_head
+from sb3_nigt.sampling.ticks import TickAssembler
+from sb3_nigt.schedules import SCHEDULES, Schedule
+from sb3_nigt.vec_env.base import RolloutSpec, TrajectoryWorkers, WorkerVecEnv
+
+OF_A_RUN = (  # attributes that are made anew from the others
+    *("_workers", "_stack", "_group", "_ticks", "_accepted", "_schedule", "_estimator", "_round_logger", "_fisher", "_point"),
+    *("_layout", "_statistics", "_buffers", "_spec", "_structure", "_has_batch_norm", "_memory", "_usual_logger"),
+    *("eta_schedule", "_settings", "_is_in_round", "_preemption", "_before_round", "_traps"),
+)
+
+SelfModel = TypeVar("SelfModel", bound="Model")
+
+
+class Model(OnPolicyAlgorithm):
+    """
+    The part of ``AsyncPolicyGradient`` that does not run anything; its attributes are those of that class.
+
+    A subclass names its aggregator and, if it differs, its schedule and its outer update.
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "MlpPolicy": ActorPolicy,
+        "CnnPolicy": ActorCnnPolicy,
+        "MultiInputPolicy": MultiInputActorPolicy,
+    }
+    optimizer_class: ClassVar[type[th.optim.Optimizer]] = NIGT
+    weighs_tasks_equally: ClassVar[bool] = False  # whatever the speeds and counts are
+    fixed: ClassVar[Mapping[str, Any]] = {}  # arguments that a subclass does not have, with the values that they have there
+
+    # Arguments of the constructor
+    eta: float | ProgressSchedule
+    geometry: str
+    rollout: str
+    n_trajectories: int
+    n_initial_trajectories: int | None
+    horizon: int
+    schedule: str
+    stagger: bool
+    fisher_samples: int
+    fisher_rounds: int
+    group: Any
+    on_lost_task: str
+
+    last_round: RoundReport | None = None
+    eta_schedule: ProgressSchedule
+    _mean_length: float | None = None  # of trajectories; durations are predicted with it
+    _ticks: TickAssembler
+    _group: Group | None = None  # of this learn() or the last one
+    _preemption = Preemption([])  # of this learn(), none by default
+    _before_round: dict[str, Any] | None = None  # counters that the model has without the round that is under way
+    _n_critic_tasks: int | None = None  # also in a file, which may be loaded without an environment
+    _learned: dict[str, Any] | None = None  # in a file: apart from parameters and counters, what the model has learned
+    _has_critic: bool | None = None  # the model was made with one; also in a file
+    _default_rate: float | None = None  # of the geometry, while the user has given none
+    _usual_logger: tuple[bool, Logger | None] | None = None  # while the model logs nothing
+    _left_off: LeftOff | None = None  # in a file: where the run is, for the next one to go on from
+    _is_in_round: bool = False  # something of a round is not part of the model yet
+    _spec: RolloutSpec | None = None  # that the workers have from this model
+    _structure: object = None  # of the policy in it, and what else it was made from
+    _buffers: dict[str, npt.NDArray[Any]]
+
+    # What a subclass decides
+
+    def make_aggregator(self, n_trajectories: int) -> Aggregator:
+        """
+        Return the rule of a round; a subclass overrides it.
+
+        :param n_trajectories: M, in the first round M_init
+        """
+        raise NotImplementedError
+
+    def make_schedule(self) -> Schedule:
+        """Return what decides which trajectories of a round count."""
+        return SCHEDULES[self.schedule]()
+
+    def make_estimator(self) -> Estimator:
+        """Return what says how much each step counts for in the gradient."""
+        if self.gae_lambda is None:
+            return ReturnToGo(self.gamma)
+        workers = self._all_workers()
+        tasks = critic_tasks(workers, self.weighs_tasks_equally)
+        scale = RewardScale(self.n_envs if workers is None else len(workers.task_ids), self.gamma)
+        critic = Critic(value_network(self.policy, tasks), self._root_seed)
+        return GeneralizedAdvantage(self.gamma, self.gae_lambda, critic, scale, partial(update.as_seen, self.policy), tasks)
+
+    def _default_policy_kwargs(self) -> dict[str, Any]:
+        """Arguments of the policy that follow from those of the algorithm."""
+        if self.gae_lambda is None or not issubclass(self.policy_class, ActorPolicy):
+            return {}
+        if self._n_critic_tasks is None:
+            self._n_critic_tasks = n_critic_tasks(self._all_workers(), self.weighs_tasks_equally)
+        return {"n_critic_tasks": self._n_critic_tasks}
+
+    def _all_workers(self) -> TrajectoryWorkers | None:
+        """The workers of the group, or those of the environment as far as it says which tasks they hold."""
+        if self._group is not None and self._group.workers is not self._workers:
+            return self._group.workers
+        inner = None if self.env is None else self.env.unwrapped
+        return inner if isinstance(inner, WorkerVecEnv) else None
+
+    # Setup
+
+    def _setup_model(self) -> None:
+        check_arguments(self)
+        check_kind_of_estimator(self._has_critic, self.gae_lambda)
+        self._fill_in_learning_rate()
+        given, root_seed = self.policy_kwargs, vars(self).get("_root_seed")
+        self.policy_kwargs = {**self._default_policy_kwargs(), **given}
+        super()._setup_model()
+        self.policy_kwargs = given  # ``load`` compares it with what the user gives then
+        if self.seed is None and root_seed is not None:
+            self._root_seed = int(root_seed)  # so that a loaded model goes on with its random numbers
+        if "optimizer_class" not in self.policy_kwargs:
+            kwargs = self.policy_kwargs.get("optimizer_kwargs") or {}
+            if self.optimizer_class is NIGT:
+                kwargs = {"geometry": self.geometry, **kwargs}
+            parameters = actor_parameters(self.policy)
+            self.policy.optimizer = self.optimizer_class(parameters, lr=self.lr_schedule(1), **kwargs)  # type: ignore[call-arg]
+        self._make_parts()
+        warn_of_policy_kwargs(given, self.policy, self._has_critic is True)
+        make_head(self.policy)  # refuses distributions without a score
+        settings = chosen_group(self.group)
+        if self.env is not None:
+            check_env(self, self.env)
+            settings.check(self)
+
+    def _make_parts(self) -> None:
+        """Make what follows from the arguments, the policy and what the model has learned before."""
+        self.eta_schedule = FloatSchedule(self.eta)
+        self._schedule, self._estimator = self.make_schedule(), self.make_estimator()
+        self._fisher = FisherSample(self.fisher_samples, self.fisher_rounds)
+        if self._learned is not None:
+            self._estimator.load_state_dict(self._learned["estimator"])
+            self._fisher.rounds.extend(self._learned["fisher"])
+        self._workers: TrajectoryWorkers | None = None
+        self._accepted: Accepted = []  # of the last round, in worker order
+        lengths = LengthEstimate(self._mean_length or float(self.horizon), seen=self._mean_length is not None)
+        self._memory = BetweenRounds(lengths)
+        self._traps = Traps()
+        self._settings, self._has_critic = settings_of(self), self.gae_lambda is not None
+
+    def _fill_in_learning_rate(self) -> None:
+        """The default is that of the geometry, also of one that is chosen later."""
+        if self.learning_rate is None or self.learning_rate == self._default_rate:
+            self.learning_rate = self._default_rate = GEOMETRIES[self.geometry].learning_rate
+
+    def _take_changes(self, workers: TrajectoryWorkers) -> None:
+        """Let arguments that were set as attributes since the last round take effect."""
+        names = changed(self._settings, self)
+        if not names:
+            return
+        check_arguments(self)
+        if names & {"learning_rate", "geometry"}:
+            self._fill_in_learning_rate()
+            self._setup_lr_schedule()
+        if "geometry" in names:
+            update.set_geometry(self.policy.optimizer, self.geometry)
+        if "eta" in names:
+            self.eta_schedule = FloatSchedule(self.eta)
+        if names & {"gamma", "gae_lambda"}:
+            self._make_estimator_anew()
+        if names & {"fisher_samples", "fisher_rounds"}:
+            self._fisher = self._fisher.with_size(self.fisher_samples, self.fisher_rounds)
+        if "schedule" in names:
+            abandon(workers, self._schedule, self._memory)
+            self._schedule = self.make_schedule()
+        if names & {"horizon", "rollout", "stagger"}:
+            self._is_prepared = False
+        self._settings = settings_of(self)
+
+    def _make_estimator_anew(self) -> None:
+        learned, self._estimator = self._estimator.state_dict(), self.make_estimator()
+        self._estimator.load_state_dict(learned)
+
+    def set_random_seed(self, seed: int | None = None) -> None:
+        """
+        Seed everything, the trajectories of the workers included.
+
+        :param seed: None draws a fresh seed for the trajectories
+        """
+        super().set_random_seed(seed)
+        self._root_seed = int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]) if seed is None else seed
+
+    def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
+        """
+        Change the environment, see ``BaseAlgorithm.set_env``.
+
+        :param env: the new environment
+        :param force_reset: reset it before training
+        :raises ValueError: for wrappers that workers cannot have
+        """
+        super().set_env(env, force_reset)
+        assert self.env is not None
+        self._workers = self._group = None
+        check_env(self, self.env)
+        self._make_estimator_anew()
+
+    def save(
+        self,
+        path: str | pathlib.Path | io.BufferedIOBase,
+        exclude: Iterable[str] | None = None,
+        include: Iterable[str] | None = None,
+    ) -> None:
+        """
+        Save the model with what its critic has learned and what its next step is measured with, see ``BaseAlgorithm.save``.
+
+        :param path: of the zip file, or an open file
+        :param exclude: attributes that are left out besides the default ones
+        :param include: attributes that are saved although they would be left out
+        """
+        self._keep_learned()
+        self.saved_classes = saved_classes(type(self), Model)
+        super().save(path, exclude, include)
+
+    def _keep_learned(self) -> None:
+        self._learned = {"estimator": self._estimator.state_dict(), "fisher": list(self._fisher.rounds)}
+        if self._workers is not None and self._spec is not None:  # there has been a run
+            at_rest = isinstance(self._group, Alone) and not self._is_in_round
+            rest = (self._arguments_of_jobs(), self._workers, self._ticks.rest, self._schedule, self._memory)
+            self._left_off = left_off(*rest) if at_rest and self._workers.rollout_spec is self._spec else None
+
+    def _arguments_of_jobs(self) -> tuple[Any, ...]:
+        """What must be the same for jobs to be sampled once more."""
+        n_workers = 0 if self.env is None else self.env.num_envs
+        return n_workers, self.rollout, self.schedule, self.horizon, self.stagger, self._root_seed, self._n_updates
+
+    @classmethod
+    def load(cls: type[SelfModel], path: str | pathlib.Path | io.BufferedIOBase, *args: Any, **kwargs: Any) -> SelfModel:
+        """
+        Load a model, see ``BaseAlgorithm.load``.
+
+        :param path: of the zip file, or an open file
+        :raises ValueError: if the file holds a model of another class
+        """
+        check_file(cls, path)
+        return super().load(path, *args, **kwargs)
+
+    def set_parameters(self, *args: Any, **kwargs: Any) -> None:
+        """Load parameters, see ``BaseAlgorithm.set_parameters``; the geometry stays that of this model."""
+        own = [group.get("geometry") for group in self.policy.optimizer.param_groups]
+        super().set_parameters(*args, **kwargs)
+        for group, geometry in zip(self.policy.optimizer.param_groups, own, strict=True):
+            if geometry is not None:
+                group["geometry"] = geometry
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickles and copies: without what belongs to a run, which the copy finds anew."""
+        self._keep_learned()
+        return {name: value for name, value in vars(self).items() if name not in (*OF_A_RUN, "_logger")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """
+        Be what was pickled or copied.
+
+        :param state: of ``__getstate__``
+        """
+        vars(self).update(state)
+        self._custom_logger = False
+        self._make_parts()
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), *OF_A_RUN, "last_round", "group"]
+
+    # What others may know
+
+    @property
+    def n_updates(self) -> int:
+        """Outer updates so far, which is also the number of the next round."""
+        return int(self._n_updates)
+
+    @property
+    def accepted(self) -> Accepted:
+        """Arrivals and trajectories of the last round, in worker order; of several ranks each has its own part."""
+        return self._accepted
+
+    @property
+    def progress_remaining(self) -> float:
+        """Progress remaining (from 1 to 0), which schedules of the learning rate and of η depend on."""
+        return float(self._current_progress_remaining)
+
+    def progress_at_update(self) -> float:
+        """Return the progress remaining at the update that follows the round which has just ended."""
+        total = max(1, self._total_timesteps)
+        return 1.0 - min(self.num_timesteps, total) / total
+
+    @property
+    def root_seed(self) -> int:
+        """Seed of all trajectories."""
+        return self._root_seed
+
+    @root_seed.setter
+    def root_seed(self, seed: int) -> None:
+        self._root_seed = seed
+
+    @property
+    def estimator(self) -> Estimator:
+        """Says how much each step counts for."""
+        return self._estimator
+
+    @property
+    def fisher_sample(self) -> FisherSample:
+        """Observations that the metric of the next step is taken from; in a group only where steps are made."""
+        return self._fisher
+
+    @property
+    def n_critic_tasks(self) -> int | None:
+        """How many tasks the critic tells apart; None without one."""
+        return self._n_critic_tasks
+
+    def make_critic(self, n_tasks: int) -> None:
+        """
+        Begin with a new critic.
+
+        :param n_tasks: that it tells apart
+        """
+        if isinstance(self.policy, ActorPolicy):
+            self._n_critic_tasks = n_tasks
+            self.policy.make_critic(n_tasks)
+            self._estimator = self.make_estimator()
+
+    @property
+    def workers(self) -> TrajectoryWorkers:
+        """The workers that rounds run on; of all ranks where there are several."""
+        assert self._group is not None, "there are no workers before learn()"
+        return self._group.workers
+
+    def counters(self) -> dict[str, Any]:
+        """Return the numbers that decide how a run goes on, apart from parameters and optimizer."""
+        names = ("num_timesteps", "_n_updates", "_root_seed", "_mean_length", "_bad_gradients")
+        return {name: getattr(self, name) for name in names}
+
+    def set_counters(self, values: dict[str, Any]) -> None:
+        """
+        Go on as another model would.
+
+        :param values: its ``counters()``
+        """
+        for name in self.counters():
+            setattr(self, name, values[name])
+        if self._mean_length is not None:
+            self._memory.lengths = LengthEstimate(self._mean_length, seen=True)
