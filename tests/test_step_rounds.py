@@ -277,9 +277,19 @@ def test_an_exception_in_a_round_leaves_workers_that_go_on(workers, tmp_path):
 
 def test_ctrl_c_ends_training_and_the_next_call_goes_on(workers):
     model = RennalaNIGT("MlpPolicy", workers(*[LengthFromSeedEnv] * 2), seed=0, device="cpu", n_steps=50)
-    threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
-    with pytest.raises(KeyboardInterrupt):
-        model.learn(10**9)
+    over = threading.Event()
+
+    def interrupt():
+        """Again and again, since Python drops what is raised in a destructor or in a callback of the garbage collector."""
+        while not over.wait(1.0):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            model.learn(10**9)
+    finally:
+        over.set()
     run_rounds(model, 3)
 
 

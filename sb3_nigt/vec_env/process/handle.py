@@ -114,7 +114,8 @@ class RemoteWorker(WorkerHandle):
 
     def run_segment(self, job_number: int, point_number: int, round_: int, start: SegmentStart, n_steps: int) -> None:
         """See ``WorkerHandle``."""
-        self._counters["made"][0] = 0  # that of the last job, or of a process that has ended
+        for name in ("made", "pieces", "rejected"):  # of the last job, or of a process that has ended
+            self._counters[name][0] = 0
         self.send(protocol.SEGMENT + protocol.SEGMENT_FORMAT.pack(job_number, point_number, round_, *astuple(start), n_steps))
 
     def cancel(self, job_number: int) -> None:
