@@ -304,6 +304,9 @@ class _Until(BaseCallback):
 
 ROUNDS = {"trajectories": OfTrajectories, "steps": OfSteps}
 algorithms = pytest.mark.parametrize("algorithm", ["RennalaNIGT", "MaleniaNIGT"])
+in_usual_runs = pytest.mark.parametrize(  # the other half of a long table is for the slow ones
+    "algorithm", ["RennalaNIGT", pytest.param("MaleniaNIGT", marks=pytest.mark.slow)]
+)
 both_rounds = pytest.mark.parametrize("rounds", ROUNDS)
 
 

@@ -266,6 +266,7 @@ if is_first_rank():
 """
 
 
+@pytest.mark.slow
 def test_torchrun_starts_again_and_nothing_but_the_round_is_lost(tmp_path):
     """Rank 1 is killed in its fourth round. After the restart the run ends where one process ends that nothing happened to."""
     script, folder = tmp_path / "train.py", tmp_path / "checkpoints"
@@ -278,7 +279,7 @@ def test_torchrun_starts_again_and_nothing_but_the_round_is_lost(tmp_path):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=500,
     )
     assert done.returncode == 0, done.stderr
     assert "went on after 3 updates" in done.stdout

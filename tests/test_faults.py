@@ -25,6 +25,7 @@ from faults import (
     both_rounds,
     check_faults,
     have_failed,
+    in_usual_runs,
 )
 from paper import RennalaNIGT
 from processes import FAILED, explode, hang, kill_myself, worker_processes
@@ -42,7 +43,7 @@ def make():
         yield make
 
 
-@algorithms
+@in_usual_runs
 @both_rounds
 @pytest.mark.parametrize("kind", FAULTS)
 def test_a_fault_changes_nothing(make, note_fault, tmp_path, algorithm, rounds, kind):
