@@ -7,7 +7,7 @@ import re
 import pytest
 
 SUITES = ["sb3_nigt.testing.aggregators", "sb3_nigt.testing.step_rounds", "sb3_nigt.testing.workers"]
-pytest.register_assert_rewrite("copies", "envs", "faults", *SUITES)
+pytest.register_assert_rewrite("copies", "envs", "faults", "rosters", "scheduling", *SUITES)
 
 import torch as th  # noqa: E402
 
@@ -73,6 +73,20 @@ def ray_workers(ray_connection):
     yield make
     for env in made:
         env.close()
+
+
+@pytest.fixture
+def lines():
+    """The lines of three ranks to one store."""
+    import torch.distributed as dist
+
+    from sb3_nigt.distributed.line import StoreLine
+
+    store = dist.HashStore()
+    lines = [StoreLine(store, rank, 3, timeout=5.0) for rank in range(3)]
+    yield lines
+    for line in lines:
+        line.close()
 
 
 @pytest.fixture

@@ -245,7 +245,7 @@ def test_keys_of_a_run_are_those_on_the_page():
     runs += [logged_keys(SyncNIGT), *(logged_keys(algorithm, n_trajectories=2) for algorithm in (SyncPG, RennalaPG))]
     runs += [logged_keys(RennalaNIGT, ProcessVecEnv)]
     runs += [logged_keys(MaleniaNIGT, on_lost_task="drop"), logged_keys(RennalaNIGT, env_id="Pendulum-v1")]
-    in_a_group = {key for key in documented_keys() if key.startswith("group/")}  # see test_shared_rules.py
+    in_a_group = {key for key in documented_keys() if key.startswith("group/")}  # see test_group_settings.py
     assert set().union(*runs) == documented_keys() - {"rollout/success_rate"} - in_a_group
 
 
