@@ -195,6 +195,19 @@ def test_wrong_arguments_cost_one_line(arguments, message, tmp_path, monkeypatch
     assert re.search(message, error), error
 
 
+@pytest.mark.parametrize(("eta", "alpha", "distance"), [(0.001, 0.5, "500"), (0.01, 0.5, "49.5")])
+def test_a_lookahead_that_is_longer_than_the_policy_is_said(eta, alpha, distance):
+    (text,) = tune.far_lookahead("rennala", {"eta": eta, "learning_rate": alpha, "n_trajectories": 20}, CARTPOLE)
+    assert text.startswith(f"eta={eta:g} with learning_rate=0.5 takes gradients at a distance of (1 - eta) / eta")
+    assert f"= {distance} from the policy" in text
+
+
+@pytest.mark.parametrize("method", ["rennala", "afedpg", "rennalapg"])
+def test_a_short_lookahead(method):
+    arguments = {"learning_rate": 2.0**-6} | ({} if method == "rennalapg" else {"eta": 0.1})
+    assert tune.far_lookahead(method, arguments, CARTPOLE) == []
+
+
 def test_a_choice_at_the_edge_of_the_grid_is_said():
     grid = tune.grid("rennala")
     assert tune.at_edges({"learning_rate": 2.0**-4, "n_trajectories": 30, "eta": 0.01}, grid) == []

@@ -1,5 +1,6 @@
 """rl_zoo3 with our algorithms: real runs of its commands, the files with hyperparameters, what Optuna may try."""
 
+import argparse
 import inspect
 import os
 import re
@@ -321,6 +322,29 @@ def test_zoo_is_not_installed(command, capsys, monkeypatch):
     code, error = message(f"{command} --algo rennala_nigt", capsys)
     assert code == 1
     assert error.endswith("rl_zoo3 is not installed, type: pip install 'sb3_nigt[zoo]'\n")
+
+
+@needs_zoo
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ("train --algo nope", "invalid choice: 'nope'"),
+        ("enjoy --algo nope", "invalid choice: 'nope'"),
+        ("record_video --algo nope", "invalid choice: 'nope'"),
+        ("train --algo rennala_nigt --vec-env ray", "invalid choice: 'ray'"),
+        ("train --algo rennala_nigt --nope 3", "unrecognized arguments: --nope 3"),
+        ("train --algo rennala_nigt --env Hoper-v5", "Hoper-v5 not found in gym registry, you maybe meant Hopper-v5?"),
+        ("enjoy --algo rennala_nigt --env CartPole-v1 -f nowhere", "nowhere/rennala_nigt folder was not found"),
+        ("enjoy --algo rennala_nigt --env CartPole-v1 --exp-id 7 -f .", "CartPole-v1_7 folder was not found"),
+    ],
+)
+def test_what_the_commands_of_the_zoo_refuse(arguments, text, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    error_of_a_parser = argparse.ArgumentParser.error
+    code, error = message(arguments, capsys)
+    assert code == 2
+    assert text in error
+    assert argparse.ArgumentParser.error is error_of_a_parser
 
 
 @needs_zoo

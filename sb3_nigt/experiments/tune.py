@@ -13,10 +13,12 @@ import numpy as np
 from sb3_nigt.experiments.arguments import FailedRunsError
 from sb3_nigt.experiments.campaign import execute_all, is_finished
 from sb3_nigt.experiments.compare import setting_of
+from sb3_nigt.experiments.methods import make_model
 from sb3_nigt.experiments.results import load_curves
 from sb3_nigt.experiments.setting import Budget, Run, Setting
 from sb3_nigt.experiments.tuned import Tuned, load, save
 from sb3_nigt.methods import METHODS
+from sb3_nigt.parameters import flatten
 
 EXPONENTS = range(-10, 0)  # of two: α
 PLAIN_EXPONENTS = range(-24, -4, 2)  # of plain ascent, whose steps grow with the gradient: the paper does not say
@@ -88,6 +90,29 @@ def at_edges(chosen: dict[str, Any], candidates: Candidates) -> list[str]:
     return texts
 
 
+def far_lookahead(method: str, arguments: dict[str, Any], setting: Setting) -> list[str]:
+    """
+    Say when gradients are taken farther from the policy than its parameters are long.
+
+    :param method: its name
+    :param arguments: of the best candidate
+    :param setting: environment and workers, which determine the size of the policy
+    """
+    if "eta" not in arguments:
+        return []
+    eta, alpha = arguments["eta"], arguments["learning_rate"]
+    lookahead = (1 - eta) / eta * alpha
+    model = make_model(method, setting.make_workers(0), 0, arguments, paper=True)
+    norm = float(np.linalg.norm(flatten(model.policy)))
+    if lookahead <= norm:
+        return []
+    return [
+        f"eta={eta:g} with learning_rate={alpha:g} takes gradients at a distance of (1 - eta) / eta * learning_rate = "
+        f"{lookahead:.3g} from the policy, and its initial parameters have a length of {norm:.3g} only: give more "
+        "--candidates, or a larger eta"
+    ]
+
+
 def run(args: argparse.Namespace) -> None:
     """
     Tune one method after the other, and write the result.
@@ -104,7 +129,7 @@ def run(args: argparse.Namespace) -> None:
         values = ", ".join(f"{name}={value:g}" for name, value in best.arguments.items())
         returns = ", ".join(f"{value:.4g}" for value in best.final_returns)
         print(f"{best.method}: {values}; final returns of its seeds: {returns}")
-        for text in at_edges(best.arguments, grid(best.method)):
+        for text in at_edges(best.arguments, grid(best.method)) + far_lookahead(best.method, best.arguments, setting):
             print(f"{best.method}: {text}")
     print(f"{path}: for sb3-nigt compare and reproduce, --tuned {path}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import runpy
 import sys
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ PROG = "python -m sb3_nigt.zoo"
 PLOTS = ("plot_train", "plot_from_file", "all_plots")
 COMMANDS = ("train", "enjoy", "record_video", *PLOTS)
 WORKERS: dict[str, type[WorkerVecEnv]] = {"dummy": SimulatedVecEnv, "subproc": ProcessVecEnv}  # of --vec-env
+NOT_FOUND = ("not found in gym registry", "folder was not found", "No model found")  # rl_zoo3, of what the user typed
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -36,8 +38,13 @@ def main(argv: list[str] | None = None) -> None:
     except ModuleNotFoundError as error:
         extra = "rl_zoo3[plots]" if command in PLOTS and error.name != "rl_zoo3" else "sb3_nigt[zoo]"
         parser.exit(1, f"{PROG}: {error.name} is not installed, type: pip install '{extra}'\n")
-    with _prepared(command, arguments):
-        run()
+    with _prepared(command, arguments), _one_line_errors():
+        try:
+            run()
+        except (ValueError, AssertionError) as error:
+            if not any(text in str(error) for text in NOT_FOUND):
+                raise
+            parser.error(str(error))
 
 
 def _function(name: str) -> Callable[[], Any]:
@@ -46,6 +53,17 @@ def _function(name: str) -> Callable[[], Any]:
         return partial(runpy.run_module, "rl_zoo3.record_video", run_name="__main__")
     function: Callable[[], Any] = getattr(import_module("rl_zoo3.plots" if name in PLOTS else f"rl_zoo3.{name}"), name)
     return function
+
+
+@contextmanager
+def _one_line_errors() -> Iterator[None]:
+    """The parsers of rl_zoo3 print their whole usage, two screens of it, for a wrong argument."""
+    before = argparse.ArgumentParser.error
+    argparse.ArgumentParser.error = OneLineParser.error  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        argparse.ArgumentParser.error = before  # type: ignore[method-assign]
 
 
 @contextmanager
