@@ -4,12 +4,17 @@ from sb3_nigt import __version__
 
 project = "sb3_nigt"
 author = "The sb3_nigt developers"
+copyright = f"2026, {author}"
 version = release = __version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinx.ext.viewcode"]
 myst_heading_anchors = 4  # pages link to headings of other pages
 exclude_patterns = ["_build", "defaults"]  # tables that a page includes
 html_theme = "furo"
+html_title = f"{project} {version}"
+# Fonts that place the tilde of θ̃ above the θ, and have all symbols of the formulas at one width:
+MONOSPACE = {"font-stack--monospace": "'DejaVu Sans Mono', Menlo, 'Cascadia Mono', Consolas, monospace"}
+html_theme_options = {"light_css_variables": MONOSPACE}
 autodoc_mock_imports = ["ray"]  # an extra that the documentation does not need
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # the signature has them
