@@ -16,7 +16,9 @@ import torch as th
 
 Metric = Callable[[list[th.Tensor]], Sequence[th.Tensor]]  # v -> F v, one tensor a parameter
 
-LEAST_GAIN = 0.01  # the cosine with the exact direction is then about 0.995, as after 15 products without a preconditioner
+# Three products for MLPs: the cosine with the exact direction, in the norm of F + λI, is then 0.96 to 0.98 (Hopper, HalfCheetah,
+# Humanoid). With 0.01 it is 0.99 for twice the products, and learning is not told apart.
+LEAST_GAIN = 0.1
 
 
 @dataclass(frozen=True)
