@@ -152,9 +152,9 @@ def test_pool_keeps_four_rounds_with_the_targets_of_their_time():
 
 
 def test_a_fit_goes_four_times_over_all_rounds_of_the_pool():
-    """100 rows are two batches of 64, with 60 more of the next round they are three: 4 · 2 steps of Adam, then 4 · 3."""
+    """200 rows are two batches of 128, with 120 more of the next round they are three: 4 · 2 steps of Adam, then 4 · 3."""
     critic, n_steps = Critic(seeded_value_network(0, VECTOR), seed=0), []
-    for n_rows in (100, 60):
+    for n_rows in (200, 120):
         rows = some_rows(VECTOR, n_rows)
         critic.fit(rows.observations, rows.targets, rows.targets)
         n_steps.append(critic.state_dict()["adam"][0])

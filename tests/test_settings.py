@@ -119,7 +119,7 @@ def test_the_fisher_sample_keeps_its_newest_rounds():
 
 def test_the_default_of_the_learning_rate_follows_the_geometry():
     model = make()
-    assert model.learning_rate == 0.14
+    assert model.learning_rate == 0.2
     model.geometry = "euclidean"
     model.learn(1)
     assert model.policy.optimizer.param_groups[0]["lr"] == model.learning_rate == 2**-6

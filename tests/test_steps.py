@@ -90,8 +90,8 @@ def test_time_per_trajectory_charges_a_share_of_an_episode():
 
 
 def test_default_size_of_a_round():
-    assert run_rounds(make(), 1)[0].used_steps == 501  # ⌈500/3⌉ for each of three workers
-    assert run_rounds(make(env_fns=(FixedLengthEnv,) * 40), 1)[0].used_steps == 800  # 20 for each of forty
+    assert run_rounds(make(), 1)[0].used_steps == 1002  # ⌈1000/3⌉ for each of three workers
+    assert run_rounds(make(env_fns=(FixedLengthEnv,) * 60), 1)[0].used_steps == 1200  # 20 for each of sixty
 
 
 # Which steps count

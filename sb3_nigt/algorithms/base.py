@@ -70,7 +70,7 @@ class AsyncPolicyGradient(Model):
     :param learning_rate: α, the length of a step in the norm of the geometry; a number or a function of the progress
         remaining (from 1 to 0). None: the geometry's default
     :param n_steps: with ``rollout="steps"``, a round has ``n_steps`` · n steps, whichever of the n workers make them. None: a
-        round has max(500, 20 n) steps
+        round has max(1,000, 20 n) steps
     :param gamma: γ, the discount
     :param gae_lambda: λ of generalised advantages with a critic; None: the paper's estimator, without a critic
     :param eta: η in (0, 1], weight of the new gradient; 1 - η is what torch calls momentum. A number or a function of the

@@ -13,14 +13,14 @@ from sb3_nigt.algorithms.round import RESET_IN_A_ROUND, Show, check_lost
 from sb3_nigt.messages import SamplingPoint
 from sb3_nigt.vec_env.base import Segments, TrajectoryWorkers
 
-SMALLEST_ROUND, SMALLEST_SEGMENT = 500, 20  # steps
+SMALLEST_ROUND, SMALLEST_SEGMENT = 1000, 20  # steps
 
 
 def steps_of_a_round(n_steps: int | None, n_workers: int) -> int:
     """
     Return M of a round of steps.
 
-    :param n_steps: steps a worker makes in a round where all are equally fast; None: so many that a round has at least 500
+    :param n_steps: steps a worker makes in a round where all are equally fast; None: so many that a round has at least 1,000
         steps and a segment is not too short for an advantage
     :param n_workers: n
     """

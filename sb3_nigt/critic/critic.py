@@ -54,7 +54,7 @@ class Critic:
         seed: int,
         learning_rate: float = 1e-3,
         n_epochs: int = 4,
-        batch_size: int = 64,
+        batch_size: int = 128,
         n_rounds: int = 4,
     ) -> None:
         self.network = network

@@ -218,12 +218,12 @@ class Geometry:
     needs_metric: bool
 
 
-# 0.14 is a KL divergence of 0.14²/2 ≈ 0.01, for rounds of 500 steps; α²/2 goes with the steps of a round
+# 0.2 is a KL divergence of 0.2²/2 = 0.02, for rounds of 1,000 steps; α²/2 goes with the steps of a round
 GEOMETRIES = {
     "euclidean": Geometry(euclidean, 2.0**-6, needs_metric=False),
-    "euclidean_kl": Geometry(euclidean_kl, 0.14, needs_metric=True),
+    "euclidean_kl": Geometry(euclidean_kl, 0.2, needs_metric=True),
     "spectral": Geometry(spectral, 0.02, needs_metric=False),
-    "natural": Geometry(natural, 0.14, needs_metric=True),
+    "natural": Geometry(natural, 0.2, needs_metric=True),
 }
 
 
