@@ -235,7 +235,7 @@ def logged_keys(algorithm, vec_env_cls=SimulatedVecEnv, env_id="CartPole-v1", **
     env = make_worker_vec_env(env_id, 2, vec_env_cls=vec_env_cls, step_times=[1, 2])
     model, keys = algorithm("MlpPolicy", env, seed=0, **kwargs), Keys()
     model.set_logger(Logger(None, [keys]))
-    model.learn(1_300)  # three rounds of steps: the critic's first fit is in the third entry
+    model.learn(2_600)  # three rounds of steps: the critic's first fit is in the third entry
     model.env.close()
     return {re.sub(r"_\d+$", "_<id>", re.sub(r"^task/.*/", "task/<id>/", key)) for key in keys.keys}
 
