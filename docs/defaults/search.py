@@ -56,7 +56,7 @@ def run(env_id: str, seed: int, timesteps: int, arguments: list[str]) -> None:
 
 
 def table() -> str:
-    """One line a setting and number of steps, one column a task: mean return of the last tenth, seed by seed, and of the run."""
+    """One line per setting and number of steps, one column per task: returns of the last tenth, and of the whole run."""
     with RUNS.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     tasks = list(dict.fromkeys(row["env"] for row in rows))
