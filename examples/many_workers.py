@@ -63,7 +63,7 @@ def main() -> None:
 
     step, message, lengths = measure(args.env, args.vec_env, args.timesteps)
     print(f"measured on {args.vec_env}, {args.env}: {1000 * step:.3f} ms a step, {1000 * message:.2f} ms a message, ", end="")
-    print(f"{np.mean(lengths):.0f} steps a trajectory")
+    print(f"{np.mean(lengths):.0f} steps per trajectory")
     print(f"simulated, M = {args.n_trajectories}, worker i is √i times slower than the first:\n")
     print("workers  method       schedule    updates/s  traj./update  used traj./s  idle  staleness  messages/s")
     for n in args.n_workers:

@@ -40,7 +40,7 @@ class Recording:
 
     :param algorithm: name of the class
     :param seed: of all trajectories
-    :param task_ids: one a worker, as strings
+    :param task_ids: one per worker, as strings
     :param settings: numbers and names that decide what a run computes, and a checksum of its first parameters
     :param sums_by_worker: each worker summed its own gradients, so rounding was that of sums of sums
     :param rounds: in order
@@ -76,7 +76,7 @@ class Recording:
             if header["format"] != FORMAT:
                 raise ValueError
         except (ValueError, KeyError, IndexError, TypeError):
-            raise ValueError(f"path={str(path)!r} is not a recorded run: give a file that RunRecorder has written.") from None
+            raise ValueError(f"path={str(path)!r} is not a recorded run: give a file written by RunRecorder.") from None
         rounds = []
         for number, line in enumerate(lines[1:], start=1):
             try:

@@ -176,7 +176,7 @@ def _as_accepted(report: RoundReport, sampled: dict[Name, tuple[Arrival, Traject
     accepted = []
     for was in report.arrivals:
         if (was.worker, was.key) not in sampled:
-            raise RuntimeError(f"Round {report.round}, worker {was.worker}: {was.key} does not come out any more. {ANOTHER}")
+            raise RuntimeError(f"Round {report.round}, worker {was.worker}: {was.key} cannot be reproduced. {ANOTHER}")
         accepted.append(sampled[was.worker, was.key])
         _check_same(report.round, was, accepted[-1][0])
     return RoundResult(report, accepted)

@@ -59,7 +59,7 @@ def check_interval(name: str, value: Any, low: float, high: float, *, open_low: 
 
 def time_values(name: str, values: Any, *, positive: bool) -> npt.NDArray[np.float64]:
     """
-    Return one number, or one a worker, as an array of dimension 0 or 1.
+    Return one number, or one per worker, as an array of dimension 0 or 1.
 
     :param name: the argument, for the message
     :param values: what the user gave
@@ -73,7 +73,7 @@ def time_values(name: str, values: Any, *, positive: bool) -> npt.NDArray[np.flo
     except ValueError:  # lists of different lengths
         given = np.array(None)
     if given.ndim > 1 or given.dtype.kind not in "iuf":
-        raise ValueError(f"{name}={values!r} is not allowed: give one number for all workers, or a list of one a worker.")
+        raise ValueError(f"{name}={values!r} is not allowed: give one number for all workers, or a list with one per worker.")
     array = given.astype(np.float64)
     bad = ~np.isfinite(array) | (array <= 0 if positive else array < 0)
     if bad.any():
@@ -85,10 +85,10 @@ def time_values(name: str, values: Any, *, positive: bool) -> npt.NDArray[np.flo
 
 def per_worker(name: str, values: Any, n_workers: int, *, positive: bool) -> npt.NDArray[np.float64]:
     """
-    Return one number a worker, repeating a scalar.
+    Return one number per worker, repeating a scalar.
 
     :param name: the argument, for the message
-    :param values: a scalar or one value a worker
+    :param values: a scalar or one value per worker
     :param n_workers: how many workers there are
     :param positive: zero is not allowed
     :return: read-only array of shape (n_workers,)

@@ -60,7 +60,7 @@ def simulated(
     """
     Make simulated workers.
 
-    :param env_fns: one function a worker, or a list of lengths for ``FixedLengthEnv``
+    :param env_fns: one function per worker, or a list of lengths for ``FixedLengthEnv``
     """
     env_fns = [partial(FixedLengthEnv, fn) if isinstance(fn, int) else fn for fn in env_fns]
     return SimulatedVecEnv(env_fns, FixedTimes(step_times, message_times, per, link, aggregation), task_ids=task_ids)

@@ -224,7 +224,7 @@ def test_one_time_model_for_two_environments():
 
 @pytest.mark.parametrize("task_ids", [[], ["a"], ["a", "b", "c"]])
 def test_task_ids(task_ids):
-    message = f"task_ids has {len(task_ids)} entries for 2 workers: give one id a worker"
+    message = f"task_ids has {len(task_ids)} entries for 2 workers: give one id per worker"
     with pytest.raises(ValueError, match=message):
         workers(2, task_ids=task_ids)
     with pytest.raises(ValueError, match=message):
@@ -238,7 +238,7 @@ def test_task_ids_of_a_wrong_type(task_ids):
 
 
 def test_env_kwargs():
-    with pytest.raises(ValueError, match="env_kwargs has 3 entries for n_workers=2: give one dict for all, or one a worker"):
+    with pytest.raises(ValueError, match="env_kwargs has 3 entries for n_workers=2: give one dict for all, or one per worker"):
         make_worker_vec_env(TwoStepEnv, 2, env_kwargs=[{}, {}, {}])
 
 
@@ -251,7 +251,7 @@ def test_env_kwargs_of_a_wrong_type(env_kwargs):
 @pytest.mark.parametrize(
     ("kwargs", "expected"),
     [
-        ({"env_id": [TwoStepEnv] * 2}, "a list of functions goes to SimulatedVecEnv, ProcessVecEnv or RayVecEnv themselves"),
+        ({"env_id": [TwoStepEnv] * 2}, "a list of functions can be passed to SimulatedVecEnv, ProcessVecEnv or RayVecEnv"),
         ({"env_id": 3}, "env_id=3 is not allowed: give a registered id or one function that makes an environment"),
         ({"vec_env_cls": "process"}, "vec_env_cls='process' is not allowed: give SimulatedVecEnv, ProcessVecEnv or RayVecEnv"),
         ({"seed": "x"}, "seed='x' is not allowed: give an integer of at least 0"),

@@ -99,14 +99,14 @@ WRONG = {
     "plan --step-times 1,2 --output plan.txt": "'plan.txt' is not allowed: give a name that ends in .png, .pdf, .svg",
     "plan --step-times 1,2 --output none/plan.png": "there is no directory 'none', make it first",
     "plan --step-times 1,2 --from run.jsonl": "not allowed with argument",
-    "plan --from none.jsonl": "none.jsonl: No such file or directory. Give a file that RunRecorder has written",
-    "plan --from other.txt": "'other.txt' is not a recorded run: give a file that RunRecorder has written",
-    "plan --from picture.png": "picture.png.* is not a recorded run: give a file that RunRecorder has written",
+    "plan --from none.jsonl": "none.jsonl: No such file or directory. Give a file written by RunRecorder",
+    "plan --from other.txt": "'other.txt' is not a recorded run: give a file written by RunRecorder",
+    "plan --from picture.png": "picture.png.* is not a recorded run: give a file written by RunRecorder",
     "plan --from short.jsonl": "short.jsonl has no complete round: give the file of a longer run",
     "plan --from run.jsonl --n-workers 3": "--n-workers goes with --step-times: leave it out",
     "plan --from run.jsonl --message-times 1,2,3": "--message-times has 3 values for 2 workers",
     "summary": "arguments are required: DIR",
-    "summary nowhere": "'nowhere' has no curves.csv with runs: give a directory that compare or reproduce has written",
+    "summary nowhere": "'nowhere' has no curves.csv with runs: give a directory written by compare or reproduce",
     "summary empty": "'empty' has no curves.csv with runs",
     "summary foreign": "'foreign' has no curves.csv with runs",
     "plan --step-times 1,2 --n-trajectories 99999999999": "--n-trajectories 99999999999: .* give fewer",
@@ -170,11 +170,11 @@ def test_plan_on_the_page_about_planning(capsys):
 
 
 def test_plan_of_a_recorded_run(run_file, capsys):
-    """Workers of 1 and 3 seconds a step, two steps a trajectory, half a second a message; the third did nothing."""
+    """Workers of 1 and 3 seconds per step, two steps a trajectory, half a second a message; the third did nothing."""
     main(["plan", "--from", str(run_file), "--n-trajectories", "3"])
     printed = capsys.readouterr().out
     assert "left out: 2" in printed
-    assert "2 workers, M = 3, 2 steps a trajectory" in printed
+    assert "2 workers, M = 3, 2 steps per trajectory" in printed
     assert re.search(r"^1 +Rennala +planned +6 +6\.5 +3 ", printed, re.MULTILINE)
     main(["plan", "--from", str(run_file), "--n-trajectories", "3", "--trajectory-steps", "4", "--message-times", "2"])
     assert re.search(r"^1 +Rennala +planned +12 +14 +3 ", capsys.readouterr().out, re.MULTILINE)

@@ -238,7 +238,7 @@ class DriftingEnv(PointEnv):
 def test_an_environment_that_cannot_be_repeated():
     model = make(RennalaNIGT, workers(DriftingEnv), **STEPS).learn(20)
     loaded = saved_and_loaded(model, workers(DriftingEnv))
-    with pytest.warns(UserWarning, match="environment of worker . did not come back to where it was"):
+    with pytest.warns(UserWarning, match="environment of worker . did not reach its previous state"):
         loaded.learn(30, reset_num_timesteps=False)
 
 

@@ -93,7 +93,7 @@ def test_ranks_agree(trained, case):
 def test_one_process_comes_to_the_same_gradients(trained, case):
     """
     The admitted trajectories, and no others, are in the sums, with weights 1/M or 1/(K M_k): sampled once more by one process
-    at the same θ̃ they are the same ones, and give the same gradient. It adds them up in one sum, not in one a rank, so the
+    at the same θ̃ they are the same ones, and give the same gradient. It adds them up in one sum, not in one per rank, so the
     last bits differ.
     """
     algorithm, kwargs = CASES[case]

@@ -136,7 +136,7 @@ def test_different_arguments_are_refused():
     with rank_processes(2, disagree) as processes:
         for result in processes.results(BOUND):
             assert result.type == "ValueError"
-            assert "n_trajectories=8 on rank 1 does not agree with 7 on rank 0" in result.text
+            assert "n_trajectories=8 on rank 1 differs from 7 on rank 0" in result.text
 
 
 def diverge(rank):

@@ -30,7 +30,7 @@ def make(algorithm=RennalaNIGT, env=None, **kwargs):
 def test_the_class_is_in_the_file(tmp_path):
     path = tmp_path / "model.zip"
     make().save(path)
-    with pytest.raises(ValueError, match=f"^{path} holds a model of RennalaNIGT, not of AFedPG: type RennalaNIGT.load"):
+    with pytest.raises(ValueError, match=f"^{path} contains a model of RennalaNIGT, not of AFedPG: use RennalaNIGT.load"):
         AFedPG.load(path)
     with pytest.raises(ValueError, match="not of SyncNIGT"):
         SyncNIGT.load(path.with_suffix(""), env=workers())  # the suffix is added
@@ -44,7 +44,7 @@ def test_open_files():
     make().save(file)
     for _ in range(2):  # it stays where it is
         file.seek(start)
-        with pytest.raises(ValueError, match=r"^The file holds a model of RennalaNIGT"):
+        with pytest.raises(ValueError, match=r"^The file contains a model of RennalaNIGT"):
             AFedPG.load(file)
         assert file.tell() == start
     assert RennalaNIGT.load(file).n_updates == 0
@@ -62,7 +62,7 @@ def test_subclasses():
     make().save(plain)
     assert type(RennalaNIGT.load(mine)) is RennalaNIGT
     assert type(Mine.load(plain)) is Mine
-    with pytest.raises(ValueError, match="holds a model of Mine, not of Other"):
+    with pytest.raises(ValueError, match="contains a model of Mine, not of Other"):
         Other.load(mine)
 
 
@@ -78,7 +78,7 @@ def test_parameters_of_another_class(tmp_path):
 
 def test_a_file_of_another_library(tmp_path):
     PPO("MlpPolicy", make_vec_env("CartPole-v1"), n_steps=64, device="cpu").save(tmp_path / "ppo")
-    with pytest.raises(ValueError, match=r"ppo was not saved by a class of sb3_nigt: load it with the class that has saved"):
+    with pytest.raises(ValueError, match=r"ppo was not saved by a class of sb3_nigt: load it with the class that saved"):
         RennalaNIGT.load(tmp_path / "ppo")
 
 

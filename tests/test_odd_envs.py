@@ -23,7 +23,7 @@ class TestLockstep(OddEnvTests):
         return lambda *env_fns: DummyVecEnv(env_fns)
 
 
-@pytest.mark.filterwarnings("ignore:.*does not leave its worker:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*is not returned by the worker:UserWarning")
 class TestProcesses(OddEnvTests, IdTests):
     all_infos_travel = False
 

@@ -209,7 +209,9 @@ def test_shared_memory_that_does_not_fit(make):
     room = os.statvfs("/dev/shm")
     # a step of LengthFromSeedEnv takes at least 8 bytes, its reward
     n_steps = room.f_bavail * room.f_frsize // 8 + 1
-    with pytest.raises(ValueError, match=r"MB of shared memory, /dev/shm has \d+ MB free: give a smaller n_steps"):
+    with pytest.raises(
+        ValueError, match=r"MB of shared memory, but /dev/shm has only \d+ MB free: give a smaller horizon or n_steps"
+    ):
         RennalaNIGT("MlpPolicy", make(LengthFromSeedEnv), horizon=n_steps, seed=0).learn(1)
 
 

@@ -151,7 +151,7 @@ def test_line_that_a_crash_has_cut(tmp_path):
 def test_file_that_is_no_recording(tmp_path, content):
     path = tmp_path / "other.txt"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"other.txt' is not a recorded run: give a file that RunRecorder has written"):
+    with pytest.raises(ValueError, match=r"other.txt' is not a recorded run: give a file written by RunRecorder"):
         Recording.load(path)
 
 

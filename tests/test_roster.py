@@ -76,7 +76,7 @@ def test_a_worker_is_busy_until_its_arrival_is_taken():
 
 
 def test_durations_are_measured_or_guessed():
-    """0.5 seconds a step, then 0.6: 0.5 + 0.1 · (0.6 - 0.5) = 0.51. Worker 1 is guessed to be twice as slow as worker 0."""
+    """0.5 seconds per step, then 0.6: 0.5 + 0.1 · (0.6 - 0.5) = 0.51. Worker 1 is guessed to be twice as slow as worker 0."""
     roster = Roster("ab", RestartLimits(1), Speeds(np.array([1.0, 2.0])), TIMEOUT)
     assert roster.predicted_durations(10.0, 0.0).tolist() == [10.0, 20.0]
     roster.speeds.note(0, 5.0, 10, now=5.0)

@@ -32,7 +32,7 @@ def always(trajectory):
 
 class ScriptedWorkers(PacedWorkers):
     """
-    Workers that take so many seconds a step, for trajectories of 10 steps.
+    Workers that take so many seconds per step, for trajectories of 10 steps.
 
     :param step_times: seconds
     :param message_times: seconds

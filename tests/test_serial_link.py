@@ -307,7 +307,7 @@ def test_plan_of_a_serial_link(capsys):
     command = "plan --step-times 9 --n-workers 20 --trajectory-steps 1 --message-times 1 --link serial"
     main(command.split())
     printed = capsys.readouterr().out
-    assert "20 workers, M = 20, 1 steps a trajectory, serial link, all-reduce" in printed
+    assert "20 workers, M = 20, 1 steps per trajectory, serial link, all-reduce" in printed
     assert "idle      link" in printed
     row = next(line for line in printed.splitlines() if "immediate" in line)
     assert row.split() == ["8", "AFedPG", "immediate", "1", "1", "1", "1", "1", "19", "0.0%", "55.0%", "100.0%"]

@@ -72,7 +72,7 @@ class TimedTransport(ScriptedTransport):
     """
     The steps of its workers are seen.
 
-    :param step_times: seconds per step, one a worker
+    :param step_times: seconds per step, one per worker
     :param dies_at: when the first process of worker 0 ends
     """
 

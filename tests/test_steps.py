@@ -35,7 +35,7 @@ def timeline(model, n_rounds):
 
 
 def test_equal_speeds():
-    """Three workers of one second a step, n_steps=2: complete at 2, and nothing is in flight."""
+    """Three workers of one second per step, n_steps=2: complete at 2, and nothing is in flight."""
     assert timeline(make(n_steps=2), 2) == [(0, 2, [2, 2, 2], 0), (2, 4, [2, 2, 2], 0)]
 
 
@@ -83,7 +83,7 @@ def test_sync_waits_for_all():
 
 
 def test_time_per_trajectory_charges_a_share_of_an_episode():
-    """200 steps an episode: h_i = 400 is two seconds a step."""
+    """200 steps an episode: h_i = 400 is two seconds per step."""
     env = SimulatedVecEnv([partial(gym.make, "Pendulum-v1")] * 2, FixedTimes([200, 400], per="trajectory"))
     model = RennalaNIGT("MlpPolicy", env, n_steps=3, seed=0, device="cpu", fisher_samples=6)
     assert timeline(model, 1) == [(0, 4, [4, 2], 0)]

@@ -101,7 +101,7 @@ def test_rennala_does_not_wait_for_a_worker_1000_times_slower(schedule):
 @both_schedules
 def test_rennala_with_workers_whose_trajectories_differ_in_length(schedule):
     """
-    One second a step, 2 and 6 steps, M = 3: w0 at 2 and 4; at 6 w1, which started at 0, before w0, which started at 4.
+    One second per step, 2 and 6 steps, M = 3: w0 at 2 and 4; at 6 w1, which started at 0, before w0, which started at 4.
 
     Planned: one ticket is left at 2, when one length of 2 has been seen: w0 back at 4, w1 expected at 2 and then at 4.
     """
@@ -140,7 +140,7 @@ def test_time_per_trajectory(schedule):
 )
 def test_long_episodes_are_dropped_by_first_finished_and_kept_by_planned(schedule, second_round):
     """
-    One second a step, M = 3. Episodes of w0: 4, then 1, 1, …; of w1: 1, 2, then 6, 6, ….
+    One second per step, M = 3. Episodes of w0: 4, then 1, 1, …; of w1: 1, 2, then 6, 6, ….
 
     First round, both schedules: w1 at 1 and 3, w0 at 4. first_finished has started an episode of w1 at 3, one step lost.
     """

@@ -176,7 +176,7 @@ def test_tune_then_compare(runs_in_this_process, tmp_path, monkeypatch, capsys):
         ("tune --env CartPole-v1 --timesteps 9 --n-workers 2 --candidates 0", "'0' is not allowed"),
         ("tune --env CartPole-v1 --timesteps 9 --n-workers 2 --tasks gravity", "CartPole"),
         ("compare --env CartPole-v1 --timesteps 9 --tuned none.json", "none.json: No such file or directory. Give a file"),
-        ("compare --env CartPole-v1 --timesteps 9 --tuned other.json", "give a file that sb3-nigt tune has written"),
+        ("compare --env CartPole-v1 --timesteps 9 --tuned other.json", "give a file written by sb3-nigt tune"),
         ("reproduce mars", "invalid choice: 'mars' .*humanoid-equal.*malenia-bit"),
         ("reproduce humanoid-equal --tune 0", "'0' is not allowed"),
         ("reproduce humanoid-equal --tune 2 --tuned tuned.json", "not allowed with argument --tune"),
@@ -198,7 +198,7 @@ def test_wrong_arguments_cost_one_line(arguments, message, tmp_path, monkeypatch
 @pytest.mark.parametrize(("eta", "alpha", "distance"), [(0.001, 0.5, "500"), (0.01, 0.5, "49.5")])
 def test_a_lookahead_that_is_longer_than_the_policy_is_said(eta, alpha, distance):
     (text,) = tune.far_lookahead("rennala", {"eta": eta, "learning_rate": alpha, "n_trajectories": 20}, CARTPOLE)
-    assert text.startswith(f"eta={eta:g} with learning_rate=0.5 takes gradients at a distance of (1 - eta) / eta")
+    assert text.startswith(f"eta={eta:g} with learning_rate=0.5 samples at a distance of (1 - eta) / eta")
     assert f"= {distance} from the policy" in text
 
 

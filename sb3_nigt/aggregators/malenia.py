@@ -31,7 +31,7 @@ class Malenia(Aggregator):
         Number the tasks in the order in which they appear.
 
         :param n_trajectories: M
-        :param task_ids: one a worker
+        :param task_ids: one per worker
         :param without: tasks that take no part
         """
         task_ids = list(task_ids)

@@ -18,13 +18,13 @@ from sb3_nigt.schedules import Immediate, Schedule
 
 class AFedPG(AsyncPolicyGradient):
     """
-    AFedPG (arXiv 2404.08003): an update at every arrival, with the gradient that has arrived, however stale it is.
+    AFedPG (arXiv 2404.08003): make an update whenever a gradient arrives, however stale it is.
 
-    Only the sender gets the new extrapolated point. One upload and one download a trajectory. With n = 1 it is
-    ``RennalaNIGT`` with n = 1 and M = 1.
+    Only the worker that sent the gradient gets the new extrapolated point. Each trajectory takes one upload and one
+    download. With one worker it equals ``RennalaNIGT`` with M = 1.
 
     :param policy: as in ``AsyncPolicyGradient``, like all other arguments; there is no ``n_trajectories`` and no ``schedule``
-    :param n_initial_trajectories: trajectories at θ_0 whose mean is the first direction
+    :param n_initial_trajectories: trajectories at θ_0 whose mean gradient is the first direction
     """
 
     fixed: ClassVar[Mapping[str, Any]] = {**PUBLISHED, "n_trajectories": 1, "schedule": "first_finished"}

@@ -58,16 +58,16 @@ SelfAsyncPolicyGradient = TypeVar("SelfAsyncPolicyGradient", bound="AsyncPolicyG
 
 class AsyncPolicyGradient(Model):
     """
-    Policy gradients aggregated over workers of different speed; the parent of all algorithms of this package.
+    Base class of all algorithms of this package: policy gradients aggregated over workers of different speed.
 
-    In round t all workers sample trajectories at the extrapolated point θ̃_t and sum their gradients locally; when the
-    aggregator is complete there is one aggregation, one update of θ, one broadcast. ``policy`` always holds the iterate θ_t.
+    In round t all workers sample at the extrapolated point θ̃_t and sum their gradients locally. When the round is complete,
+    there is one aggregation, one update of θ and one broadcast. ``policy`` always holds the iterate θ_t.
 
-    A subclass names its aggregator and, if it differs, its schedule and its outer update.
+    A subclass defines its aggregator and, if necessary, its schedule and its outer update.
 
-    :param policy: the policy (MlpPolicy, CnnPolicy, MultiInputPolicy, or a class)
-    :param env: a ``WorkerVecEnv``, or anything that Stable-Baselines3 takes (its environments then count as equally fast)
-    :param learning_rate: α, the length of a step in the norm of the geometry; a number or a function of the progress
+    :param policy: MlpPolicy, CnnPolicy, MultiInputPolicy, or a class
+    :param env: a ``WorkerVecEnv``, or any environment that Stable-Baselines3 accepts (its environments count as equally fast)
+    :param learning_rate: α, the length of an update in the norm of the geometry; a number or a function of the progress
         remaining (from 1 to 0). None: the geometry's default
     :param n_steps: with ``rollout="steps"``, a round has ``n_steps`` · n steps, whichever of the n workers make them. None: a
         round has max(1,000, 20 n) steps
@@ -75,33 +75,33 @@ class AsyncPolicyGradient(Model):
     :param gae_lambda: λ of generalised advantages with a critic; None: the paper's estimator, without a critic
     :param eta: η in (0, 1], weight of the new gradient; 1 - η is what torch calls momentum. A number or a function of the
         progress remaining
-    :param geometry: the norm that a step is measured in: "natural", "euclidean" (the paper), "euclidean_kl" or "spectral"
-    :param rollout: what a round is made of. "steps": the environments live on between rounds, and all steps made until the
-        round is complete count; "trajectories": whole trajectories, which begin and end in the round (the paper)
+    :param geometry: the norm of an update: "natural", "euclidean" (the paper), "euclidean_kl" or "spectral"
+    :param rollout: what a round consists of. "steps": episodes continue across rounds, and all steps made until the round is
+        complete count; "trajectories": whole trajectories, which begin and end in the round (the paper)
     :param n_trajectories: M, trajectories per round, with ``rollout="trajectories"``
-    :param n_initial_trajectories: M_init, trajectories of the first round; None: as many as ``n_trajectories``
-    :param horizon: H, where a trajectory is cut, with ``rollout="trajectories"``
-    :param schedule: with ``rollout="trajectories"``, which trajectories of a round count. "planned": decided before they
-        start, unbiased; "pipelined": the same, and an idle worker begins with the next round; "first_finished": the first to
-        finish, the paper's rule
-    :param stagger: with ``rollout="steps"``, cut the first episode of each worker at a random age, so that workers of equal
-        speed are not always at the same point of an episode
-    :param fisher_samples: observations of each round that the metric of the natural step is estimated from
-    :param fisher_rounds: rounds whose observations are used together
+    :param n_initial_trajectories: M_init, trajectories in the first round; None: as many as ``n_trajectories``
+    :param horizon: H, maximum length of a trajectory, with ``rollout="trajectories"``
+    :param schedule: with ``rollout="trajectories"``, which trajectories count. "planned": decided before they start,
+        unbiased; "pipelined": the same, and idle workers start trajectories for the next round; "first_finished": the first
+        to finish, the paper's rule
+    :param stagger: with ``rollout="steps"``, cut the first episode of each worker at a random length, so that workers of
+        equal speed are not always at the same point of an episode
+    :param fisher_samples: observations from each round from which the metric of the natural step is estimated
+    :param fisher_rounds: number of recent rounds whose observations are used
     :param use_sde: gSDE is not supported, must be False
-    :param stats_window_size: episodes over which the logged means are taken
+    :param stats_window_size: number of episodes that the logged means cover
     :param tensorboard_log: folder for TensorBoard (None: no log)
     :param policy_kwargs: further arguments of the policy
     :param verbose: 0 no output, 1 info messages, 2 debug messages
-    :param seed: seed of everything random
-    :param device: where the policy lives (cpu, cuda, auto)
+    :param seed: seed of everything random, including the workers
+    :param device: device of the policy (cpu, cuda, auto)
     :param _init_setup_model: whether to build the network now
     :param group: the ranks that train this model together, see ``sb3_nigt.distributed``: an ``AllReduceGroup`` or a group of
         ``torch.distributed``. None: the default group if it is initialised and has several ranks; False: this process alone
-    :param on_lost_task: of ``MaleniaNIGT``: what follows when a task's last worker is lost. "raise": a ``WorkerError`` that
-        names it; "drop": a warning, and from then on the objective is the mean over the tasks that are left
-    :raises TypeError: for an argument that does not exist, with what takes its place
-    :raises ValueError: for a value that is not allowed, naming the argument
+    :param on_lost_task: for ``MaleniaNIGT``, what to do when a task's last worker is lost. "raise": raise a ``WorkerError``
+        that names it; "drop": warn, and train for the remaining tasks from then on
+    :raises TypeError: for an argument that does not exist; the message says what to use instead
+    :raises ValueError: for a value that is not allowed; the message names the argument
     """
 
     __signature__: ClassVar[Signature]

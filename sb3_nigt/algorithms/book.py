@@ -152,7 +152,7 @@ class Book:
         End the round.
 
         :param counts: accepted trajectories a worker, or steps
-        :param weights: w_i, one a worker
+        :param weights: w_i, one per worker
         :param segments: of a round of steps
         """
         used_steps = sum(arrival.n_steps for arrival, _ in self._accepted)

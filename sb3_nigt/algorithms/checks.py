@@ -144,8 +144,8 @@ def check_env(model: Model, env: VecEnv) -> None:
         )
     if env.unwrapped.tasks_differ and not model.weighs_tasks_equally:
         warnings.warn(
-            f"The workers hold different tasks, and {type(model).__name__} weighs each by the number of trajectories that "
-            "its workers deliver, so the objective depends on their speed or count. MaleniaNIGT weighs tasks equally.",
+            f"The workers hold different tasks, and {type(model).__name__} weights each task by what its workers "
+            "deliver, so the objective depends on their speed and number. MaleniaNIGT weights all tasks equally.",
             stacklevel=2,
         )
 
@@ -161,8 +161,8 @@ def warn_of_untrained(policy: ActorCriticPolicy) -> None:
     names = [name for name, p in policy.named_parameters() if p.requires_grad and id(p) in trained - known]
     if names:
         warnings.warn(
-            f"The policy's optimizer does not hold {', '.join(names[:3])}{', …' if len(names) > 3 else ''}: they stay as they "
-            "are. After replacing a layer make a new optimizer, or freeze them with requires_grad_(False).",
+            f"The policy's optimizer does not hold {', '.join(names[:3])}{', …' if len(names) > 3 else ''}: they are not "
+            "trained. After replacing a layer, create a new optimizer, or freeze them with requires_grad_(False).",
             stacklevel=2,
         )
 

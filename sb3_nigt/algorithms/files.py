@@ -28,14 +28,14 @@ def check_file(cls: type[Any], path: str | pathlib.Path | io.BufferedIOBase) -> 
     if classes is None and "eta" in data and "rollout" not in data:
         raise ValueError(
             f"{shown} was saved by sb3_nigt 0.1.0, whose policies have other parameters: load it with that version "
-            '(pip install "sb3_nigt==0.1.0"), or train anew.'
+            '(pip install "sb3_nigt==0.1.0"), or train a new model.'
         )
     if classes is None and "rollout" not in data:
-        raise ValueError(f"{shown} was not saved by a class of sb3_nigt: load it with the class that has saved it.")
+        raise ValueError(f"{shown} was not saved by a class of sb3_nigt: load it with the class that saved it.")
     if classes is not None and classes[0] not in known and cls.__name__ not in classes:
         raise ValueError(
-            f"{shown} holds a model of {classes[0]}, not of {cls.__name__}: type {classes[0]}.load. To go on "
-            f"from its parameters with {cls.__name__}, make a model with the same policy and call set_parameters(path)."
+            f"{shown} contains a model of {classes[0]}, not of {cls.__name__}: use {classes[0]}.load. To continue "
+            f"from its parameters with {cls.__name__}, create a model with the same policy and call set_parameters(path)."
         )
 
 

@@ -14,12 +14,13 @@ from sb3_nigt.algorithms.base import AsyncPolicyGradient
 
 class MaleniaNIGT(AsyncPolicyGradient):
     """
-    Malenia NIGT (arXiv 2509.24305): one policy for the mean over the workers' tasks, however fast each worker is.
+    Malenia NIGT (arXiv 2509.24305): train one policy for the mean over different tasks, however fast their workers are.
 
-    A round ends when every task has a trajectory and the harmonic mean of their numbers M_k is at least M/K; g_t is the
-    mean over tasks of each task's own mean; θ follows normalized momentum with implicit gradient transport (``NIGT``).
-    Workers with equal ``env.task_ids`` share a task; without ids each worker is its own task, as in the paper. With a single
-    task it is ``RennalaNIGT``. Arguments: see ``AsyncPolicyGradient``.
+    A round ends when every task has contributed and the harmonic mean of the tasks' counts is at least M/K, where K is the
+    number of tasks and M is ``n_steps`` · n (``n_trajectories`` with ``rollout="trajectories"``). The gradient is the mean
+    of the tasks' mean gradients. The outer update is ``NIGT``. Workers with equal ``env.task_ids`` share a task; without
+    ids every worker is a task, as in the paper. With a single task it equals ``RennalaNIGT``. For the arguments see
+    ``AsyncPolicyGradient``.
     """
 
     weighs_tasks_equally: ClassVar[bool] = True

@@ -11,11 +11,12 @@ from sb3_nigt.algorithms.base import AsyncPolicyGradient
 
 class RennalaNIGT(AsyncPolicyGradient):
     """
-    Rennala NIGT (arXiv 2509.24305): one policy on many workers of different speed, none of which is waited for.
+    Rennala NIGT (arXiv 2509.24305): train one policy on many workers of different speed without waiting for slow ones.
 
-    A round ends when the workers together have M trajectories; g_t is their mean; θ follows normalized momentum with
-    implicit gradient transport (``NIGT``). With equal speeds and M = n it is ``SyncNIGT``, with n = 1 sequential NIGT. All
-    workers should hold the same task; for different ones see ``MaleniaNIGT``. Arguments: see ``AsyncPolicyGradient``.
+    A round ends when the workers together have made ``n_steps`` · n steps (M trajectories with ``rollout="trajectories"``),
+    whichever workers made them, and all of them have the same weight. The outer update is ``NIGT``. With equal speeds it
+    equals ``SyncNIGT``. All workers should hold the same task; for different tasks see ``MaleniaNIGT``. For the arguments
+    see ``AsyncPolicyGradient``.
     """
 
     fixed: ClassVar[Mapping[str, Any]] = {"on_lost_task": "raise"}

@@ -18,7 +18,7 @@ from sb3_nigt.algorithms.paper import PUBLISHED, with_published_policy
 
 class RennalaPG(AsyncPolicyGradient):
     """
-    Plain gradient ascent θ ← θ + α g on Rennala's rounds. With equal speeds and M = n it is ``SyncPG``.
+    Plain gradient ascent θ ← θ + α g with Rennala's rounds. With equal speeds and M = n it equals ``SyncPG``.
 
     :param policy: as in ``AsyncPolicyGradient``, like all other arguments; there is no ``eta``
     """

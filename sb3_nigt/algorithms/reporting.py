@@ -33,7 +33,7 @@ class RoundLogger:
     """
     Writes ``async/*``, ``task/*`` and ``time/clock``.
 
-    :param task_ids: one a worker, or None if the returns of the tasks are not logged apart
+    :param task_ids: one per worker, or None if the returns of the tasks are not logged apart
     :param window_size: episodes that a task's mean return covers
     """
 

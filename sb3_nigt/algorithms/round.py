@@ -107,7 +107,7 @@ def check_lost(
 
     :param lost: workers that will never deliver anything again
     :param aggregator: the rule of the round
-    :param task_ids: one a worker
+    :param task_ids: one per worker
     :param last_failure: of a worker, as the end of a message; empty if it is not known
     :raises LostWorkerError: if it needs one of them
     """

@@ -39,7 +39,7 @@ def changed(before: Settings, model: Model) -> set[str]:
     names = {name for name, old in before.items() if not _same(old, getattr(model, name))}
     for name in FINAL:
         if name in names:
-            raise ValueError(f"{name}={getattr(model, name)!r} cannot be set on a model that exists: {FINAL[name]}.")
+            raise ValueError(f"{name}={getattr(model, name)!r} cannot be changed on an existing model: {FINAL[name]}.")
     check_kind_of_estimator(before["gae_lambda"] is not None, model.gae_lambda)
     return names
 

@@ -11,9 +11,10 @@ from sb3_nigt.algorithms.base import AsyncPolicyGradient
 
 class SyncNIGT(AsyncPolicyGradient):
     """
-    NIGT with a barrier: every worker makes ⌈M/n⌉ trajectories, the slowest one sets the pace.
+    NIGT with a barrier: a round ends when every worker has made its share, so the slowest worker sets the pace.
 
-    Arguments: see ``AsyncPolicyGradient``; there is no ``schedule``.
+    The share is ``n_steps`` steps, or ⌈M/n⌉ trajectories with ``rollout="trajectories"``. For the arguments see
+    ``AsyncPolicyGradient``; there is no ``schedule``.
     """
 
     fixed: ClassVar[Mapping[str, Any]] = {"schedule": "planned", "on_lost_task": "raise"}

@@ -17,7 +17,7 @@ from sb3_nigt.algorithms.paper import PUBLISHED, with_published_policy
 
 class SyncPG(AsyncPolicyGradient):
     """
-    Plain gradient ascent θ ← θ + α g with a barrier: every worker makes ⌈M/n⌉ trajectories, the slowest sets the pace.
+    Plain gradient ascent θ ← θ + α g with a barrier: every worker makes ⌈M/n⌉ trajectories, so the slowest sets the pace.
 
     :param policy: as in ``AsyncPolicyGradient``, like all other arguments; there is no ``schedule`` and no ``eta``
     """

@@ -43,7 +43,7 @@ class Traps:
                 "cut",
                 f"All of the last {self._n_cut} trajectories were cut at horizon={horizon} before their episodes ended, so no "
                 "episode is logged as rollout/ep_rew_mean, and rewards after the cut do not count: give a horizon as long as "
-                'an episode, or rollout="steps", in which episodes go on from round to round.',
+                'an episode, or rollout="steps", in which episodes continue across rounds.',
             )
 
     def before_rounds(self, n_trajectories: int, n_workers: int) -> None:
@@ -72,8 +72,8 @@ class Traps:
         if lookahead > 0 and lookahead > (norm := float(np.sqrt(np.square(parameters, dtype=np.float64).sum()))):
             self._say(
                 "far",
-                f"With eta={eta:g} gradients are taken at a distance of {lookahead:.3g} from the policy, which is more than "
-                f"the length of its parameters, {norm:.3g}. The distance is (1 - eta) / eta times a step: give a larger eta, "
+                f"With eta={eta:g} workers sample at a distance of {lookahead:.3g} from the policy, which is longer than "
+                f"its parameter vector ({norm:.3g}). The distance is (1 - eta) / eta times a step: give a larger eta, "
                 "or a smaller learning_rate.",
             )
 
@@ -90,10 +90,10 @@ def warn_of_policy_kwargs(policy_kwargs: dict[str, Any], policy: Any, has_critic
     net_arch = policy_kwargs.get("net_arch")
     if isinstance(net_arch, dict) and net_arch.get("vf") and not (has_critic and isinstance(policy, ActorPolicy)):
         reasons["net_arch['vf']"] = (
-            "there is no critic with gae_lambda=None" if not has_critic else "the critic is a network apart"
+            "there is no critic with gae_lambda=None" if not has_critic else "the critic is a separate network"
         )
     if "share_features_extractor" in policy_kwargs:
-        reasons["share_features_extractor"] = "the critic always has a features extractor of its own"
+        reasons["share_features_extractor"] = "the critic always has its own features extractor"
     if policy_kwargs.get("log_std_init") is not None and not isinstance(policy.action_space, spaces.Box):
         reasons["log_std_init"] = "only Box actions have a standard deviation"
     for name, reason in reasons.items():

@@ -65,7 +65,7 @@ def contributions(
     Say what each accepted trajectory counts for.
 
     :param accepted: of this process, in worker order
-    :param weights: w_i, one a worker
+    :param weights: w_i, one per worker
     :param estimator: gives C_t
     :param assessment: of the whole round
     """

@@ -114,7 +114,7 @@ def newest_checkpoint(folder: str | Path) -> Path | None:
         problem = _problem(path)
         if problem is None:
             return path
-        warnings.warn(f"{path} is passed over, since it is damaged: {problem}.", stacklevel=2)
+        warnings.warn(f"{path} is damaged and skipped: {problem}.", stacklevel=2)
     return None
 
 

@@ -81,7 +81,7 @@ class Ranks:
 
         :param key: see ``meet``
         :param vector: of the same length on all ranks
-        :return: one row a rank
+        :return: one row per rank
         """
         self.meet(key)
         mine = th.from_numpy(vector)

@@ -119,7 +119,7 @@ class Session:
             for name in MUST_AGREE:
                 if row[name] != rows[0][name]:
                     raise ValueError(
-                        f"{name}={row[name]!r} on rank {rank} does not agree with {rows[0][name]!r} on rank 0: run the same "
+                        f"{name}={row[name]!r} on rank {rank} differs from {rows[0][name]!r} on rank 0: run the same "
                         "script with the same arguments on all ranks."
                     )
         updates = [row["n_updates"] for row in rows]

@@ -35,7 +35,7 @@ class TaskFamily:
 
 
 def _spaced(low: float, high: float) -> Callable[[int], Sequence[Any]]:
-    """Evenly spaced values, one a worker; short, since they become part of logged keys."""
+    """Evenly spaced values, one per worker; short, since they become part of logged keys."""
     return lambda n_workers: np.linspace(low, high, n_workers).round(3).tolist()
 
 

@@ -70,7 +70,7 @@ class Estimator(ABC):
         Return C_t of every step, without the weight w_i of the worker.
 
         :param accepted: what counts, in an order that does not depend on which came first
-        :param weights: w_i, one a worker
+        :param weights: w_i, one per worker
         :param assessment: of the whole round
         :return: one array of shape (L,) for each trajectory
         """

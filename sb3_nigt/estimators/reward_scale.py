@@ -35,7 +35,7 @@ class RewardScale:
     """
     Running standard deviation of the discounted return R_t, equal to that of ``VecNormalize`` on the same data.
 
-    R_t is carried over the rounds, one number a worker. A round goes: ``normalize`` with the scale so far, ``advance`` for
+    R_t is carried over the rounds, one number per worker. A round goes: ``normalize`` with the scale so far, ``advance`` for
     the segment of each worker, ``merge`` in worker order.
 
     :param n_workers: number of workers

@@ -41,7 +41,7 @@ def merged_task_moments(of_workers: Mapping[int, WorkerMoments], weights: FloatA
     Return ``task_moments`` of steps that are at other places, from the moments of each worker.
 
     :param of_workers: moments of the advantages by worker, each step with weight 1
-    :param weights: w_i, one a worker
+    :param weights: w_i, one per worker
     :param n_tasks: K
     :return: moments of shape (K,)
     """

@@ -50,7 +50,7 @@ def execute_all(runs: Sequence[Run], directory: Path, processes: int) -> None:
     errors.update({run.name: "its process was killed, perhaps for want of memory" for run in waiting})
     if errors:
         lines = "\n".join(f"  {name}: {error}" for name, error in sorted(errors.items()))
-        raise FailedRunsError(f"{len(errors)} of {len(runs)} runs failed; the same command tries them again:\n{lines}")
+        raise FailedRunsError(f"{len(errors)} of {len(runs)} runs failed; run the same command again to retry them:\n{lines}")
 
 
 def is_finished(run: Run, directory: Path) -> bool:
@@ -67,7 +67,7 @@ def is_finished(run: Run, directory: Path) -> bool:
     try:
         found, wanted = completed(json.loads(configuration.read_text(encoding="utf-8"))["run"]), run.as_json()
     except (ValueError, KeyError, TypeError):
-        raise UsageError(f"{configuration} is damaged: remove it, then its run is repeated") from None
+        raise UsageError(f"{configuration} is damaged: remove it to repeat the run") from None
     differing = [name for name in wanted if found.get(name) != wanted[name]]
     if differing:
         raise UsageError(f"{configuration} is of a run with another {differing[0]}: give another directory, or remove it")

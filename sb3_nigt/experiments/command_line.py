@@ -43,6 +43,6 @@ def main(argv: list[str] | None = None) -> None:
     except FailedRunsError as error:
         parser.exit(1, f"{error}\n")
     except KeyboardInterrupt:
-        parser.exit(130, "\nInterrupted; compare, tune and reproduce go on with the same command.\n")
+        parser.exit(130, "\nInterrupted. To continue compare, tune or reproduce, run the same command again.\n")
     except BrokenPipeError:  # the reader of the output, head for example, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its end

@@ -132,8 +132,8 @@ def deliver_messages(model: BaseAlgorithm, workers: CountedVecEnv) -> int:
     """
     Count the messages to the learner at the end of a rollout; those of baselines take their time now.
 
-    A baseline sends one message a worker after each rollout and waits for the slowest, max κ_i. Our algorithms have spent
-    the time already: one message of each worker with an accepted trajectory, or one a trajectory where each is sent on its
+    A baseline sends one message per worker after each rollout and waits for the slowest, max κ_i. Our algorithms have spent
+    the time already: one message of each worker with an accepted trajectory, or one per trajectory where each is sent on its
     own.
 
     :param model: in training

@@ -106,7 +106,7 @@ def load_all(path: Path) -> Curves:
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
         if not {"method", "seed", "seconds", "return"} <= set(reader.fieldnames or ()):
-            raise ValueError(f"{path} has no curves: give a file that compare or reproduce has written")
+            raise ValueError(f"{path} has no curves: give a file written by compare or reproduce")
         for row in reader:
             rows.setdefault((row["method"], row["seed"]), []).append(row)
     if not rows:
@@ -119,7 +119,7 @@ def load_all(path: Path) -> Curves:
 
 def comparison(text: str) -> tuple[str, Curves]:
     """
-    Read an argument: a directory that compare or reproduce has written.
+    Read an argument: a directory written by compare or reproduce.
 
     :param text: what the user typed
     :return: name of the directory, and its curves
@@ -129,7 +129,7 @@ def comparison(text: str) -> tuple[str, Curves]:
         return path.resolve().name, load_all(path / ALL_CURVES)
     except (OSError, ValueError):
         raise argparse.ArgumentTypeError(
-            f"{text!r} has no {ALL_CURVES} with runs: give a directory that compare or reproduce has written"
+            f"{text!r} has no {ALL_CURVES} with runs: give a directory written by compare or reproduce"
         ) from None
 
 

@@ -44,8 +44,8 @@ class Setting:
     Environment and workers, the same for all methods that are compared.
 
     :param env: a registered id
-    :param step_times: h_i, one a worker
-    :param message_times: κ_i, one a worker
+    :param step_times: h_i, one per worker
+    :param message_times: κ_i, one per worker
     :param time_per: what ``step_times`` measures, "step" or "trajectory"
     :param tasks: None, or a family of ``make_tasks``: the workers hold different tasks
     :param task_kwargs: further arguments of ``make_tasks``

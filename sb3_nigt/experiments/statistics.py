@@ -61,8 +61,8 @@ def difference_interval(first: FloatArray, second: FloatArray, level: float = 0.
     """
     Percentile interval of the difference of two means, the runs of both drawn with replacement, always the same draws.
 
-    :param first: one number a run
-    :param second: one number a run, of other runs
+    :param first: one number per run
+    :param second: one number per run, of other runs
     :param level: of the interval
     :return: lower and upper end
     """
@@ -78,8 +78,8 @@ def permutation_p(first: FloatArray, second: FloatArray) -> float:
 
     Exact, that is over all ways, unless there are more than 20,000; then over so many that are drawn, always the same ones.
 
-    :param first: one number a run
-    :param second: one number a run, of other runs
+    :param first: one number per run
+    :param second: one number per run, of other runs
     """
     runs, size = np.concatenate([first, second]), len(first)
     if math.comb(len(runs), size) <= DEALS:

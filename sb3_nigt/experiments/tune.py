@@ -107,7 +107,7 @@ def far_lookahead(method: str, arguments: dict[str, Any], setting: Setting) -> l
     if lookahead <= norm:
         return []
     return [
-        f"eta={eta:g} with learning_rate={alpha:g} takes gradients at a distance of (1 - eta) / eta * learning_rate = "
+        f"eta={eta:g} with learning_rate={alpha:g} samples at a distance of (1 - eta) / eta * learning_rate = "
         f"{lookahead:.3g} from the policy, and its initial parameters have a length of {norm:.3g} only: give more "
         "--candidates, or a larger eta"
     ]

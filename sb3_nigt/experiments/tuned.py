@@ -48,7 +48,7 @@ def load(path: Path) -> list[Tuned]:
             Tuned(**{**entry, "setting": _setting(entry["setting"]), "budget": Budget(**entry["budget"])}) for entry in entries
         ]
     except (ValueError, KeyError, TypeError):
-        raise UsageError(f"{str(path)!r} has no tuned values: give a file that sb3-nigt tune has written") from None
+        raise UsageError(f"{str(path)!r} has no tuned values: give a file written by sb3-nigt tune") from None
 
 
 def _setting(entry: dict[str, Any]) -> Setting:
@@ -81,7 +81,7 @@ def tuned_file(text: str) -> list[Tuned]:
     try:
         return load(Path(text))
     except OSError as error:
-        raise argparse.ArgumentTypeError(f"{text}: {error.strerror}. Give a file that sb3-nigt tune has written") from None
+        raise argparse.ArgumentTypeError(f"{text}: {error.strerror}. Give a file written by sb3-nigt tune") from None
     except UsageError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 

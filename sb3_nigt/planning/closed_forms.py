@@ -25,7 +25,7 @@ def rennala_round_time(durations: Times, n_trajectories: int) -> float:
     """
     T = min{t : Σ_i ⌊t/τ_i⌋ ≥ M}, the M-th smallest of {k τ_i : k ≥ 1}.
 
-    :param durations: τ_i, seconds per trajectory, one a worker
+    :param durations: τ_i, seconds per trajectory, one per worker
     :param n_trajectories: M
     """
     times, _ = _first_arrivals(_checked(durations), check_integer("n_trajectories", n_trajectories, 1))
@@ -36,7 +36,7 @@ def rennala_bounds(durations: Times, n_trajectories: int) -> tuple[float, float]
     """
     M/A_n ≤ T ≤ min_m (M + m)/A_m.
 
-    :param durations: τ_i, seconds per trajectory, one a worker
+    :param durations: τ_i, seconds per trajectory, one per worker
     :param n_trajectories: M
     :return: both bounds
     """
@@ -51,7 +51,7 @@ def workers_worth_waiting_for(durations: Times, n_trajectories: int) -> int:
 
     The guarantee for the time of a round is no better with the slower workers than without them.
 
-    :param durations: τ_i, seconds per trajectory, one a worker
+    :param durations: τ_i, seconds per trajectory, one per worker
     :param n_trajectories: M
     """
     return int(np.argmin(_upper_bounds(durations, n_trajectories))) + 1
@@ -61,7 +61,7 @@ def malenia_round_time(durations: Times, n_trajectories: int) -> float:
     """
     T = min{t : Σ_i 1/⌊t/τ_i⌋ ≤ n²/M}, every worker with its own task.
 
-    :param durations: τ_i, seconds per trajectory, one a worker
+    :param durations: τ_i, seconds per trajectory, one per worker
     :param n_trajectories: M
     """
     tau = _checked(durations)
@@ -73,7 +73,7 @@ def malenia_bounds(durations: Times, n_trajectories: int) -> tuple[float, float]
     """
     max(τ_n, (M/n) mean τ) ≤ T ≤ max(τ_n, 2 (M/n) mean τ).
 
-    :param durations: τ_i, seconds per trajectory, one a worker
+    :param durations: τ_i, seconds per trajectory, one per worker
     :param n_trajectories: M
     :return: both bounds
     """
@@ -87,7 +87,7 @@ def synchronous_round_time(durations: Times, n_trajectories: int) -> float:
     """
     T = ⌈M/n⌉ τ_n.
 
-    :param durations: τ_i, seconds per trajectory, one a worker
+    :param durations: τ_i, seconds per trajectory, one per worker
     :param n_trajectories: M
     """
     tau = _checked(durations)
@@ -100,8 +100,8 @@ def afedpg_interval(durations: Times, message_times: float | Times = 0.0) -> flo
 
     Over a parallel link; for a serial one see ``serial_afedpg_bounds``.
 
-    :param durations: τ_i, seconds per trajectory, one a worker
-    :param message_times: κ_i, seconds per message, one number or one a worker
+    :param durations: τ_i, seconds per trajectory, one per worker
+    :param message_times: κ_i, seconds per message, one number, or one per worker
     """
     tau = _checked(durations)
     return float(1 / np.sum(1 / (tau + per_worker("message_times", message_times, len(tau), positive=False))))
@@ -117,8 +117,8 @@ def efficient_n_trajectories(
     their messages) the workers could make A_n (T + κ) trajectories, the round uses M of them. With T ≤ (M + n)/A_n every
     M ≥ x/(1-x) (n + A_n max κ), or Σ κ in place of max κ, is enough.
 
-    :param durations: τ_i, seconds per trajectory, one a worker
-    :param message_times: κ_i, seconds per message, one number or one a worker
+    :param durations: τ_i, seconds per trajectory, one per worker
+    :param message_times: κ_i, seconds per message, one number, or one per worker
     :param efficiency: x in [0, 1)
     :param aggregation: see ``TimeModel``
     """
@@ -152,7 +152,7 @@ def malenia_free_n_trajectories(durations: Times) -> int:
 
     A smaller M is not quicker.
 
-    :param durations: τ_i, seconds per trajectory, one a worker, each with its own task
+    :param durations: τ_i, seconds per trajectory, one per worker, each with its own task
     """
     tau = _checked(durations)
     counts = np.floor(tau.max() / tau * (1 + ROUNDING))

@@ -107,10 +107,10 @@ def plan(
     """
     Predict what each method does on given workers, by its own schedule on simulated time and without environments.
 
-    :param step_times: h_i, seconds per environment step, one a worker
+    :param step_times: h_i, seconds per environment step, one per worker
     :param n_trajectories: M
     :param trajectory_steps: steps of a trajectory; of several numbers one is drawn for each trajectory
-    :param message_times: κ_i, seconds per message, one number or one a worker
+    :param message_times: κ_i, seconds per message, one number, or one per worker
     :param task_ids: tasks of the workers, for Malenia; None: each worker has its own
     :param link: "parallel", or "serial": the learner takes one message at a time, see ``TimeModel``
     :param aggregation: "all_reduce", or "server": a round pays for all its messages, see ``TimeModel``

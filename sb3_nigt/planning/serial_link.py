@@ -27,8 +27,8 @@ def link_load(durations: Times, message_times: float | Times) -> float:
 
     A serial link cannot take more than 1.
 
-    :param durations: τ_i, seconds per trajectory, one a worker
-    :param message_times: κ_i, seconds per message, one number or one a worker
+    :param durations: τ_i, seconds per trajectory, one per worker
+    :param message_times: κ_i, seconds per message, one number, or one per worker
     """
     tau, kappa = _checked(durations, message_times)
     return float(np.sum(kappa / (tau + kappa)))
@@ -38,8 +38,8 @@ def saturating_n_workers(durations: Times, message_times: float | Times) -> int 
     """
     ⌈n/ρ⌉, the number of workers like these that load a serial link fully; more of them bring no more updates.
 
-    :param durations: τ_i, seconds per trajectory, one a worker
-    :param message_times: κ_i, seconds per message, one number or one a worker
+    :param durations: τ_i, seconds per trajectory, one per worker
+    :param message_times: κ_i, seconds per message, one number, or one per worker
     :return: None if messages take no time
     """
     tau, kappa = _checked(durations, message_times)
@@ -55,8 +55,8 @@ def serial_afedpg_bounds(durations: Times, message_times: float | Times) -> tupl
     1/Σ_i 1/(τ_i + Σ_j κ_j), since a gradient waits for at most one message of each other worker. Workers of equal speed and
     messages make an update every max(κ, (τ + κ)/n) seconds.
 
-    :param durations: τ_i, seconds per trajectory, one a worker
-    :param message_times: κ_i, seconds per message, one number or one a worker
+    :param durations: τ_i, seconds per trajectory, one per worker
+    :param message_times: κ_i, seconds per message, one number, or one per worker
     :return: both bounds
     """
     tau, kappa = _checked(durations, message_times)

@@ -31,7 +31,7 @@ class Workload:
     :param step_times: h_i, seconds per environment step, shape (n,)
     :param message_times: κ_i, seconds per message, shape (n,)
     :param lengths: steps of a trajectory; one of them is drawn for each
-    :param task_ids: one a worker
+    :param task_ids: one per worker
     :param link: how messages reach the learner, see ``TimeModel``
     :param aggregation: the same
     """

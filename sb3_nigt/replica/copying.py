@@ -124,9 +124,9 @@ def _check_functions(policy: ActorCriticPolicy) -> None:
             held = [parts[id(content)] for content in _closed_over(function) if id(content) in parts]
             if held:
                 raise ValueError(
-                    f"policy={type(policy).__name__}: the function {function.__qualname__} in it refers to {held[0]}, of "
-                    "which workers have a copy, and it would go on using the original. Take the module from the arguments of "
-                    "a hook, or give functools.partial(function, module), which is copied together with the module."
+                    f"policy={type(policy).__name__}: the function {function.__qualname__} in it refers to {held[0]}. "
+                    "Workers get a copy of that module, but the function would still use the original. Take it "
+                    "from the arguments of a hook, or give functools.partial(function, module), which is copied together with the module."
                 )
 
 

@@ -15,7 +15,7 @@ from sb3_nigt.parameters import Layout
 from sb3_nigt.policies import TanhGaussianDistribution
 from sb3_nigt.sampling.trajectory import Trajectory, map_observation
 
-Coefficients = Sequence[npt.NDArray[np.floating[Any]]]  # one array a trajectory, one number a step
+Coefficients = Sequence[npt.NDArray[np.floating[Any]]]  # one array per trajectory, one number per step
 
 MAX_ELEMENTS = 2**24  # numbers of observation in one backward pass, bounds the memory of long rounds of images
 
@@ -63,7 +63,7 @@ def weighted_sum(local_sums: Mapping[int, th.Tensor], weights: npt.NDArray[np.fl
     Reduce the local sums of the workers: g = Σ_i w_i S_i, added up in the order of the mapping.
 
     :param local_sums: S_i of the workers that take part, by worker, flat vectors
-    :param weights: w_i, one a worker
+    :param weights: w_i, one per worker
     :return: flat vector
     """
     total = th.zeros_like(next(iter(local_sums.values())))

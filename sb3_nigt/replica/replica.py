@@ -86,7 +86,7 @@ class PolicyReplica:
 
         :param kept: trajectories by worker and key
         :param contributions: which of them count and how much, in any order
-        :param weights: w_i, one a worker
+        :param weights: w_i, one per worker
         :param sums_by_worker: one backward pass a worker for its S_i, as where the workers are apart
         :return: flat float32 vector over the parameters, direction of ascent
         """

@@ -49,7 +49,7 @@ class Head(ABC):
     @abstractmethod
     def noise(self, rng: np.random.Generator, n_steps: int) -> Array:
         """
-        Random numbers for the next steps, one row a step.
+        Random numbers for the next steps, one row per step.
 
         :param rng: the trajectory's generator
         :param n_steps: number of rows

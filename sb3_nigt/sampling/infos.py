@@ -87,7 +87,7 @@ def plain(value: Any) -> Any:
     for kind in (list, tuple, set):
         if isinstance(value, kind):
             return kind(map(plain, value))
-    raise TypeError(f"a {type(value).__name__} stays in its process")
+    raise TypeError(f"a {type(value).__name__} cannot be sent to the parent process")
 
 
 def as_number(value: Any) -> Any:

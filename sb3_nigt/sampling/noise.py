@@ -15,7 +15,7 @@ MOST_SKIPPED_ROWS = 2**14  # at a time
 
 class NoiseStream:
     """
-    Random numbers of a worker's actions, one row a step in order, however many are asked for at a time.
+    Random numbers of a worker's actions, one row per step in order, however many are asked for at a time.
 
     :param head: draws them
     :param rng: of the worker

@@ -22,7 +22,7 @@ FIRST_ROWS = 64  # rows allocated at the start of a trajectory, doubled when the
 
 
 class Noise(Protocol):
-    """Random numbers of actions, one row a step."""
+    """Random numbers of actions, one row per step."""
 
     def take(self, rows: int) -> npt.NDArray[Any]:
         """Return the next rows."""

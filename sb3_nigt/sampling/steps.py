@@ -25,7 +25,7 @@ class StepField:
 
     :param shape: of one row
     :param dtype: of the numbers
-    :param n_extra: rows that it has besides one a step; an observation has one more, after the last step
+    :param n_extra: rows that it has besides one per step; an observation has one more, after the last step
     """
 
     shape: tuple[int, ...]
@@ -126,7 +126,7 @@ def observations_in(arrays: Arrays) -> Any:
 
 
 def _pieces(trajectory: Trajectory) -> Iterator[tuple[str, npt.NDArray[Any], Any]]:
-    """Name, one row a step, and the row after the last step where there is one."""
+    """Name, one row per step, and the row after the last step where there is one."""
     for name in ("rewards", "samples", "actions"):
         yield name, getattr(trajectory, name), None
     observations, final = trajectory.observations, trajectory.final_observation

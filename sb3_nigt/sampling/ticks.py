@@ -27,7 +27,7 @@ class Tick:
     :param new_obs: observations after the step, leading dimension n
     :param rewards: shape (n,)
     :param dones: shape (n,)
-    :param infos: one dict an environment
+    :param infos: one dict per environment
     :param actions: what the environments received, leading dimension n
     :param raw_obs: ``new_obs`` as the environments gave them; None where their wrappers have seen the step themselves
     :param raw_rewards: ``rewards`` as the environments gave them, or None

@@ -22,7 +22,7 @@ from sb3_nigt.sampling.trajectory import Trajectory
 from sb3_nigt.vec_env.base import RolloutSpec, RoundWorkers
 
 Arrived = tuple[Arrival, Trajectory]
-Coefficients = list[npt.NDArray[np.float64]]  # one array a trajectory, one number a step
+Coefficients = list[npt.NDArray[np.float64]]  # one array per trajectory, one number per step
 
 
 def make_policy(
@@ -127,7 +127,7 @@ def coefficients(trajectories: Sequence[Trajectory], weights: Any, gamma: float 
     Return w_j C_jt of the paper's estimator, as ``policy_gradient`` takes them.
 
     :param trajectories: complete ones
-    :param weights: w_j, one a trajectory
+    :param weights: w_j, one per trajectory
     :param gamma: γ
     """
     arrived: list[Any] = [(None, trajectory) for trajectory in trajectories]  # the paper's estimator looks at nothing else

@@ -109,7 +109,7 @@ class RoundWorkersTests:
         assert workers.cancel() == []
 
     def test_durations_are_predicted(self, start: Start) -> None:
-        """One positive number a worker, the same or larger for longer trajectories; also before anything was measured."""
+        """One positive number per worker, the same or larger for longer trajectories; also before anything was measured."""
         workers, point = start(2, 3)
         for _ in range(2):
             short, long = workers.predicted_durations(5.0), workers.predicted_durations(10.0)
@@ -330,7 +330,7 @@ class TrajectoryWorkersTests(RoundWorkersTests):
 
         :param workers: prepared
         :param arrived: what was accepted
-        :param scored: c_jt, one array a trajectory
+        :param scored: c_jt, one array per trajectory
         """
         policy, parts = copy_of(workers.rollout_spec.policy, "cpu"), []
         for (_, trajectory), own in zip(arrived, scored, strict=True):

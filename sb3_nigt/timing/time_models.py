@@ -29,7 +29,7 @@ class TimeModel(ABC):
     The environment works on a copy and calls ``bind`` once with its number of workers; a subclass that holds one value a
     worker extends it.
 
-    :param message_times: κ_i, seconds per message, one number or one a worker
+    :param message_times: κ_i, seconds per message, one number, or one per worker
     :param per: what ``unit_time`` measures, "step" or "trajectory"
     :param link: "parallel", or "serial": gradients that are sent on their own queue at the learner, which takes one at a time
     :param aggregation: of a round: "all_reduce" takes as long as its longest message, "server" (on a serial link) as long as
@@ -86,8 +86,8 @@ class FixedTimes(TimeModel):
     """
     Constant speeds, the paper's model.
 
-    :param step_times: h_i, seconds per unit, one number or one a worker
-    :param message_times: κ_i, seconds per message, one number or one a worker
+    :param step_times: h_i, seconds per unit, one number, or one per worker
+    :param message_times: κ_i, seconds per message, one number, or one per worker
     :param per: the unit, "step" or "trajectory"
     :param link: see ``TimeModel``
     :param aggregation: see ``TimeModel``
@@ -125,7 +125,7 @@ class RandomTimes(FixedTimes):
     The factor in front of the mean is log-normal with mean one and the given coefficient of variation, drawn anew for
     every trajectory.
 
-    :param step_times: mean seconds per unit, one number or one a worker
+    :param step_times: mean seconds per unit, one number, or one per worker
     :param message_times: κ_i, seconds per message
     :param per: the unit, "step" or "trajectory"
     :param variation: standard deviation of the factor (its mean is one), at least 0
@@ -156,7 +156,7 @@ class VaryingTimes(TimeModel):
     """
     Speeds that change over time.
 
-    :param step_times: function of the time in seconds that returns the seconds per unit, one number a worker
+    :param step_times: function of the time in seconds that returns the seconds per unit, one number per worker
     :param message_times: κ_i, seconds per message
     :param per: the unit, "step" or "trajectory"
     :param link: see ``TimeModel``

@@ -66,7 +66,7 @@ class RoundWorkers(ABC):
     """What a round asks of the workers, whether or not there is anything to learn from: jobs in, arrivals out."""
 
     clock: Clock
-    task_ids: tuple[Hashable, ...]  # one a worker
+    task_ids: tuple[Hashable, ...]  # one per worker
     steps_executed: int = 0  # environment steps of all trajectories that were handed out, cancelled ones included
     n_resets: int = 0  # by the synchronous API, each of which voids what is in flight
     link: Link = "parallel"  # how messages reach the learner where their times are simulated, see ``TimeModel``
@@ -187,7 +187,7 @@ class TrajectoryWorkers(RoundWorkers):
         Aggregate: Σ_i w_i S_i over what was accepted, reduced in worker order.
 
         :param contributions: accepted trajectories, not forgotten yet, with the coefficients of their scores
-        :param weights: w_i, one a worker
+        :param weights: w_i, one per worker
         :return: flat float32 vector, direction of ascent
         """
 
@@ -222,7 +222,7 @@ class WorkerVecEnv(VecEnv, TrajectoryWorkers):
     ``TrajectoryWorkers``.
 
     :ivar clock: the workers' clock
-    :ivar task_ids: one id a worker; range(n) if the user gave none
+    :ivar task_ids: one id per worker; range(n) if the user gave none
     :ivar task_ids_given: the user gave some
     :ivar can_be_interrupted: ``interrupt`` has an effect, which ranks that train together need
     """
@@ -271,7 +271,7 @@ def piece_arrival(worker: int, task_id: Hashable, piece: Trajectory, began: floa
 
 def checked_task_ids(task_ids: Sequence[Hashable] | None, n_workers: int) -> tuple[Hashable, ...]:
     """
-    One task id a worker; range(n) where the user gave none.
+    One task id per worker; range(n) where the user gave none.
 
     :param task_ids: what the user gave
     :param n_workers: n
@@ -280,10 +280,10 @@ def checked_task_ids(task_ids: Sequence[Hashable] | None, n_workers: int) -> tup
     if task_ids is None:
         return tuple(range(n_workers))
     if not isinstance(task_ids, Iterable) or not all(isinstance(task_id, Hashable) for task_id in task_ids):
-        raise ValueError(f"task_ids={task_ids!r} is not allowed: give a list of hashable ids, one a worker.")
+        raise ValueError(f"task_ids={task_ids!r} is not allowed: give a list of hashable ids, one per worker.")
     task_ids = list(task_ids)
     if len(task_ids) != n_workers:
-        raise ValueError(f"task_ids has {len(task_ids)} entries for {n_workers} workers: give one id a worker.")
+        raise ValueError(f"task_ids has {len(task_ids)} entries for {n_workers} workers: give one id per worker.")
     return tuple(task_ids)
 
 

@@ -44,12 +44,12 @@ def make_worker_vec_env(
         that returns an environment
     :param n_workers: n
     :param vec_env_cls: the class of the workers
-    :param step_times: h_i, seconds per step (or per trajectory, see ``time_per``), one number or one a worker
-    :param message_times: κ_i, seconds per message, one number or one a worker
+    :param step_times: h_i, seconds per step (or per trajectory, see ``time_per``), one number, or one per worker
+    :param message_times: κ_i, seconds per message, one number, or one per worker
     :param time_per: what ``step_times`` measures, "step" or "trajectory"
     :param task_ids: the task of each worker; None: unspecified
     :param seed: seed of the synchronous API's first reset and of the action spaces; trajectories follow the model's seed
-    :param env_kwargs: arguments of the environment; a list has one dict a worker (different tasks)
+    :param env_kwargs: arguments of the environment; a list has one dict per worker (different tasks)
     :param wrapper_class: wraps every worker's environment, after its ``Monitor``
     :param time_model: any time model, in place of the times above, ``link`` and ``aggregation``
     :param vec_env_kwargs: further arguments of ``vec_env_cls``
@@ -62,7 +62,7 @@ def make_worker_vec_env(
     if not (isinstance(env_id, str) or callable(env_id)):
         raise ValueError(
             f"env_id={env_id!r} is not allowed: give a registered id or one function that makes an environment; a list of "
-            "functions goes to SimulatedVecEnv, ProcessVecEnv or RayVecEnv themselves."
+            "functions can be passed to SimulatedVecEnv, ProcessVecEnv or RayVecEnv."
         )
     if not callable(vec_env_cls):
         raise ValueError(f"vec_env_cls={vec_env_cls!r} is not allowed: give SimulatedVecEnv, ProcessVecEnv or RayVecEnv.")
@@ -89,10 +89,10 @@ def _kwargs_per_worker(env_kwargs: Any, n_workers: int) -> list[dict[str, Any]]:
     if env_kwargs is None or isinstance(env_kwargs, dict):
         return [dict(env_kwargs or {})] * n_workers
     if not isinstance(env_kwargs, Sequence) or not all(isinstance(kwargs, dict) for kwargs in env_kwargs):
-        raise ValueError(f"env_kwargs={env_kwargs!r} is not allowed: give one dict for all, or a list of one dict a worker.")
+        raise ValueError(f"env_kwargs={env_kwargs!r} is not allowed: give one dict for all, or a list of one dict per worker.")
     if len(env_kwargs) != n_workers:
         raise ValueError(
-            f"env_kwargs has {len(env_kwargs)} entries for n_workers={n_workers}: give one dict for all, or one a worker."
+            f"env_kwargs has {len(env_kwargs)} entries for n_workers={n_workers}: give one dict for all, or one per worker."
         )
     return [dict(kwargs) for kwargs in env_kwargs]
 

@@ -58,7 +58,7 @@ class Position:
     :param order: number of the next job
     :param link_free_at: when the last message has been received
     :param flights: trajectories in flight, in the order of their starts
-    :param episodes: of rounds of steps, one a worker; empty where there have been none
+    :param episodes: of rounds of steps, one per worker; empty where there have been none
     """
 
     now: float

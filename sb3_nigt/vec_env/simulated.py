@@ -69,8 +69,8 @@ class SimulatedVecEnv(DummyVecEnv, WorkerVecEnv):
     worker: max_i h_i seconds. With a time model per trajectory the step takes its share of a full episode,
     max_i h_i / ``max_episode_steps``.
 
-    :param env_fns: one function a worker that makes its environment
-    :param time_model: durations of steps and messages; ``FixedTimes()``, one second a step, by default
+    :param env_fns: one function per worker that makes its environment
+    :param time_model: durations of steps and messages; ``FixedTimes()``, one second per step, by default
     :param task_ids: the task of each worker; workers with equal ids are exchangeable. None: unspecified
     :raises ValueError: if lengths differ from the number of workers, or spaces differ between workers
     """
@@ -180,7 +180,7 @@ class SimulatedVecEnv(DummyVecEnv, WorkerVecEnv):
         """
         Keep the actions for ``step_wait``.
 
-        :param actions: one a worker
+        :param actions: one per worker
         """
         if self._needs_reset:  # trajectories have run since the last reset
             self.reset()

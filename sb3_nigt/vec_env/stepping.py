@@ -34,11 +34,11 @@ class SimulatedSegments:
     Worker i makes one step after the other, h_i seconds each. A step that is under way when the round ends is finished: it
     moves the environment and counts for nothing, and the worker begins the next round when it has ended.
 
-    :param envs: one a worker
+    :param envs: one per worker
     :param head: turns distribution parameters and noise into actions
     :param seed: root seed of the run
     :param stagger: cut the first episode of each worker at a random age
-    :param task_ids: one a worker
+    :param task_ids: one per worker
     :param episode_steps: over which a time per trajectory is spread
     :param first_worker: number of the first worker in the run
     """
@@ -93,7 +93,7 @@ class SimulatedSegments:
         """
         Be where other workers were, before the first round.
 
-        :param positions: one a worker
+        :param positions: one per worker
         :param shift: seconds that this clock is ahead of theirs
         """
         for worker, (sampler, position) in enumerate(zip(self._samplers, positions, strict=True)):
@@ -105,9 +105,9 @@ class SimulatedSegments:
             self._actions[worker] = [position.actions]
             if not same_observation(position.observation, sampler.observation):
                 warnings.warn(
-                    f"The environment of worker {worker} did not come back to where it was when its episode was repeated with "
-                    "the same seed and actions, so it begins a new episode: the run goes on, but not bit by bit. For that, "
-                    "reset(seed=...) must determine all that follows.",
+                    f"The environment of worker {worker} did not reach its previous state when its episode was repeated with "
+                    "the same seed and actions, so it starts a new episode: the run continues, but not bit by bit. For that, "
+                    "reset(seed=...) must determine everything that follows.",
                     stacklevel=2,
                 )
                 sampler.leave_episode()

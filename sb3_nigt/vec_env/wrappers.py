@@ -150,8 +150,8 @@ class WrapperStack:
             if not isinstance(wrapper, (VecNormalize, VecTransposeImage)):
                 name = type(wrapper).__name__
                 raise ValueError(
-                    f"env={name}({type(env).__name__}) is not allowed: workers run whole trajectories, which {name} would not "
-                    f"see. Use {INSTEAD.get(name, 'a gymnasium.Wrapper inside each worker (wrapper_class)')}."
+                    f"env={name}({type(env).__name__}) is not allowed: workers step independently, and {name} would not "
+                    f"see their steps. Use {INSTEAD.get(name, 'a gymnasium.Wrapper inside each worker (wrapper_class)')}."
                 )
         return cls(wrappers)
 

@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         type=_start,
         default=[("Humanoid-v5", 100)],
-        help="environments and numbers of processes that are weighed; default: Humanoid-v5:100",
+        help="environments and numbers of processes whose memory is measured; default: Humanoid-v5:100",
     )
     parser.add_argument(
         "--seconds",

@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAMES",
         type=methods,
         default=["rennala", "afedpg", "sync", "ppo"],
-        help="methods with commas between them, such as rennala,rennala:first_finished,malenia,sync,afedpg,ppo,a2c,trpo,ars; "
+        help="methods, separated by commas, such as rennala,rennala:first_finished,malenia,sync,afedpg,ppo,a2c,trpo,ars; "
         "default: rennala,afedpg,sync,ppo",
     )
     parser.add_argument(
@@ -40,19 +40,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--target-return",
         metavar="R",
         type=finite_number,
-        help="return whose time is in the table; default: three quarters of what the best method has gained",
+        help="the table shows the time to this return; default: three quarters of the best method's gain",
     )
     parser.add_argument(
         "--paper",
         action="store_true",
-        help="the paper's algorithms to the letter; default: those of this package",
+        help="the algorithms exactly as published; default: the defaults of this package",
     )
     parser.add_argument(
         "--tuned",
         metavar="FILE",
         type=tuned_file,
         default=[],
-        help="arguments that sb3-nigt tune has found; implies --paper; default: none",
+        help="file from sb3-nigt tune; implies --paper; default: none",
     )
     add_execution(parser, "compare")
 

@@ -31,7 +31,7 @@ def add_setting(parser: argparse.ArgumentParser) -> None:
         "--n-workers",
         metavar="N",
         type=positive_integer,
-        help="number of workers, for words and single numbers; default: as many as there are times",
+        help="number of workers, needed with a word or a single number; default: as many as there are times",
     )
     parser.add_argument(
         "--step-times",
@@ -40,7 +40,7 @@ def add_setting(parser: argparse.ArgumentParser) -> None:
         help="seconds per step: 1,1.4,2 or equal, sqrt, linear; default: %(default)s",
     )
     parser.add_argument(
-        "--message-times", metavar="TIMES", default="0", help="seconds per message, in the same way; default: %(default)s"
+        "--message-times", metavar="TIMES", default="0", help="seconds per message, in the same format; default: %(default)s"
     )
     add_link(parser)
     parser.add_argument(
@@ -67,12 +67,12 @@ def add_link(parser: argparse.ArgumentParser, link: str = "parallel", aggregatio
     parser.add_argument(
         "--link",
         choices=get_args(Link),
-        help=f"whether messages pass side by side, or wait for each other at the learner; default: {link}",
+        help=f"whether the learner receives messages in parallel or one at a time; default: {link}",
     )
     parser.add_argument(
         "--aggregation",
         choices=get_args(Aggregation),
-        help=f"whether a round pays its longest message, or all of them (with --link serial); default: {aggregation}",
+        help=f"whether a round takes the time of its longest message, or of all (with --link serial); default: {aggregation}",
     )
 
 
@@ -84,10 +84,14 @@ def add_execution(parser: argparse.ArgumentParser, output: str) -> None:
     :param output: where the files go by default
     """
     parser.add_argument(
-        "--points", metavar="N", type=positive_integer, default=30, help="evaluations of a run, about; default: %(default)s"
+        "--points",
+        metavar="N",
+        type=positive_integer,
+        default=30,
+        help="evaluations per run, approximately; default: %(default)s",
     )
     parser.add_argument(
-        "--episodes", metavar="N", type=positive_integer, default=10, help="episodes of an evaluation; default: %(default)s"
+        "--episodes", metavar="N", type=positive_integer, default=10, help="episodes per evaluation; default: %(default)s"
     )
     parser.add_argument(
         "--processes",
@@ -97,7 +101,7 @@ def add_execution(parser: argparse.ArgumentParser, output: str) -> None:
         help="runs at a time; default: one for each core, %(default)s",
     )
     parser.add_argument(
-        "--output", metavar="DIR", type=directory, default=Path(output), help="takes all files; default: %(default)s"
+        "--output", metavar="DIR", type=directory, default=Path(output), help="directory for all files; default: %(default)s"
     )
 
 
@@ -174,7 +178,7 @@ def recording(text: str) -> Recording:
     try:
         run = Recording.load(text)
     except OSError as error:
-        raise argparse.ArgumentTypeError(f"{text}: {error.strerror}. Give a file that RunRecorder has written") from None
+        raise argparse.ArgumentTypeError(f"{text}: {error.strerror}. Give a file written by RunRecorder") from None
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     if not run.rounds:

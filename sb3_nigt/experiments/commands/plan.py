@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="recorded run whose speeds and lengths are measured; default: --step-times",
     )
     counts = {
-        "--n-workers": "number of workers, for words and single numbers; default: as many as there are times",
+        "--n-workers": "number of workers, needed with a word or a single number; default: as many as there are times",
         "--n-trajectories": "M, trajectories of a round; default: %(default)s",
         "--trajectory-steps": "steps of a trajectory; default: 1000, or those of the recorded run",
     }

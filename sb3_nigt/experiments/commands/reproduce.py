@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         type=tuned_file,
         default=[],
-        help="arguments that sb3-nigt tune has found; default: those of the paper",
+        help="file from sb3-nigt tune; default: those of the paper",
     )
     add_execution(parser, "reproduce")
 

@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     :param parser: of the subcommand
     """
-    parser.add_argument("recording", metavar="RUN", type=recording, help="file that RunRecorder has written")
+    parser.add_argument("recording", metavar="RUN", type=recording, help="file written by RunRecorder")
     parser.add_argument(
         "--rounds",
         metavar="FIRST:LAST",

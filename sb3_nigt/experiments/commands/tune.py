@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAMES",
         type=tunable_methods,
         default=["rennala", "afedpg", "sync"],
-        help="methods with commas between them, of rennala, malenia, sync, syncpg, rennalapg, afedpg, with a schedule or "
+        help="methods, separated by commas, of rennala, malenia, sync, syncpg, rennalapg, afedpg, with a schedule or "
         "without; default: rennala,afedpg,sync",
     )
     parser.add_argument(

@@ -44,7 +44,7 @@ class CommandedVecEnv(WorkerVecEnv):
         """
         Start a step of all environments; workers that are absent are waited for.
 
-        :param actions: one a worker
+        :param actions: one per worker
         """
         every = range(self.num_envs)
         if self._commands.is_closed or not self._roster.are_within(every, State.IDLE):
@@ -96,6 +96,6 @@ class CommandedVecEnv(WorkerVecEnv):
     def get_images(self) -> Sequence[npt.NDArray[Any] | None]:
         """See ``VecEnv.get_images``."""
         if self.render_mode != "rgb_array":
-            warnings.warn(f'There are pictures with render_mode="rgb_array" only, it is {self.render_mode!r}.', stacklevel=2)
+            warnings.warn(f'render() needs render_mode="rgb_array", but it is {self.render_mode!r}.', stacklevel=2)
             return [None] * self.num_envs
         return self._call("render", ())

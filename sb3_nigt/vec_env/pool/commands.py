@@ -142,8 +142,8 @@ class Commands:
         """
         Reset all environments; for a worker that is absent, the observation of another one is used.
 
-        :param seeds: one a worker
-        :param options: one a worker
+        :param seeds: one per worker
+        :param options: one per worker
         :return: packed observation and info of each worker
         """
         workers = range(len(self._handles))
@@ -159,7 +159,7 @@ class Commands:
         Start a step of all environments, whose workers are free.
 
         :param action_space: of the actions
-        :param actions: one a worker
+        :param actions: one per worker
         """
         self._send("step", [(pack(action_space, action),) for action in actions], range(len(self._handles)))
         self._stepping, self._step_answers = True, None

@@ -104,7 +104,7 @@ class InfoWriter:
         """
         Write what travels of a whole trajectory, the report on its episode first.
 
-        :param infos: one a step, made by ``selected`` where entries of every step travel
+        :param infos: one per step, made by ``selected`` where entries of every step travel
         """
         self.begin()
         if infos:
@@ -154,7 +154,7 @@ class InfoWriter:
     def _warn(self, name: str, why: str) -> None:
         if name not in self._said:
             self._said.add(name)
-            warnings.warn(f"info[{name!r}] does not leave its worker: {why}.", stacklevel=2)
+            warnings.warn(f"info[{name!r}] is not returned by the worker: {why}.", stacklevel=2)
 
 
 def read_infos(area: Bytes, start: int, stop: int) -> list[dict[str, Any]]:

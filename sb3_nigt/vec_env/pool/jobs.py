@@ -21,7 +21,7 @@ class Jobs:
     """
     Trajectories and gradients of workers that are there: idle, busy or cancelling.
 
-    :param slots: one a worker
+    :param slots: one per worker
     :param speeds: of the workers, measured here
     :ivar ever_arrived: one trajectory has arrived
     :ivar gradients_owed: workers whose gradient has not come yet

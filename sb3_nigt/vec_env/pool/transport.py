@@ -29,7 +29,7 @@ class Transport(ABC, Generic[HandleT]):
     :param n_workers: number of workers
     :param now: seconds on a clock that does not jump
     :param info_keys: names of the entries of infos that travel of every step; None: all
-    :ivar handles: one a worker, of its last process or actor
+    :ivar handles: one per worker, of its last process or actor
     :ivar counters_are_seen: steps are seen as soon as they are made; else workers report parts of their segments
     """
 

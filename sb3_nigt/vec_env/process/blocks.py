@@ -80,6 +80,7 @@ def _check_room(n_bytes: int) -> None:
     free = room.f_bavail * room.f_frsize
     if n_bytes > free:
         raise ValueError(
-            f"n_steps and the number of workers ask for {n_bytes / 2**20:.0f} MB of shared memory, /dev/shm has "
-            f"{free / 2**20:.0f} MB free: give a smaller n_steps, or more shared memory (docker run --shm-size=...)."
+            f"The workers need {n_bytes / 2**20:.0f} MB of shared memory, but /dev/shm has only "
+            f"{free / 2**20:.0f} MB free: give a smaller horizon or n_steps, "
+            "fewer workers, or more shared memory (docker run --shm-size=...)."
         )

@@ -2,7 +2,7 @@
 Imported once by the fork server, so that every worker starts with it and shares its memory.
 
 Besides the worker itself: the modules of a pickled policy, and what torch and gymnasium import only at the first use,
-hundreds of modules and seconds a worker.
+hundreds of modules and seconds per worker.
 No gradient may be taken here, since autograd's threads do not survive a fork.
 """
 

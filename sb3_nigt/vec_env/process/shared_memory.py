@@ -32,7 +32,7 @@ class SharedLayout:
 
 class SharedArrays:
     """
-    One array a worker and field, in one block of shared memory.
+    One array per worker and field, in one block of shared memory.
 
     :param fields: the arrays of each worker
     :param n_workers: number of workers

@@ -19,7 +19,7 @@ from sb3_nigt.vec_env.process.transport import ProcessTransport
 
 class ProcessVecEnv(WorkerPool):
     """
-    One operating-system process a worker, on the wall clock.
+    One operating-system process per worker, on the wall clock.
 
     Workers run whole trajectories with their own copy of the policy. Parameters go out and steps and gradients come back
     through shared memory; the messages of a round have a few bytes. A worker that dies, hangs or raises is restarted and
@@ -27,7 +27,7 @@ class ProcessVecEnv(WorkerPool):
 
     It has Stable-Baselines3's synchronous API as well, so PPO runs on it.
 
-    :param env_fns: one function a worker that makes its environment
+    :param env_fns: one function per worker that makes its environment
     :param task_ids: the task of each worker; workers with equal ids are exchangeable. None: unspecified
     :param start_method: "forkserver" or "spawn"; None: forkserver where there is one
     :param timeout: seconds without any sign of life (a step, a reset) after which a worker counts as hung; workers whose

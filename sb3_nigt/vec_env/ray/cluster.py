@@ -24,7 +24,7 @@ except Exception as error:
     print(type(error).__name__, str(error)[:500], sep=": ")
 """
 HOW_TO_AUTHENTICATE = (
-    "start it anew with RAY_AUTH_MODE=token in the environment of every node and of this script, and the same token in "
+    "restart it with RAY_AUTH_MODE=token in the environment of every node and of this script, and the same token in "
     "~/.ray/auth_token everywhere (ray get-auth-token --generate makes one); or give allow_unauthenticated=True if the "
     "network lets no one else in"
 )
@@ -123,7 +123,7 @@ def _join(address: str) -> None:
         if "authentication" not in f"{type(error).__name__} {error}".lower():
             raise
         raise ValueError(
-            f"The Ray cluster at {address!r} does not take the token of this process: copy ~/.ray/auth_token from the head of "
+            f"The Ray cluster at {address!r} rejects the token of this process: copy ~/.ray/auth_token from the head of "
             f"the cluster to the same place here, or set RAY_AUTH_TOKEN, and RAY_AUTH_MODE=token. Ray says: {error}"
         ) from error
 
@@ -183,8 +183,8 @@ def _ask_as_a_stranger(address: str) -> str:
 def _check_answer(address: str, answer: str) -> None:
     if not answer:
         raise ValueError(
-            f"The Ray cluster at {address!r} accepts anyone who reaches it, and anyone who is in can run code here and there: "
-            f"{HOW_TO_AUTHENTICATE}."
+            f"The Ray cluster at {address!r} requires no token, so anyone who can reach it can run code on its nodes and "
+            f"on this machine: {HOW_TO_AUTHENTICATE}."
         )
     if not answer.startswith("AuthenticationError"):
-        raise ValueError(f"Whether the Ray cluster at {address!r} asks for a token could not be found out: {answer}")
+        raise ValueError(f"It is not known whether the Ray cluster at {address!r} requires a token: {answer}")

@@ -16,10 +16,10 @@ def actor_options(
     Options of each worker's actor.
 
     :param n_workers: n
-    :param num_cpus: a number, or a list of one a worker
-    :param num_gpus: a number, or a list of one a worker
-    :param resources: None or a dict of custom resources, or a list of one a worker
-    :param scheduling_strategy: None or what Ray takes, or a list of one a worker
+    :param num_cpus: a number, or a list with one per worker
+    :param num_gpus: a number, or a list with one per worker
+    :param resources: None or a dict of custom resources, or a list with one per worker
+    :param scheduling_strategy: None or what Ray takes, or a list with one per worker
     :raises ValueError: naming the argument that is not allowed
     """
     cpus = per_worker("num_cpus", num_cpus, n_workers, positive=False)
@@ -54,7 +54,7 @@ def _one_each(name: str, value: Any, n_workers: int) -> list[Any]:
     if not isinstance(value, (list, tuple)):
         return [value] * n_workers
     if len(value) != n_workers:
-        raise ValueError(f"{name} has {len(value)} entries for {n_workers} workers: give one for all, or one a worker.")
+        raise ValueError(f"{name} has {len(value)} entries for {n_workers} workers: give one for all, or one per worker.")
     return list(value)
 
 
@@ -68,6 +68,6 @@ def _checked_resources(resources: Any) -> dict[str, float]:
     ):
         raise ValueError(
             f"resources={resources!r} is not allowed: give a dict of custom resources of the nodes, such as "
-            '{"simulator": 1}, or a list of such dicts, one a worker; CPUs and GPUs are num_cpus and num_gpus.'
+            '{"simulator": 1}, or a list of such dicts, one per worker; CPUs and GPUs are num_cpus and num_gpus.'
         )
     return {name: check_interval(f"resources[{name!r}]", x, 0.0, math.inf, open_low=True) for name, x in resources.items()}

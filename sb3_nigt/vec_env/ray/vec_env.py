@@ -29,7 +29,7 @@ LONGEST_BEAT_SECONDS = 1.0  # between two looks at a worker's signs of life; a t
 
 class RayVecEnv(WorkerPool):
     """
-    One Ray actor a worker, on the wall clock: ``ProcessVecEnv`` on the machines of a cluster.
+    One Ray actor per worker, on the wall clock: ``ProcessVecEnv`` on the machines of a cluster.
 
     The same trajectories for (seed, round, worker, job) as on any other workers, and the same limits for restarts; a worker
     that fails is started anew wherever the cluster has a place. Workers may come and go: one that the cluster has no place
@@ -38,15 +38,15 @@ class RayVecEnv(WorkerPool):
     The number of environments is fixed; it is the largest number of workers. Stable-Baselines3's synchronous API, and so
     PPO, needs all of them.
 
-    :param env_fns: one function a worker that makes its environment
+    :param env_fns: one function per worker that makes its environment
     :param task_ids: the task of each worker; workers with equal ids are exchangeable. None: unspecified
     :param address: "local": start Ray here; "auto": the cluster that this machine is part of; "host:port" or
         "ray://host:port"; None: the connection that this process has, else what RAY_ADDRESS says, else "local"
-    :param num_cpus: CPUs that Ray counts for a worker, one number for all or a list of one a worker
-    :param num_gpus: GPUs that Ray counts for a worker, one number for all or a list of one a worker
-    :param resources: custom resources of a worker, such as {"simulator": 1}; one dict for all or a list of one a worker
+    :param num_cpus: CPUs that Ray counts for a worker, one number for all or a list with one per worker
+    :param num_gpus: GPUs that Ray counts for a worker, one number for all or a list with one per worker
+    :param resources: custom resources of a worker, such as {"simulator": 1}; one dict for all or a list with one per worker
     :param scheduling_strategy: where the workers may run, as Ray takes it ("SPREAD", a placement group, a node, labels); one
-        for all or a list of one a worker
+        for all or a list with one per worker
     :param timeout: seconds without any sign of life (a step, a reset) after which a worker counts as hung; workers whose
         steps are slow get more
     :param max_restarts: restarts of one worker before it counts as lost; the end of its node is none
