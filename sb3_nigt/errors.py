@@ -9,7 +9,7 @@ EXIT_CODE = 143  # of a run that a signal ends; what a shell says of a process t
 
 class WorkerError(RuntimeError):
     """
-    A worker cannot go on.
+    A worker failed and cannot continue.
 
     :param message: what happened
     :param worker: index of the worker
@@ -26,12 +26,12 @@ class LostWorkerError(WorkerError):
 
 
 class RankError(RuntimeError):
-    """Another rank of the process group cannot go on, or cannot be reached; the message names it."""
+    """Another rank of the process group failed or cannot be reached; the message names it."""
 
 
 class Preempted(SystemExit):
     """
-    A signal has ended the run, see ``RoundCheckpoint``. Left alone, it ends the program with exit code 143.
+    A signal ended the run, see ``RoundCheckpoint``. Unless it is caught, the program ends with exit code 143.
 
     :param reason: which signal, and on which rank if there are several
     """
@@ -47,8 +47,8 @@ class RemoteError(Exception):
 
 class NonFiniteError(RuntimeError, ValueError):
     """
-    The gradients of a run are not finite any more.
+    The gradients of a run are no longer finite.
 
-    A ``ValueError`` as well, which is what torch's distributions raise for parameters that are no numbers: who tries many
-    hyperparameters, as rl_zoo3 does, takes it for a bad choice and goes on with the next one.
+    It is also a ``ValueError``, which torch's distributions raise for parameters that are not finite. So hyperparameter
+    searches such as rl_zoo3's treat it as a bad choice and continue.
     """

@@ -14,9 +14,9 @@ RETURNED = "returned"  # an arrival that is none: its worker has gone, and anoth
 
 class TrajectoryKey(NamedTuple):
     """
-    Name of the random numbers of one trajectory.
+    Identifies the random numbers of one trajectory.
 
-    With the seed and the parameters it determines the trajectory completely, whichever worker class runs it.
+    Together with the seed and the parameters it determines the trajectory completely, on all kinds of workers.
 
     :param round: the round that counts the trajectory, from 0
     :param stream: the worker it was first meant for
@@ -102,7 +102,7 @@ class Segment:
 @dataclass(frozen=True, slots=True)
 class Arrival:
     """
-    One trajectory that has ended; its steps stay with the worker.
+    A trajectory that has ended, or a piece of a round of steps; its steps stay with the worker.
 
     :param worker: index of the worker
     :param task_id: the task that the worker holds
@@ -113,9 +113,9 @@ class Arrival:
     :param finished_at: seconds on the workers' clock, when the last step ended
     :param arrived_at: when its gradient reached the learner; ``finished_at`` plus a message if it was sent on its own
     :param staleness: updates made between the sampling point and this arrival
-    :param sent_at: when its own message began, later than ``finished_at`` if the link was taken; None: it had none, or the
-        moment is not known
-    :param rejected: None, or why the trajectory must not enter any sum
+    :param sent_at: when its own message began, later than ``finished_at`` if the link was busy; None: it had none, or the
+        time is unknown
+    :param rejected: None, or the reason why the trajectory must not be used
     """
 
     worker: int
@@ -152,7 +152,7 @@ class Discarded:
     A trajectory that was in flight when its round ended.
 
     :param worker: index of the worker
-    :param n_steps: environment steps that were executed for nothing
+    :param n_steps: environment steps that were executed but not used
     :param started_at: seconds on the workers' clock
     :param stopped_at: seconds on the workers' clock
     """

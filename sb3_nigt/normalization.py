@@ -99,10 +99,10 @@ class RunningNorm(nn.Module):
 
 class ObservationNormalizer(nn.Module):
     """
-    Normalises what ``is_normalized`` says: a vector observation, or the vector entries of a Dict; all else passes unchanged.
+    Normalises a vector observation, or the vector entries of a Dict; everything else is unchanged.
 
-    The statistics equal those of ``VecNormalize`` on the same data. They are frozen within a round: sampling and gradients
-    use ``forward`` or ``frozen``; when a round is aggregated, ``merge`` takes in the ``moments_of`` its accepted steps.
+    The statistics equal those of ``VecNormalize`` on the same data. They are frozen during a round: sampling and gradients
+    use ``forward`` or ``frozen``. After a round, ``merge`` adds the ``moments_of`` its accepted steps.
 
     :param observation_space: what the environment returns
     :param clip: largest absolute value of the output

@@ -102,31 +102,27 @@ class HalfRangeGaussianDistribution(DiagGaussianDistribution):
 
 class ActorPolicy(ActorCriticPolicy):
     """
-    Policy of this package: tanh MLP of two hidden layers of 64; the default optimizer is NIGT.
+    The default policy: a tanh MLP with two hidden layers of 64 units; the default optimizer is NIGT.
 
-    Observations are normalised inside of the policy, with statistics that are saved with it. The critic, where there is one,
-    is a separate network with its own optimizer; without one ``predict_values`` returns zeros.
+    The policy normalises observations, with statistics that are saved with it. The critic is a separate network with its own
+    optimizer; without a critic ``predict_values`` returns zeros.
 
-    :param observation_space: observation space
     :param action_space: Box, Discrete, MultiDiscrete or MultiBinary
-    :param lr_schedule: learning rate schedule
-    :param net_arch: sizes of the hidden layers, ``[64, 64]`` by default; of a dict only the part ``pi`` is built
-    :param activation_fn: activation between the layers
+    :param net_arch: sizes of the hidden layers, ``[64, 64]`` by default; in a dict, ``pi`` has the actor's and ``vf`` the
+        critic's
     :param ortho_init: orthogonal initialisation, with a small gain for the last layer
     :param use_sde: gSDE is not supported, must be False
-    :param log_std_init: for Box actions, logarithm of the initial σ in units of the half range; None: 0 for the Gaussian
-        head, the paper's softplus(0), σ = 0.69, for the other one
-    :param features_extractor_class: features extractor
-    :param features_extractor_kwargs: its keyword arguments
-    :param share_features_extractor: has no effect without a critic
+    :param log_std_init: for Box actions, logarithm of the initial σ in units of half the action range; None: 0 for the
+        Gaussian head, the paper's softplus(0), σ = 0.69, for the other one
+    :param share_features_extractor: no effect, the critic has its own extractor
     :param normalize_images: divide images by 255
     :param optimizer_class: NIGT by default
-    :param optimizer_kwargs: its keyword arguments, without the learning rate
+    :param optimizer_kwargs: without the learning rate
     :param head: for Box actions. "gaussian": σ does not depend on the state, actions are clipped to the bounds;
-        "tanh_gaussian": the paper's, one trunk with two heads μ(s) and σ(s) = softplus(·), the action is tanh(u) mapped onto
-        the bounds
+        "tanh_gaussian": the paper's, one trunk with two heads μ(s) and σ(s) = softplus(·), and the action is tanh(u), mapped
+        to the bounds
     :param normalize_observations: subtract the running mean from vector observations and divide by the standard deviation
-    :param n_critic_tasks: how many tasks the critic tells apart; 0: no critic
+    :param n_critic_tasks: number of tasks that the critic distinguishes; 0: no critic
     """
 
     def __init__(
@@ -222,9 +218,9 @@ class ActorPolicy(ActorCriticPolicy):
 
     def make_critic(self, n_tasks: int) -> None:
         """
-        Have a new critic.
+        Create a new critic.
 
-        :param n_tasks: how many tasks it tells apart; 0: none
+        :param n_tasks: number of tasks that it distinguishes; 0: no critic
         """
         self._n_critic_tasks = n_tasks
         self.value_network = self._build_critic() if n_tasks else None

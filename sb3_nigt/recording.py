@@ -65,7 +65,7 @@ class Recording:
     @classmethod
     def load(cls, path: str | Path) -> Recording:
         """
-        Read what ``RunRecorder`` has written; a last line that a crash has cut is left out.
+        Read a file of ``RunRecorder``; a last line that a crash truncated is ignored.
 
         :param path: of the file
         :raises ValueError: if it is something else
@@ -92,11 +92,11 @@ class Recording:
 
 class RunRecorder(BaseCallback):
     """
-    Callback that writes every round to a file as it happens: one line of JSON each, so a crash loses none.
+    Callback that writes every round to a file, one line of JSON each, so a crash loses no complete round.
 
-    ``Recording.load`` reads the file, ``replay`` runs it again in the simulator, ``sb3-nigt timeline`` draws it.
+    ``Recording.load`` reads the file, ``replay`` repeats the run in the simulator, and ``sb3-nigt timeline`` draws it.
 
-    :param path: of the file; one that exists is replaced when training starts
+    :param path: of the file; an existing file is replaced when training starts
     :param verbose: verbosity level
     """
 

@@ -28,18 +28,18 @@ Name = tuple[int, TrajectoryKey]  # worker and key
 
 def replay(model: Model, recording: Recording) -> Model:
     """
-    Train a model along a recorded run: each round gets the trajectories, or the steps, that the recorded round accepted.
+    Repeat a recorded run: each round gets the trajectories, or the steps, that the recorded round accepted.
 
-    A trajectory is a function of parameters, seed and key, a segment one of parameters, seed and its place in the worker's
-    steps; sums are formed as they were. So the model has the parameters of the recorded one after the last round. Callbacks
-    are not called, nothing is logged.
+    A trajectory is a function of parameters, seed and key; a segment is a function of parameters, seed and its position in
+    the worker's steps. Sums are taken in the recorded order. So after the last round, the model has the parameters of the
+    recorded one. Callbacks are not called, and nothing is logged.
 
-    :param model: as the recorded one was when its recording began (same class, settings, seed), on a ``SimulatedVecEnv``
-        with the same environments
+    :param model: in the state of the recorded one when its recording began (same class, settings, seed), on a
+        ``SimulatedVecEnv`` with the same environments
     :param recording: the run
     :return: the model
     :raises ValueError: if the model does not fit the recording
-    :raises RuntimeError: if a trajectory or a piece of a segment comes out differently
+    :raises RuntimeError: if a trajectory or a piece of a segment differs from the recorded one
     """
     if not isinstance(recording, Recording):
         raise ValueError(f"recording={recording!r} is not a recording: give Recording.load(path).")

@@ -20,7 +20,7 @@ IDLE_WORKER_HAS_NO_WEIGHT = "A worker that contributed nothing is neither waited
 @dataclass(frozen=True)
 class TicketPool:
     """
-    Trajectories of one planned round that may run on any of some exchangeable workers.
+    Trajectories of a planned round that may run on any of a set of exchangeable workers.
 
     :param workers: the workers, ascending
     :param n_tickets: how many trajectories
@@ -41,7 +41,7 @@ class Aggregator(ABC):
     @abstractmethod
     def is_complete(self, counts: IntArray) -> bool:
         """
-        Tell whether the round may end.
+        Return whether the round is complete.
 
         :param counts: accepted trajectories a worker, shape (n,)
         """
@@ -57,7 +57,7 @@ class Aggregator(ABC):
 
     def can_do_without(self, lost: Collection[int], n_workers: int) -> bool:
         """
-        Tell whether a round can be completed by the workers that are left.
+        Return whether the remaining workers can complete a round.
 
         :param lost: workers that will never deliver anything again
         :param n_workers: n, the lost ones included
@@ -68,8 +68,8 @@ class Aggregator(ABC):
         """
         Fix the trajectories of a planned round before it starts.
 
-        By default every worker gets the number that it would deliver if all durations were as predicted. Override it
-        where workers are exchangeable, so that a quick one can take over from a slow one.
+        By default every worker gets the number that it would deliver if all durations were as predicted. Override it if
+        workers are exchangeable, so that a fast worker can take over from a slow one.
 
         :param durations: predicted seconds per trajectory, shape (n,)
         """

@@ -15,7 +15,7 @@ class Rennala(Aggregator):
     """
     Complete when Σ_i c_i ≥ M; w_i = 1 / Σ_j c_j (arXiv 2509.24305, AggregateRennala).
 
-    The mean of all accepted trajectories. It is unbiased where all workers hold the same task.
+    The mean of all accepted trajectories. It is unbiased if all workers hold the same task.
 
     :param n_trajectories: M
     """

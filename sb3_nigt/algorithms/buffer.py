@@ -17,8 +17,6 @@ class TrajectoryBuffer:
     It takes the place of Stable-Baselines3's ``RolloutBuffer`` and has its constructor.
 
     :param buffer_size: H, the horizon
-    :param observation_space: observation space
-    :param action_space: action space
     :param device: device of the model
     :param gae_lambda: unused, there is no critic
     :param gamma: discount

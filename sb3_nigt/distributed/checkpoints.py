@@ -23,27 +23,28 @@ GRACE_SECONDS = 25.0  # less than the 30 s after which SLURM, Kubernetes and tor
 
 class RoundCheckpoint(RoundSaver):
     """
-    Callback that saves the model between two rounds: after an update, before anything of the next round has been sampled.
+    Callback that saves the model between two rounds: after an update, and before anything of the next round is sampled.
 
-    A run that starts from such a file repeats the round that was cut short, with the same random numbers. A file has its name
-    only once it is complete, so a crash while it is written leaves the one before. With several ranks rank 0 writes; which
-    host that is may change with a restart, so let every rank load ``newest_checkpoint(folder)``: all begin with the newest.
+    A run that starts from such a file repeats the interrupted round with the same random numbers. A file gets its name once
+    it is complete, so a crash during writing leaves the previous one intact. With several ranks, rank 0 writes. A restart
+    may move rank 0 to another host, so let every rank load ``newest_checkpoint(folder)``: all start with the newest model.
 
-    A run that begins with less than a file in the folder has, on any rank, is refused: it would be lost among those files.
+    If the folder has a file with more updates than the model, on any rank, ``learn`` raises a ``ValueError``: the new files
+    would look older than those of the previous run.
 
     While the model learns, SIGTERM and SIGUSR1 end the run: the model is saved as it was after the last complete round,
     ``env.close()`` is called, and ``learn`` raises ``Preempted``, which ends the program with exit code 143. A signal to one
-    rank ends all of them. Signals within a second of the first count as the same one; a later one ends the process at once.
-    A signal that has a handler of yours, or is ignored, stays as it is, and so do all of them where ``learn`` does not run
-    in the main thread. The usual handlers are back when ``learn`` ends.
+    rank ends all of them. Signals within one second of the first count as the same; a later one ends the process at once.
+    Your own handlers and ignored signals are kept. Signals are not handled if ``learn`` runs outside the main thread. The
+    previous handlers are restored when ``learn`` ends.
 
-    :param folder: made if it does not exist; ``round_<updates>.zip`` for each file, and ``round_<updates>.pkl`` with the
-        statistics of ``VecNormalize`` if there is one
-    :param every: rounds between two files
-    :param keep: how many of the newest files stay
+    :param folder: created if it does not exist; gets ``round_<updates>.zip`` for each checkpoint, and
+        ``round_<updates>.pkl`` with the statistics of ``VecNormalize`` if there is one
+    :param every: rounds between two checkpoints
+    :param keep: number of newest checkpoints to keep
     :param verbose: verbosity level
-    :param signals: names of the signals that end the run; ``()``: none, so that they do what they usually do
-    :param grace: seconds from the signal to the end of the process with code 143, however far the run has come with ending
+    :param signals: names of the signals that end the run; ``()``: none, so that they have their usual effect
+    :param grace: seconds after a signal at which the process ends with code 143 in any case
     """
 
     def __init__(
@@ -105,7 +106,7 @@ class RoundCheckpoint(RoundSaver):
 
 def newest_checkpoint(folder: str | Path) -> Path | None:
     """
-    Find the file to go on from. A damaged one is passed over, with a warning.
+    Find the newest checkpoint. A damaged file is skipped, with a warning.
 
     :param folder: of a ``RoundCheckpoint``
     :return: for ``load``; None if there is none

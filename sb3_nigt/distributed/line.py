@@ -49,7 +49,6 @@ class StoreLine:
     hangs, see ``stepping``.
 
     :param store: of the process group, used under a separate prefix
-    :param rank: this rank
     :param size: number of ranks
     :param timeout: seconds of silence after which the store, or another rank, counts as dead
     """

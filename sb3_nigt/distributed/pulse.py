@@ -18,7 +18,6 @@ class Pulse:
 
     What has failed first is under one key, which all read with the signs of life. Rank 0 tells of the others there.
 
-    :param rank: this rank
     :param size: number of ranks
     :param timeout: seconds of silence after which a rank counts as dead
     :ivar seconds: between two beats

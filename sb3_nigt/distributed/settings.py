@@ -21,7 +21,7 @@ class AllReduceGroup:
     Train one model on all ranks of a process group; for the argument ``group`` of the algorithms.
 
     :param process_group: a group of ``torch.distributed``; None: the default one
-    :param timeout: seconds without any sign of life after which another rank, or a step of an environment, counts as dead
+    :param timeout: seconds without a heartbeat after which another rank, or a step of an environment, counts as dead
     :param debug: compare parameters and optimizer state of all ranks after every update
     """
 
@@ -63,7 +63,7 @@ def is_initialized() -> bool:
 
 
 def is_first_rank() -> bool:
-    """Whether this process is rank 0 of the default process group, or there is none: who logs, evaluates and saves."""
+    """Whether this process should log, evaluate and save: it is rank 0 of the default process group, or there is no group."""
     return not is_initialized() or dist.get_rank() == 0
 
 

@@ -31,11 +31,7 @@ class _ForwardTermReplaced(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArg
         self._weight = float(getattr(env.unwrapped, "_forward_reward_weight", 1.0))
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """
-        Step with the reward of this task.
-
-        :param action: the action
-        """
+        """Step with the reward of this task."""
         observation, reward, terminated, truncated, info = self.env.step(action)
         change = self._velocity_term(info) - info["x_velocity"]
         return observation, float(reward) + self._weight * float(change), terminated, truncated, info

@@ -48,10 +48,10 @@ class Assessment:
 
 class Estimator(ABC):
     """
-    Says what each step of a round counts for in the gradient Σ_i w_i Σ_t C_t ∇ log π(a_t | s_t).
+    Computes the coefficient C_t of each step in the gradient Σ_i w_i Σ_t C_t ∇ log π(a_t | s_t).
 
-    It works at the learner, which holds every accepted trajectory, or those of its part of the workers; these only
-    differentiate. Per round: ``assess``, ``coefficients``, ``learn``.
+    It runs in the learner, which has all accepted trajectories (with several ranks, those of its own workers). The workers
+    only differentiate. Calls per round: ``assess``, ``coefficients``, ``learn``.
     """
 
     def assess(self, accepted: Accepted, rows: Rows | None) -> Assessment | None:

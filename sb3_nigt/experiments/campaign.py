@@ -57,7 +57,6 @@ def is_finished(run: Run, directory: Path) -> bool:
     """
     Tell whether a run has its files.
 
-    :param run: the run
     :param directory: where to look
     :raises UsageError: if the files are those of another run, or damaged
     """

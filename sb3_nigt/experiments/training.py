@@ -42,7 +42,6 @@ def files_of(run: Run, directory: Path) -> tuple[Path, Path]:
     """
     Name the files of a run: its curve, and its configuration, which exists only once the run is finished.
 
-    :param run: the run
     :param directory: where they are
     """
     return directory / f"{run.name}.csv", directory / f"{run.name}.json"
@@ -78,7 +77,6 @@ def timesteps_of(run: Run, workers: CountedVecEnv) -> int:
     """
     Return what a budget allows, or a little more: schedules of a baseline depend on it, the budget ends the run.
 
-    :param run: the run
     :param workers: what it trains on
     """
     if not is_baseline(run.method):

@@ -24,23 +24,23 @@ class NIGT(Optimizer):
         d_t &= (1-\eta)\, d_{t-1} + \eta\, g_t, \qquad d_0 = g_0 \\
         \theta_{t+1} &= \theta_t - \alpha\, u_t / \lVert u_t \rVert
 
-    where the geometry gives u_t and the norm: in the euclidean one, the paper's, u_t = d_t with one l2 norm over all
-    parameters. :math:`\lVert d_t \rVert = 0` leaves the parameters where they are. The parameters always hold the iterate
-    θ_t. Take gradients at ``extrapolated()``, put them into ``p.grad`` and call ``step()``. η = 1 is normalised gradient
-    descent without extrapolation. A parameter without gradient is skipped.
+    where the geometry defines u_t and the norm. In the paper's Euclidean geometry, u_t = d_t with one l2 norm over all
+    parameters. If :math:`\lVert d_t \rVert = 0`, the parameters do not change. The parameters always hold the iterate θ_t.
+    Take gradients at ``extrapolated()``, store them in ``p.grad`` and call ``step()``. η = 1 is normalised gradient descent
+    without extrapolation. A parameter without gradient is skipped.
 
     The geometries ``"euclidean_kl"`` and ``"natural"`` need a metric F, symmetric and positive semidefinite. Set ``metric`` to
-    a function v -> F v before ``step()``. It gets and returns one tensor for every parameter, in the order of the groups;
-    those that are skipped have v = 0. It is not part of the state, and a copy of the optimizer has none. The same holds for
-    ``preconditioner``, a function v -> P v for a symmetric positive definite P ≈ (F + λI)⁻¹: with one, the natural geometry
-    needs fewer products. It is optional.
+    a function v -> F v before ``step()``. It takes and returns one tensor per parameter, in the order of the groups; skipped
+    parameters have v = 0. It is not part of the state, and a copy of the optimizer has none. The same holds for the optional
+    ``preconditioner``, a function v -> P v for a symmetric positive definite P ≈ (F + λI)⁻¹, with which the natural geometry
+    needs fewer products.
 
     :param params: parameters or parameter groups, as for any torch optimizer
     :param lr: α, the length of a step in the norm of the geometry, at least 0; groups with another one scale their part
     :param eta: η in (0, 1], the weight of the new gradient; 1 - η is what torch calls momentum
     :param geometry: a key of ``geometry.GEOMETRIES``, the same for all groups
-    :param damping: λ of F + λI in the natural geometry
-    :param n_products: how many products with F a natural step may take
+    :param damping: λ in F + λI, for the natural geometry
+    :param n_products: maximum number of products with F in a natural step
     :raises ValueError: if an argument is not allowed
     """
 

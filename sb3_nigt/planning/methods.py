@@ -29,19 +29,19 @@ CYCLES, FIRST_CYCLES = 100, 10  # arrivals over the workers, where each is an up
 @dataclass(frozen=True)
 class MethodPlan:
     """
-    What one method is predicted to do; means over many rounds.
+    Prediction for one method: means over many rounds.
 
     :param method: "Rennala", "Malenia", "Synchronous" or "AFedPG", see ``Method.rounds``
-    :param schedule: of the rounds; "barrier" for Synchronous, "immediate" for AFedPG, which have no choice
+    :param schedule: of the rounds; always "barrier" for Synchronous and "immediate" for AFedPG
     :param round_seconds: from the start of a round until it is complete
-    :param update_seconds: from one update to the next, the message of the aggregation included
-    :param counts: accepted trajectories of each worker an update, shape (n,)
-    :param messages: gradients sent to the learner an update
-    :param staleness: updates between the point that sampled a trajectory and its arrival
+    :param update_seconds: from one update to the next, including the message of the aggregation
+    :param counts: accepted trajectories of each worker per update, shape (n,)
+    :param messages: gradients sent to the learner per update
+    :param staleness: updates between the sampling of a trajectory and its arrival
     :param discarded: share of all workers' time spent on trajectories that no update uses
     :param idle: share of all workers' time in which no trajectory runs
-    :param link: share of the time in which messages are under way, which on a serial link is its utilisation; gradients that
-        are sent on their own over a parallel link add up, so there it may exceed 1
+    :param link: share of the time in which messages are in transit, which on a serial link is its utilisation; single
+        gradients over a parallel link add up, so there it may exceed 1
     """
 
     method: str
@@ -70,7 +70,7 @@ class MethodPlan:
 @dataclass(frozen=True)
 class Plan:
     """
-    What all methods are predicted to do on the same workers.
+    Predictions for all methods on the same workers.
 
     :param workload: speeds, messages and lengths
     :param n_trajectories: M
@@ -105,15 +105,15 @@ def plan(
     aggregation: Aggregation = "all_reduce",
 ) -> Plan:
     """
-    Predict what each method does on given workers, by its own schedule on simulated time and without environments.
+    Predict what each method does on given workers, with its real schedule, on simulated time and without environments.
 
     :param step_times: h_i, seconds per environment step, one per worker
     :param n_trajectories: M
-    :param trajectory_steps: steps of a trajectory; of several numbers one is drawn for each trajectory
+    :param trajectory_steps: steps of a trajectory; from several numbers, one is drawn for each trajectory
     :param message_times: κ_i, seconds per message, one number, or one per worker
     :param task_ids: tasks of the workers, for Malenia; None: each worker has its own
-    :param link: "parallel", or "serial": the learner takes one message at a time, see ``TimeModel``
-    :param aggregation: "all_reduce", or "server": a round pays for all its messages, see ``TimeModel``
+    :param link: "parallel", or "serial": the learner receives one message at a time, see ``TimeModel``
+    :param aggregation: "all_reduce", or "server": a round takes the time of all its messages, see ``TimeModel``
     :raises ValueError: for a value that is not allowed
     """
     h = np.atleast_1d(time_values("step_times", step_times, positive=True))

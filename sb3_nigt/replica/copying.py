@@ -125,8 +125,8 @@ def _check_functions(policy: ActorCriticPolicy) -> None:
             if held:
                 raise ValueError(
                     f"policy={type(policy).__name__}: the function {function.__qualname__} in it refers to {held[0]}. "
-                    "Workers get a copy of that module, but the function would still use the original. Take it "
-                    "from the arguments of a hook, or give functools.partial(function, module), which is copied together with the module."
+                    "Workers get a copy of that module, but the function would still use the original. Take it from the "
+                    "arguments of a hook, or give functools.partial(function, module), which is copied with the module."
                 )
 
 

@@ -47,7 +47,6 @@ def sample_log_prob(policy: ActorCriticPolicy, obs: Any, samples: th.Tensor) -> 
     """
     Log-density of what was sampled, up to terms without θ.
 
-    :param policy: the policy
     :param obs: batch of observations as tensors
     :param samples: what ``Trajectory.samples`` holds: u before the tanh, or the action of Stable-Baselines3's distributions
     :return: shape (batch,)

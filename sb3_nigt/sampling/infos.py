@@ -108,7 +108,6 @@ def with_report(info: dict[str, Any], episode_return: float, n_steps: int) -> di
     Return a copy of the last info of an episode, with a report as that of a Monitor where there is none.
 
     :param info: of the last step
-    :param episode_return: of the episode
     :param n_steps: of the episode
     """
     check_info(info)

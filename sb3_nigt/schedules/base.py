@@ -32,12 +32,12 @@ class Schedule(ABC):
     """
     Decides within a round which worker starts which trajectory.
 
-    It learns of the world only through its arguments: the time, who has arrived, and predicted durations. ``begin`` opens a
-    round; ``accepted`` or ``rejected`` report each arrival; all of them return what to start now. The key of a start names
-    the round that counts the trajectory.
+    It knows only its arguments: the time, which worker has delivered, and predicted durations. ``begin`` starts a round;
+    ``accepted`` or ``rejected`` report each arrival; all of them return what to start now. The key of a start names the
+    round that counts the trajectory.
 
-    :ivar cancels: trajectories in flight are void when the round is complete
-    :ivar uploads: every gradient is sent on its own; otherwise there is one aggregation a round
+    :ivar cancels: trajectories in flight are cancelled when the round is complete
+    :ivar uploads: every gradient is sent separately; otherwise there is one aggregation per round
     :ivar counts: accepted trajectories of the current round, shape (n,)
     """
 

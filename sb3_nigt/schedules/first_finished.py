@@ -10,9 +10,9 @@ from sb3_nigt.schedules.base import FloatArray, Schedule, Start
 
 class FirstFinished(Schedule):
     """
-    A worker that finishes a trajectory starts the next one at once; trajectories in flight at the end are void.
+    A worker that finishes a trajectory starts the next one at once; trajectories in flight at the end are cancelled.
 
-    Where a trajectory's duration depends on its content, short ones are over-represented, see ``Planned``.
+    If the duration of a trajectory depends on its content, short ones are over-represented, see ``Planned``.
     """
 
     def _open(self, now: float, durations: FloatArray, busy: Collection[int]) -> list[Start]:

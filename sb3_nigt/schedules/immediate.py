@@ -12,7 +12,7 @@ class Immediate(Schedule):
     """
     Idle workers start at the point of the current round; all others continue with the point that they have (AFedPG).
 
-    Every gradient is sent on its own as soon as it is ready.
+    Every gradient is sent separately as soon as it is ready.
     """
 
     cancels = False

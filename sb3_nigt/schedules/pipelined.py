@@ -14,11 +14,11 @@ from sb3_nigt.schedules.tickets import RoundTickets, Ticket
 
 class Pipelined(Planned):
     """
-    ``Planned``, and a worker for which this round has no ticket takes one of the next round, at the current point.
+    Like ``Planned``, but a worker without a ticket for this round takes one for the next round, at the current point.
 
-    It does so if it is predicted to finish before the next round could end without it. The result waits for its round. So
-    hardly anybody idles and nothing is discarded, inclusion is still decided before content is known, and a trajectory
-    is at most one round stale; its gradient is taken at the point that sampled it.
+    It does so if it is predicted to finish before the next round could end without it. The result counts in the next round.
+    So workers are rarely idle and nothing is discarded. What counts is still decided before the content is known. A
+    trajectory is at most one round stale, and its gradient is taken at the point that sampled it.
     """
 
     def reset(self) -> None:

@@ -17,8 +17,8 @@ class Planned(Schedule):
     A round consists of a fixed number of tickets, each given to a worker before its trajectory starts; all of them count.
 
     An idle worker takes the next ticket of its pool if it is predicted to finish it before the others could finish the
-    round without it. So a slow worker stays idle near the end instead of being waited for, and no trajectory is dropped
-    because of its content or its length: the accepted ones are independent draws. Wrong predictions cost time only.
+    round without it. So the round does not wait for a slow worker near its end, and no trajectory is dropped because of its
+    content or its length: the accepted ones are independent samples. Wrong predictions cost time only.
     """
 
     cancels = False

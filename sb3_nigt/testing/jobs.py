@@ -36,7 +36,6 @@ def make_policy(
 
     :param observation_space: of the environment
     :param action_space: of the environment
-    :param policy_class: of the policy
     :param policy_kwargs: further arguments of the policy
     """
     if issubclass(policy_class, ActorPolicy):
@@ -59,7 +58,6 @@ def prepared(
     Prepare workers; return them and a sampling point of round 0 whose parameters are always the same.
 
     :param workers: any ``TrajectoryWorkers``
-    :param policy_class: of the policy
     :param n_steps: H
     :param seed: of the trajectories
     :param env: has the spaces; None: the workers themselves have

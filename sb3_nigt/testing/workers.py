@@ -202,7 +202,6 @@ class TrajectoryWorkersTests(RoundWorkersTests):
         Prepare workers, see the function of this name.
 
         :param workers: made by ``make_workers``
-        :param policy_class: of the policy
         :param n_steps: H
         :param seed: of the trajectories
         :param round_steps: steps of a round of steps; None: rounds are made of trajectories

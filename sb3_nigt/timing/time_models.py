@@ -24,16 +24,16 @@ FloatArray = npt.NDArray[np.float64]
 
 class TimeModel(ABC):
     """
-    The law of the durations of the workers. Subclasses implement ``unit_time`` and ``step_times``.
+    Durations of the workers' steps and messages. Subclasses implement ``unit_time`` and ``step_times``.
 
-    The environment works on a copy and calls ``bind`` once with its number of workers; a subclass that holds one value a
-    worker extends it.
+    The environment uses a copy and calls ``bind`` once with its number of workers. A subclass with one value per worker
+    extends ``bind``.
 
     :param message_times: κ_i, seconds per message, one number, or one per worker
     :param per: what ``unit_time`` measures, "step" or "trajectory"
-    :param link: "parallel", or "serial": gradients that are sent on their own queue at the learner, which takes one at a time
-    :param aggregation: of a round: "all_reduce" takes as long as its longest message, "server" (on a serial link) as long as
-        all of them together
+    :param link: "parallel", or "serial": single gradients queue at the learner, which receives one at a time
+    :param aggregation: of a round: "all_reduce" takes as long as the longest message, "server" (with a serial link) as long
+        as all of them together
     """
 
     message_times: FloatArray  # κ_i, shape (n_workers,), set by bind
@@ -65,7 +65,7 @@ class TimeModel(ABC):
     @abstractmethod
     def step_times(self, now: float) -> FloatArray:
         """
-        Mean seconds per unit at time ``now``, as far as they can be known beforehand.
+        Expected seconds per unit at time ``now``.
 
         :param now: seconds on the clock
         :return: array of shape (n_workers,)

@@ -134,10 +134,10 @@ class RoundWorkers(ABC):
 
 class TrajectoryWorkers(RoundWorkers):
     """
-    Asynchronous side of the workers: jobs in, arrivals out, gradients on demand.
+    The asynchronous interface of workers: jobs in, arrivals out, gradients on demand.
 
-    Order of calls: ``prepare`` once; then per round ``submit`` to idle workers, ``next_arrival`` while a worker is busy,
-    ``cancel`` or not, ``gradient`` of what was accepted, ``forget``.
+    Order of calls: ``prepare`` once; then in each round ``submit`` to idle workers, ``next_arrival`` while a worker is busy,
+    optionally ``cancel``, ``gradient`` of what was accepted, ``forget``.
     """
 
     rollout_spec: RolloutSpec | None = None  # of the last prepare
@@ -216,10 +216,10 @@ class TrajectoryWorkers(RoundWorkers):
 
 class WorkerVecEnv(VecEnv, TrajectoryWorkers):
     """
-    A ``VecEnv`` whose environments are workers: each has a speed and a task, and can run whole trajectories on its own.
+    A ``VecEnv`` whose environments are workers: each has a speed and a task, and steps independently of the others.
 
-    The synchronous API is Stable-Baselines3's, so PPO and ``evaluate_policy`` work on it. The asynchronous one is
-    ``TrajectoryWorkers``.
+    It also has Stable-Baselines3's synchronous API, so PPO and ``evaluate_policy`` work with it. The asynchronous interface
+    is ``TrajectoryWorkers``.
 
     :ivar clock: the workers' clock
     :ivar task_ids: one id per worker; range(n) if the user gave none

@@ -38,7 +38,7 @@ def make_worker_vec_env(
     aggregation: Aggregation = "all_reduce",
 ) -> WorkerVecEnv:
     """
-    Make monitored workers.
+    Create workers, each with a ``Monitor``.
 
     :param env_id: an id that is registered in this process ("module:id" imports the module first), or a function (a class)
         that returns an environment
@@ -48,15 +48,15 @@ def make_worker_vec_env(
     :param message_times: κ_i, seconds per message, one number, or one per worker
     :param time_per: what ``step_times`` measures, "step" or "trajectory"
     :param task_ids: the task of each worker; None: unspecified
-    :param seed: seed of the synchronous API's first reset and of the action spaces; trajectories follow the model's seed
-    :param env_kwargs: arguments of the environment; a list has one dict per worker (different tasks)
-    :param wrapper_class: wraps every worker's environment, after its ``Monitor``
-    :param time_model: any time model, in place of the times above, ``link`` and ``aggregation``
+    :param seed: seed of the synchronous API's first reset and of the action spaces; trajectories use the model's seed
+    :param env_kwargs: arguments of the environment: a dict, or a list with one dict per worker (different tasks)
+    :param wrapper_class: wraps every worker's environment, outside of its ``Monitor``
+    :param time_model: any time model, instead of the times above, ``link`` and ``aggregation``
     :param vec_env_kwargs: further arguments of ``vec_env_cls``
-    :param link: "parallel", or "serial": the learner takes one message at a time, see ``TimeModel``
-    :param aggregation: "all_reduce", or "server": a round pays for all its messages, see ``TimeModel``
+    :param link: "parallel", or "serial": the learner receives one message at a time, see ``TimeModel``
+    :param aggregation: "all_reduce", or "server": a round takes the time of all its messages, see ``TimeModel``
     :return: the workers
-    :raises ValueError: for arguments of another kind, lengths that differ from ``n_workers`` and times that are not allowed
+    :raises ValueError: for arguments of the wrong kind, lengths that differ from ``n_workers``, and invalid times
     """
     check_integer("n_workers", n_workers, 1)
     if not (isinstance(env_id, str) or callable(env_id)):

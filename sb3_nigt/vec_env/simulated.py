@@ -60,13 +60,13 @@ class _Flight:
 
 class SimulatedVecEnv(DummyVecEnv, WorkerVecEnv):
     """
-    Workers of different speed in this process, on a simulated clock that never sleeps.
+    Workers of different speed in this process, on a simulated clock.
 
-    Trajectories run exactly as on real workers, only their times are made up by a ``TimeModel``. Steps are executed in
-    the order of the clock, so what a cancelled worker has done at that moment has been executed, and no step more.
+    Workers act exactly as real ones do; only the times come from a ``TimeModel``. Steps are executed in the order of the
+    clock, so a cancelled worker has executed the steps up to that moment, and no more.
 
     The synchronous API (``reset``, ``step``) is that of ``DummyVecEnv``. One ``step()`` takes as long as the slowest
-    worker: max_i h_i seconds. With a time model per trajectory the step takes its share of a full episode,
+    worker: max_i h_i seconds. With a time model per trajectory, it takes its share of a full episode,
     max_i h_i / ``max_episode_steps``.
 
     :param env_fns: one function per worker that makes its environment

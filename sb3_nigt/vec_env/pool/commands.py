@@ -158,7 +158,6 @@ class Commands:
         """
         Start a step of all environments, whose workers are free.
 
-        :param action_space: of the actions
         :param actions: one per worker
         """
         self._send("step", [(pack(action_space, action),) for action in actions], range(len(self._handles)))

@@ -77,11 +77,7 @@ class WorkerHandle(ABC):
 
     @abstractmethod
     def cancel(self, job_number: int) -> None:
-        """
-        Say that a job is not wanted any more; seen after the worker's current step.
-
-        :param job_number: of the job
-        """
+        """Say that a job is not wanted any more; seen after the worker's current step."""
 
     # Gradients
 

@@ -119,11 +119,7 @@ class RemoteWorker(WorkerHandle):
         self.send(protocol.SEGMENT + protocol.SEGMENT_FORMAT.pack(job_number, point_number, round_, *astuple(start), n_steps))
 
     def cancel(self, job_number: int) -> None:
-        """
-        Say that a job is not wanted any more; seen after the worker's current step.
-
-        :param job_number: of the job
-        """
+        """Say that a job is not wanted any more; seen after the worker's current step."""
         self._counters["cancelled"][0] = job_number
 
     def request_gradient(self, contributions: Sequence[Contribution]) -> None:

@@ -19,24 +19,24 @@ from sb3_nigt.vec_env.process.transport import ProcessTransport
 
 class ProcessVecEnv(WorkerPool):
     """
-    One operating-system process per worker, on the wall clock.
+    Workers in operating-system processes of their own, on the wall clock.
 
-    Workers run whole trajectories with their own copy of the policy. Parameters go out and steps and gradients come back
-    through shared memory; the messages of a round have a few bytes. A worker that dies, hangs or raises is restarted and
-    repeats its trajectory with the same random numbers, so nothing is lost and nothing counts twice.
+    Each worker acts with its own copy of the policy. Parameters, steps and gradients are in shared memory; the messages of
+    a round have a few bytes. A worker that dies, hangs or raises is restarted. In rounds of trajectories it repeats its
+    trajectory with the same random numbers, so nothing is lost and nothing counts twice.
 
-    It has Stable-Baselines3's synchronous API as well, so PPO runs on it.
+    It also has Stable-Baselines3's synchronous API, so PPO works with it.
 
     :param env_fns: one function per worker that makes its environment
     :param task_ids: the task of each worker; workers with equal ids are exchangeable. None: unspecified
-    :param start_method: "forkserver" or "spawn"; None: forkserver where there is one
-    :param timeout: seconds without any sign of life (a step, a reset) after which a worker counts as hung; workers whose
-        steps are slow get more
+    :param start_method: "forkserver" or "spawn"; None: forkserver if available
+    :param timeout: seconds without a completed step or reset after which a worker counts as hung; workers with slow steps
+        get more
     :param max_restarts: restarts of one worker before it counts as lost
     :param max_restarts_per_minute: restarts of one worker within 60 seconds before it counts as lost; None: no limit
     :param time_model: ratios of the speeds until they are measured
-    :param info_keys: entries of the info dicts that callbacks see of every step; ``episode`` and ``is_success`` of an
-        episode's last step come anyway. None: all
+    :param info_keys: entries of the info dicts that callbacks see for every step; ``episode`` and ``is_success`` of an
+        episode's last step are always included. None: all
     :raises ValueError: if lengths differ from the number of workers, or spaces differ between workers
     """
 

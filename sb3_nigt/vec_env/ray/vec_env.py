@@ -29,36 +29,36 @@ LONGEST_BEAT_SECONDS = 1.0  # between two looks at a worker's signs of life; a t
 
 class RayVecEnv(WorkerPool):
     """
-    One Ray actor per worker, on the wall clock: ``ProcessVecEnv`` on the machines of a cluster.
+    Workers in Ray actors, on the wall clock: like ``ProcessVecEnv``, but on the machines of a cluster.
 
-    The same trajectories for (seed, round, worker, job) as on any other workers, and the same limits for restarts; a worker
-    that fails is started anew wherever the cluster has a place. Workers may come and go: one that the cluster has no place
-    for is absent, rounds go on without it where their rule allows that, and it joins as soon as there is a place.
+    Trajectories of (seed, round, worker, job) are the same as on all other workers, and so are the limits for restarts; a
+    worker that fails is restarted wherever the cluster can place it. Workers may come and go: a worker that the cluster
+    cannot place is absent, rounds continue without it if their rule allows that, and it joins as soon as it can be placed.
 
-    The number of environments is fixed; it is the largest number of workers. Stable-Baselines3's synchronous API, and so
+    The number of environments is fixed; it is the maximum number of workers. Stable-Baselines3's synchronous API, and so
     PPO, needs all of them.
 
     :param env_fns: one function per worker that makes its environment
     :param task_ids: the task of each worker; workers with equal ids are exchangeable. None: unspecified
     :param address: "local": start Ray here; "auto": the cluster that this machine is part of; "host:port" or
         "ray://host:port"; None: the connection that this process has, else what RAY_ADDRESS says, else "local"
-    :param num_cpus: CPUs that Ray counts for a worker, one number for all or a list with one per worker
-    :param num_gpus: GPUs that Ray counts for a worker, one number for all or a list with one per worker
+    :param num_cpus: CPUs that Ray reserves for a worker, one number for all or a list with one per worker
+    :param num_gpus: GPUs that Ray reserves for a worker, one number for all or a list with one per worker
     :param resources: custom resources of a worker, such as {"simulator": 1}; one dict for all or a list with one per worker
-    :param scheduling_strategy: where the workers may run, as Ray takes it ("SPREAD", a placement group, a node, labels); one
+    :param scheduling_strategy: where the workers may run, as in Ray ("SPREAD", a placement group, a node, labels); one
         for all or a list with one per worker
-    :param timeout: seconds without any sign of life (a step, a reset) after which a worker counts as hung; workers whose
-        steps are slow get more
-    :param max_restarts: restarts of one worker before it counts as lost; the end of its node is none
+    :param timeout: seconds without a completed step or reset after which a worker counts as hung; workers with slow steps
+        get more
+    :param max_restarts: restarts of one worker before it counts as lost; a node that leaves does not count
     :param max_restarts_per_minute: restarts of one worker within 60 seconds before it counts as lost; None: no limit
-    :param min_workers: how many workers there must be at the start; None: all
-    :param placement_timeout: seconds for which workers that are needed may be absent before it is an error
-    :param allow_unauthenticated: accept a Ray that anyone who reaches it may use
+    :param min_workers: number of workers that must be placed at the start; None: all
+    :param placement_timeout: seconds to wait for workers that are needed and cannot be placed
+    :param allow_unauthenticated: accept a Ray cluster that requires no token
     :param time_model: ratios of the speeds until they are measured
-    :param info_keys: entries of the info dicts that callbacks see of every step; ``episode`` and ``is_success`` of an
-        episode's last step come anyway. None: all
+    :param info_keys: entries of the info dicts that callbacks see for every step; ``episode`` and ``is_success`` of an
+        episode's last step are always included. None: all
     :raises ValueError: for values that are not allowed, a cluster without authentication, spaces that differ between workers
-    :raises WorkerError: if the cluster has no place for the workers
+    :raises WorkerError: if the cluster cannot place the workers
     """
 
     _worker_class: type[RayWorker] = RayWorker

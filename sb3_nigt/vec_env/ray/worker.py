@@ -184,11 +184,7 @@ class ServingThread:
         return int(self._control["steps"][0]), int(self._control["answering"][0])
 
     def cancel(self, job_number: int) -> None:
-        """
-        Stop a job after its current step.
-
-        :param job_number: of the job
-        """
+        """Stop a job after its current step."""
         self._control["cancelled"][0] = job_number
 
     def stack(self) -> str:
