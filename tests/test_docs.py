@@ -109,7 +109,7 @@ def test_tests_on_the_page_of_aggregators_pass(tmp_path):
     blocks = [block for _, block, _ in python_blocks(ROOT / "docs/guide/aggregators.md")]
     (tmp_path / "test_page.py").write_text("\n".join(blocks))
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_page.py"]
-    outcome = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    outcome = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=280)
     assert outcome.returncode == 0, outcome.stdout
     assert re.search(r"^1\d passed", outcome.stdout, re.MULTILINE), outcome.stdout
 
