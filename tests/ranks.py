@@ -17,6 +17,7 @@ import pytest
 import torch as th
 import torch.distributed as dist
 from envs import FixedLengthEnv, parameters
+from gymnasium import spaces
 
 from sb3_nigt.distributed import AllReduceGroup
 
@@ -134,10 +135,10 @@ def rank_processes(size, function, *args, hosts=None):
         processes.close()
 
 
-def on_ranks(size, function, *args):
+def on_ranks(size, function, *args, seconds=SECONDS):
     """Run a function on some ranks; return their results, in order."""
     with rank_processes(size, function, *args) as processes:
-        results = processes.results()
+        results = processes.results(seconds)
     failed = [result for result in results if isinstance(result, (Failed, Died))]
     assert not failed, failed
     return results
@@ -148,9 +149,22 @@ def on_ranks(size, function, *args):
 
 def make(algorithm, env, group=True, **kwargs):
     timeout = kwargs.pop("timeout", 20.0)
-    chosen = AllReduceGroup(timeout=timeout, debug=True) if group else False
+    chosen = settings(timeout) if group else False
     kwargs = {"n_trajectories": 7, "policy_kwargs": {"net_arch": [4]}, **kwargs}
     return algorithm("MlpPolicy", env, seed=0, device="cpu", group=chosen, **kwargs)
+
+
+SMALL = {"n_steps": 20, "fisher_samples": 30, "policy_kwargs": {"net_arch": [8]}, "seed": 3, "device": "cpu"}
+
+
+def make_steps(algorithm, env, group=None, timeout=20.0, **kwargs):
+    """A model whose arguments are the defaults, apart from sizes."""
+    policy = "MultiInputPolicy" if isinstance(env.observation_space, spaces.Dict) else "MlpPolicy"
+    return algorithm(policy, env, group=settings(timeout) if group is None else group, **{**SMALL, **kwargs})
+
+
+def settings(timeout=20.0):
+    return AllReduceGroup(timeout=timeout, debug=True)
 
 
 def checksum(model):

@@ -23,6 +23,7 @@ from stable_baselines3.common.vec_env import (
 )
 from two_steps import TwoStepEnv, says, workers
 
+import sb3_nigt
 from sb3_nigt import AFedPG, RennalaPG, SimulatedVecEnv, SyncPG, make_worker_vec_env
 
 ALL = [RennalaNIGT, MaleniaNIGT, SyncNIGT, SyncPG, RennalaPG, AFedPG]
@@ -121,6 +122,11 @@ def test_batch_norm():
     with pytest.raises(ValueError, match=r"policy=ActorPolicy has BatchNorm layers.*use LayerNorm, or a DummyVecEnv"):
         RennalaNIGT("MlpPolicy", workers(), **kwargs)
     RennalaNIGT("MlpPolicy", DummyVecEnv([TwoStepEnv] * 2), n_trajectories=2, **kwargs).learn(4)
+    for algorithm in (RennalaNIGT, sb3_nigt.RennalaNIGT):
+        model = algorithm("MlpPolicy", workers(), policy_kwargs={"net_arch": [4]})
+        model.policy.mlp_extractor.policy_net.append(th.nn.BatchNorm1d(4))  # after it was made
+        with pytest.raises(ValueError, match="policy=ActorPolicy has BatchNorm layers"):
+            model.learn(4)
 
 
 class Unscored(Distribution):

@@ -13,9 +13,10 @@ from envs import LengthFromSeedEnv, NanEnv, PointEnv, parameters, run_rounds, si
 from namespaces import hosts
 from paper import MaleniaNIGT, RennalaNIGT
 from processes import Bell, explode, hang, kill_myself, ring, stop_myself
-from ranks import N_WORKERS, SIZE, Failed, SlowEnv, checksum, make, rank_processes
+from ranks import N_WORKERS, SIZE, Failed, SlowEnv, checksum, make, make_steps, rank_processes
 from stable_baselines3.common.callbacks import BaseCallback
 
+import sb3_nigt
 from sb3_nigt import ProcessVecEnv
 from sb3_nigt.errors import RankError
 
@@ -46,6 +47,26 @@ def fail(rank, culprit, what):
     model.learn(10**9, callback=None if what is Hangs else FailAt(rank, culprit, what))
 
 
+class Strikes(LengthFromSeedEnv):
+    """Does something in a step: the 35th one of two workers is in the middle of a round of steps."""
+
+    def __init__(self, what):
+        super().__init__()
+        self.what, self.n_steps = what, 0
+
+    def step(self, action):
+        self.n_steps += 1
+        if self.n_steps == 35:
+            self.what()
+        return super().step(action)
+
+
+def fail_in_steps(rank, culprit, what):
+    what = hang if what is Hangs else what
+    env_fns = [LengthFromSeedEnv, partial(Strikes, what) if rank == culprit else LengthFromSeedEnv]
+    make_steps(sb3_nigt.RennalaNIGT, simulated(env_fns), timeout=1.5).learn(10**9)
+
+
 FAILURES = {
     "raises": (explode, "rank {} has failed: LookupError: the physics exploded"),
     "killed": (kill_myself, "rank {} has given no sign of life"),
@@ -54,16 +75,26 @@ FAILURES = {
 }
 
 
-@pytest.mark.parametrize("culprit", [0, 1])
+@pytest.mark.parametrize(
+    ("function", "culprit"),
+    [
+        (fail, 0),
+        (fail_in_steps, 1),
+        pytest.param(fail, 1, marks=pytest.mark.slow),
+        pytest.param(fail_in_steps, 0, marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("failure", FAILURES)
-def test_the_others_are_told_which_rank_has_failed(failure, culprit):
+def test_the_others_are_told_which_rank_has_failed(failure, function, culprit, note_fault):
+    """Between two rounds of trajectories, or in the middle of a round of steps."""
     what, message = FAILURES[failure]
-    with rank_processes(SIZE, fail, culprit, what) as processes:
+    with rank_processes(SIZE, function, culprit, what) as processes:
         for rank in set(range(SIZE)) - {culprit}:
             result = processes.result(rank, BOUND)
             assert isinstance(result, Failed)
             assert result.type == "RankError"
             assert message.format(culprit) in result.text
+    note_fault(f"rank {failure}", "ranks", "RennalaNIGT", "trajectories" if function is fail else "steps", "told")
 
 
 def reject(rank):
@@ -103,27 +134,31 @@ LOSSES = {
 }
 
 
-def lose(rank, folder):
+def lose(rank, folder, rounds):
     """Train with workers that are lost in the middle of a round, and once more after that; return what each run ends with."""
     ends = {}
     for case, (algorithm, dies_at, _) in LOSSES.items():
-        for schedule in ("first_finished", "planned"):
-            at, memory = dies_at[rank], folder / f"{case} {schedule} {rank}"
-            env_fn = LengthFromSeedEnv if at is None else partial(Dies, at, memory)
-            env = ProcessVecEnv([env_fn], task_ids=[f"task {rank}"], max_restarts=1)
-            with pytest.raises(RankError) as raised:
-                make(algorithm, env, schedule=schedule, timeout=15.0).learn(10**9)
-            env.close()
-            ends[case, schedule] = str(raised.value)
+        at, memory = dies_at[rank], folder / f"{case} {rank}"
+        env_fn = LengthFromSeedEnv if at is None else partial(Dies, at, memory)
+        env = ProcessVecEnv([env_fn], task_ids=[f"task {rank}"], max_restarts=1)
+        if rounds == "steps":
+            model = make_steps(getattr(sb3_nigt, algorithm.__name__), env, timeout=15.0)
+        else:
+            model = make(algorithm, env, schedule=rounds, timeout=15.0)
+        with pytest.raises(RankError) as raised:
+            model.learn(10**9)
+        env.close()
+        ends[case] = str(raised.value)
     return ends
 
 
-def test_a_lost_worker_that_the_round_needs_ends_all_ranks(tmp_path):
+@pytest.mark.parametrize("rounds", ["steps", "planned", pytest.param("first_finished", marks=pytest.mark.slow)])
+def test_a_lost_worker_that_the_round_needs_ends_all_ranks(tmp_path, rounds):
     """The rank that has lost it tells the others, which are in the same round."""
-    with rank_processes(2, lose, tmp_path) as processes:
+    with rank_processes(2, lose, tmp_path, rounds) as processes:
         ends, other = processes.results(10 * BOUND)  # each rank starts a fork server
-    assert ends == other
-    for (case, _), text in ends.items():
+    assert ends == other, (ends, other)
+    for case, text in ends.items():
         assert LOSSES[case][2] in text
         assert re.match(r"rank (\d): Worker \1 \(task 'task \1'\)", text)
 

@@ -4,33 +4,27 @@ from functools import partial
 
 import numpy as np
 import pytest
-from envs import DictEnv, LengthFromSeedEnv, parameters, run_rounds, simulated
+from envs import DictEnv, LengthFromSeedEnv, keep_outputs, parameters, run_rounds, simulated
 from gymnasium import spaces
-from ranks import N_WORKERS, SlowEnv, on_ranks
+from ranks import N_WORKERS, SMALL, SlowEnv, make_steps, on_ranks, settings
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_nigt import MaleniaNIGT, ProcessVecEnv, RennalaNIGT, SyncNIGT
 from sb3_nigt.algorithms.book import RoundResult
 from sb3_nigt.algorithms.group import Alone
-from sb3_nigt.distributed import AllReduceGroup
+from sb3_nigt.distributed import RoundCheckpoint, newest_checkpoint
 from sb3_nigt.distributed.observations import as_bytes, from_bytes
 from sb3_nigt.estimators import WorkerMoments
 from sb3_nigt.estimators.standardize import merged_task_moments, task_moments
 from sb3_nigt.moments import Moments
 
 N_ROUNDS = 4
-SMALL = {"n_steps": 20, "fisher_samples": 30, "policy_kwargs": {"net_arch": [8]}, "seed": 3, "device": "cpu"}
-
-
-def make(algorithm, env, group=None, **kwargs):
-    policy = "MultiInputPolicy" if isinstance(env.observation_space, spaces.Dict) else "MlpPolicy"
-    chosen = AllReduceGroup(timeout=20.0, debug=True) if group is None else group
-    return algorithm(policy, env, group=chosen, **{**SMALL, **kwargs})
 
 
 CASES = {
     "defaults": (RennalaNIGT, [LengthFromSeedEnv], {}),
     "KL": (RennalaNIGT, [LengthFromSeedEnv], {"geometry": "euclidean_kl"}),
+    "spectral": (RennalaNIGT, [LengthFromSeedEnv], {"geometry": "spectral"}),
     "euclidean": (RennalaNIGT, [LengthFromSeedEnv], {"geometry": "euclidean"}),
     "Dict observations": (RennalaNIGT, [DictEnv], {}),
     "Malenia": (MaleniaNIGT, [LengthFromSeedEnv, partial(LengthFromSeedEnv, 40)], {}),
@@ -66,11 +60,12 @@ def keep_critics(model, critics):
 
 
 class KeepCritics(BaseCallback):
-    """Keeps the critic of each round."""
+    """Keeps the critic of each round, and what each round has cost the group."""
 
     def _on_training_start(self):
-        self.critics = []
+        self.critics, self.costs = [], []
         keep_critics(self.model, self.critics)
+        keep_outputs(self.model._group.ranks, "take_statistics", self.costs)
 
     def _on_step(self):
         return True
@@ -92,11 +87,12 @@ def train_all(rank):
     for case, (algorithm, env_fns, kwargs) in CASES.items():
         env_fn = env_fns[rank % len(env_fns)]
         env = ProcessVecEnv([env_fn] * N_WORKERS) if case == "processes" else simulated([env_fn] * N_WORKERS)
-        model, kept, critics = make(algorithm, env, **kwargs), KeepParameters(), KeepCritics()
+        model, kept, critics = make_steps(algorithm, env, **kwargs), KeepParameters(), KeepCritics()
         reports = run_rounds(model, N_ROUNDS, kept, critics)
         statistics = running_statistics(model)
         common = parameters(model).tobytes(), statistics.tobytes(), model.num_timesteps, arrivals_of(reports)
-        results[case] = common, reports, kept.parameters, critics.critics, statistics
+        sent = [costs["bytes"] for costs in critics.costs]
+        results[case] = common, reports, kept.parameters, critics.critics, statistics, sent
         env.close()
     return results
 
@@ -145,9 +141,9 @@ def test_one_process_comes_to_the_same_parameters(trained, case):
     another order, so the last bits differ: of advantages, gradient, metric, normaliser and unit of rewards.
     """
     algorithm, env_fns, kwargs = CASES[case]
-    _, reports, expected, critics, statistics = trained[0][case]
+    _, reports, expected, critics, statistics, _ = trained[0][case]
     env = simulated([env_fn for rank in range(2) for env_fn in [env_fns[rank % len(env_fns)]] * N_WORKERS])
-    model, kept = make(algorithm, env, Repeat(reports, critics), **kwargs), KeepParameters()
+    model, kept = make_steps(algorithm, env, Repeat(reports, critics), **kwargs), KeepParameters()
     run_rounds(model, N_ROUNDS, kept)
     for number in range(1, N_ROUNDS):
         step = np.linalg.norm(expected[number] - expected[number - 1])
@@ -170,6 +166,18 @@ def test_a_round_is_complete_by_the_rule(trained, case):
             np.testing.assert_allclose(report.weights, (counts > 0) / counts.sum())
         if case == "synchronous":
             assert counts.min() >= SMALL["n_steps"]
+
+
+@pytest.mark.parametrize(("case", "copies_of_step"), [("defaults", 2), ("KL", 2), ("spectral", 2), ("euclidean", 0)])
+def test_a_round_sends_what_the_table_on_the_page_says(trained, case, copies_of_step):
+    """Rank 0 of two, with debug=True: a gather of one number more. Once the critic is fitted in every round."""
+    _, reports, parameters, critics, _, sent = trained[0][case]
+    d, v, o = len(parameters[0]), (len(critics[0]) - 1) // 3, 2  # what is kept of a critic has Adam's moments and its count
+    for report, n_bytes in list(zip(reports, sent, strict=True))[2:]:
+        of_ranks = [arrival.worker // N_WORKERS for arrival in (*report.arrivals, *report.rejected)]
+        p = max(of_ranks.count(0), of_ranks.count(1))
+        critic = 4 * (3 * v + 2)
+        assert n_bytes == 8 * (11 + 11 * N_WORKERS + 2 * o) + 64 * p + 4 * d + copies_of_step * 4 * d + critic + 8
 
 
 # Parts
@@ -212,12 +220,55 @@ def test_moments_of_workers_merge_to_those_of_all_steps():
         np.testing.assert_allclose(getattr(merged, name), getattr(expected, name), rtol=1e-12, atol=1e-12)
 
 
+# Going on
+
+
+def start_of(model):
+    """What a run begins with, as far as ranks share it."""
+    critic = model.estimator.critic.vector().tobytes()
+    return model.n_updates, parameters(model).tobytes(), running_statistics(model).tobytes(), critic
+
+
+class KeepStart(BaseCallback):
+    def _on_training_start(self):
+        self.start, self.sample = start_of(self.model), list(self.model.fisher_sample.rounds)
+
+    def _on_step(self):
+        return True
+
+
+def go_on(rank, folder):
+    """Hosts share no disk: rank 1 alone has files, of three and four rounds, and rank 0 begins with a new model."""
+    own, env, kept = folder / str(rank), simulated([LengthFromSeedEnv] * N_WORKERS), KeepStart()
+    if rank == 1:
+        make_steps(RennalaNIGT, simulated([LengthFromSeedEnv] * 2 * N_WORKERS), group=False).learn(320, RoundCheckpoint(own))
+    path = newest_checkpoint(own)
+    model = make_steps(RennalaNIGT, env, seed=5) if path is None else RennalaNIGT.load(path, env=env, group=settings())
+    loaded = start_of(model) if rank == 1 else None
+    reports = run_rounds(model, 3, kept, RoundCheckpoint(own))
+    files = sorted(path.name for path in own.glob("*.zip"))
+    return loaded, kept.start, kept.sample, [report.round for report in reports], parameters(model).tobytes(), files
+
+
+def test_ranks_go_on_from_the_one_that_has_a_file(tmp_path):
+    """Policy, normaliser, unit of rewards and critic are those of the file, and the Fisher sample is at rank 0."""
+    first, other = on_ranks(2, go_on, tmp_path)
+    _, start, sample, rounds, end, files = first
+    loaded, other_start, other_sample, _, other_end, _ = other
+    assert start == other_start == loaded
+    assert start[0] == rounds[0] == 3
+    assert len(sample) == 3
+    assert all(map(np.array_equal, sample, other_sample))
+    assert end == other_end
+    assert files == ["round_5.zip", "round_6.zip"]  # rank 0 writes from now on
+
+
 # Ranks that are slow
 
 
 def train_with_a_slow_rank(rank):
     env = simulated([partial(SlowEnv, 1000) if rank == 1 else LengthFromSeedEnv] * N_WORKERS)
-    model = make(RennalaNIGT, env)
+    model = make_steps(RennalaNIGT, env)
     reports = run_rounds(model, 3)
     return [report.counts.tolist() for report in reports], parameters(model).tobytes()
 

@@ -8,6 +8,7 @@ import pytest
 import torch.distributed as dist
 from envs import FixedLengthEnv, LengthFromSeedEnv, PointEnv, job, prepared, run_rounds, same, simulated
 from paper import MaleniaNIGT, RennalaNIGT
+from ranks import make_steps
 from stable_baselines3.common.callbacks import (
     BaseCallback,
     CallbackList,
@@ -18,7 +19,10 @@ from stable_baselines3.common.callbacks import (
 )
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import KVWriter, Logger
+from stable_baselines3.common.torch_layers import FlattenExtractor
+from torch.nn import BatchNorm1d
 
+import sb3_nigt
 from sb3_nigt import AFedPG, ProcessVecEnv, RunRecorder, SimulatedVecEnv
 from sb3_nigt.algorithms.group import Alone
 from sb3_nigt.distributed import AllReduceGroup, is_first_rank
@@ -91,6 +95,12 @@ def alone():
     dist.destroy_process_group()
 
 
+class Normalising(FlattenExtractor):
+    def __init__(self, observation_space):
+        super().__init__(observation_space)
+        self.norm = BatchNorm1d(self.features_dim)
+
+
 def test_what_cannot_be_shared_is_refused(alone):
     env, group = simulated([2]), AllReduceGroup()
     with pytest.raises(ValueError, match="schedule='pipelined' is not allowed in a process group: give \"planned\""):
@@ -101,6 +111,8 @@ def test_what_cannot_be_shared_is_refused(alone):
         MaleniaNIGT("MlpPolicy", env, on_lost_task="drop", group=group)
     with pytest.raises(ValueError, match="env=DummyVecEnv is not allowed in a process group"):
         RennalaNIGT("MlpPolicy", make_vec_env("CartPole-v1"), group=group)
+    with pytest.raises(ValueError, match="policy=ActorPolicy has BatchNorm layers, whose statistics do not come back"):
+        make_steps(sb3_nigt.RennalaNIGT, env, policy_kwargs={"features_extractor_class": Normalising})
     with pytest.raises(ValueError, match="group='all' is not allowed"):
         RennalaNIGT("MlpPolicy", env, group="all")
     with pytest.raises(ValueError, match="timeout=0 is not allowed"):

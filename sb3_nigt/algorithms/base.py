@@ -24,6 +24,7 @@ from sb3_nigt.algorithms.book import Accepted, RoundResult
 from sb3_nigt.algorithms.buffer import TrajectoryBuffer
 from sb3_nigt.algorithms.checks import (
     check_arguments,
+    check_batch_norm,
     check_learn,
     check_learning_rate,
     warn_of_no_effect,
@@ -220,6 +221,7 @@ class AsyncPolicyGradient(Model):
         assert self.env is not None
         settings = chosen_group(self.group)
         settings.check(self)
+        check_batch_norm(self.policy, self.env)
         if self._workers is None:
             self._workers, self._stack = workers_behind(self.env)
             self._ticks = TickAssembler(self.env.num_envs, None if self._left_off is None else self._left_off.rest)

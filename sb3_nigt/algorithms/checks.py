@@ -137,16 +137,27 @@ def check_env(model: Model, env: VecEnv) -> None:
     if not isinstance(env.unwrapped, WorkerVecEnv):
         return
     WrapperStack.around(env)
-    if has_batch_norm(model.policy):
-        raise ValueError(
-            f"policy={type(model.policy).__name__} has BatchNorm layers, whose statistics do not come back from workers: "
-            "use LayerNorm, or a DummyVecEnv."
-        )
+    check_batch_norm(model.policy, env)
     if env.unwrapped.tasks_differ and not model.weighs_tasks_equally:
         warnings.warn(
             f"The workers hold different tasks, and {type(model).__name__} weights each task by what its workers "
             "deliver, so the objective depends on their speed and number. MaleniaNIGT weights all tasks equally.",
             stacklevel=2,
+        )
+
+
+def check_batch_norm(policy: ActorCriticPolicy, env: VecEnv) -> None:
+    """
+    Refuse layers whose statistics move, where the observations stay with workers or ranks.
+
+    :param policy: may have got layers since it was made
+    :param env: that it shall train on
+    :raises ValueError: if it has such layers, and the environment is one of workers
+    """
+    if isinstance(env.unwrapped, WorkerVecEnv) and has_batch_norm(policy):
+        raise ValueError(
+            f"policy={type(policy).__name__} has BatchNorm layers, whose statistics do not come back from workers: "
+            "use LayerNorm, or a DummyVecEnv."
         )
 
 

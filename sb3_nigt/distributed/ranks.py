@@ -111,7 +111,8 @@ class Ranks:
             self._collective(lambda: dist.gather(mine, parts, group=self._group, group_dst=0))
         else:
             self._collective(lambda: dist.all_gather(parts, mine, group=self._group))
-        self.n_bytes += mine.nbytes if to_first else (self.size - 1) * mine.nbytes
+        n_sent = int(self.rank > 0) if to_first else self.size - 1
+        self.n_bytes += n_sent * mine.nbytes
         if parts is None:
             return None
         return np.concatenate([part[:n].numpy() for part, n in zip(parts, n_rows, strict=True)])
@@ -141,6 +142,8 @@ class Ranks:
         """
         self.meet(key)
         self._collective(lambda: dist.broadcast(vector, group=self._group, group_src=source))
+        if self.rank == source:
+            self.n_bytes += (self.size - 1).bit_length() * vector.nbytes  # a tree: as many times as the group can be halved
         return vector
 
     def _collective(self, operation: Callable[[], Result]) -> Result:

@@ -115,7 +115,7 @@ class StepRounds:
                 seconds = seconds_to_wait(counts, np.where(book.running(), rates, 0.0), is_complete)
             else:
                 seconds = LONGEST_WAIT if interrupt is None else INTERRUPT_SECONDS
-            self._wait(seconds)
+            self._wait(seconds, must_go_on=steps_left is None)
             self._submit(book.take_due(), point, parts)
         if steps_left is not None:
             progress = transport.progress()  # the answer may have taken some time, in which the workers have gone on
@@ -141,9 +141,9 @@ class StepRounds:
                 steps = self._driver.transport.handles[worker].steps
                 self._driver.carry_out(self._roster.jobs.submit(job, steps, self._driver.now()))
 
-    def _wait(self, seconds: float) -> None:
+    def _wait(self, seconds: float, must_go_on: bool) -> None:
         waited_for = self._roster.jobs.under_way()
-        if not waited_for:
+        if not waited_for and must_go_on:  # otherwise workers elsewhere complete the round
             raise RuntimeError("There is nothing to wait for: all workers are lost.")
         if self._roster.within(State.ABSENT):
             self._driver.check_places(waited_for, all)
