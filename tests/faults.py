@@ -1,5 +1,6 @@
 """Faults that environments can have, and what a run must have done when one of its workers had them."""
 
+import itertools
 import re
 import resource
 import time
@@ -308,6 +309,27 @@ in_usual_runs = pytest.mark.parametrize(  # the other half of a long table is fo
     "algorithm", ["RennalaNIGT", pytest.param("MaleniaNIGT", marks=pytest.mark.slow)]
 )
 both_rounds = pytest.mark.parametrize("rounds", ROUNDS)
+OF_EACH_WAY = {"process killed in step", "step hangs", "step raises", "reward None"}  # a worker ends, hangs, raises, lies
+
+
+def cases(kinds):
+    """All kinds of faults, rounds and algorithms; the usual runs have each kind once, and each way to fail in both rounds."""
+
+    def is_usual(kind, rounds, algorithm):
+        return algorithm == "RennalaNIGT" and (rounds == "steps" or kind in OF_EACH_WAY)
+
+    return marked(kinds, is_usual)
+
+
+def marked(kinds, is_usual):
+    """
+    Return the arguments of tests for kinds of faults, rounds and algorithms.
+
+    :param kinds: of faults
+    :param is_usual: tells which are not slow
+    """
+    every = itertools.product(kinds, ROUNDS, ["RennalaNIGT", "MaleniaNIGT"])
+    return [pytest.param(*case, marks=[] if is_usual(*case) else pytest.mark.slow) for case in every]
 
 
 def have_failed(env, wanted):

@@ -23,6 +23,7 @@ from faults import (
     OfTrajectories,
     algorithms,
     both_rounds,
+    cases,
     check_faults,
     have_failed,
     in_usual_runs,
@@ -43,15 +44,13 @@ def make():
         yield make
 
 
-@in_usual_runs
-@both_rounds
-@pytest.mark.parametrize("kind", FAULTS)
+@pytest.mark.parametrize(("kind", "rounds", "algorithm"), cases(FAULTS))
 def test_a_fault_changes_nothing(make, note_fault, tmp_path, algorithm, rounds, kind):
     """Three of four workers have it, each at another moment; the one that has it after a restart fails twice."""
     check_faults(make, note_fault, "processes", tmp_path, algorithm, rounds, kind, ["start", "middle", "restart"])
 
 
-@algorithms
+@in_usual_runs
 @both_rounds
 @pytest.mark.parametrize("kind", ["step raises", "process killed in step", "sys.exit"])
 def test_a_constructor_that_fails_after_a_restart(make, tmp_path, algorithm, rounds, kind):
@@ -128,7 +127,7 @@ def test_a_constructor_that_fails_at_start_up_is_an_error_at_once(monkeypatch, d
 
 
 @pytest.mark.filterwarnings(FAILED)
-@algorithms
+@in_usual_runs
 @both_rounds
 @pytest.mark.parametrize(("does", "error", "says"), ERRORS)
 def test_a_reset_that_fails_at_start_up_is_an_error_at_once(make, tmp_path, algorithm, rounds, does, error, says):
@@ -163,7 +162,7 @@ def test_a_policy_that_no_worker_can_unpack_is_an_error_at_once(make, algorithm)
 # Numbers that are not finite
 
 
-@algorithms
+@in_usual_runs
 @both_rounds
 @pytest.mark.parametrize("what", ["reward", "observation", "reset"])
 @pytest.mark.parametrize("number", [0, 2])
