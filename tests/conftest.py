@@ -22,7 +22,7 @@ def pytest_xdist_make_scheduler(config, log):
 
     class Scheduling(LoadScopeScheduling):
         def _split_scope(self, nodeid):
-            together = re.search(r"test_ray|_ray\.py|guide/ray\.md|test_distributed\.py", nodeid)
+            together = re.search(r"test_ray|_ray\.py|guide/ray\.md|test_distributed(_steps)?\.py", nodeid)
             return re.sub(r".*ray.*", "ray", together[0]) if together else nodeid
 
     return Scheduling(config, log)

@@ -113,8 +113,15 @@ def test_bound_by_hand():
     assert bias_bound([7] * M, N_WORKERS) == 0.0  # equal lengths, no bias
 
 
-@pytest.mark.parametrize("schedule", ["planned", "pipelined"])
-@pytest.mark.parametrize("algorithm", [RennalaNIGT, MaleniaNIGT])
+@pytest.mark.parametrize(
+    ("algorithm", "schedule"),
+    [
+        (RennalaNIGT, "planned"),
+        (RennalaNIGT, "pipelined"),
+        (MaleniaNIGT, "planned"),
+        pytest.param(MaleniaNIGT, "pipelined", marks=pytest.mark.slow),  # the rule and the schedule are above
+    ],
+)
 def test_planned_in_advance_is_unbiased(algorithm, schedule):
     recorder = record(algorithm, n_trajectories=M, schedule=schedule)
     for samples, truth in (
@@ -167,7 +174,10 @@ def advantages_without_critic(piece):
 SQRT = np.sqrt(np.arange(1, N_WORKERS + 1)).tolist()
 
 
-@pytest.mark.parametrize(("algorithm", "times"), [(RennalaNIGT, 1.0), (RennalaNIGT, SQRT), (MaleniaNIGT, SQRT)])
+@pytest.mark.parametrize(
+    ("algorithm", "times"),
+    [(RennalaNIGT, SQRT), (MaleniaNIGT, SQRT), pytest.param(RennalaNIGT, 1.0, marks=pytest.mark.slow)],
+)
 def test_rounds_of_steps_are_unbiased(algorithm, times):
     """One step in eleven is the first one of an episode: means over episodes, as above, divided by their mean length."""
     arguments = {"rollout": "steps", "gae_lambda": 1.0, "n_steps": 5}

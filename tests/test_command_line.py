@@ -1,6 +1,7 @@
 """The commands: what they print and draw, and the one line that a wrong argument costs."""
 
 import re
+import shutil
 import subprocess
 import sys
 from argparse import ArgumentParser
@@ -25,14 +26,21 @@ ROOT = Path(__file__).parents[1]
 PLAN = ["plan", "--step-times", "1,3", "--n-trajectories", "3", "--trajectory-steps", "1"]
 
 
-@pytest.fixture
-def run_file(tmp_path):
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
     """A recorded run of three workers, the last of which never makes a step."""
+    path = tmp_path_factory.mktemp("recorded") / "run.jsonl"
     env = simulated([2, 2, 2], [1.0, 3.0, 1000.0], 0.5)
     model = RennalaNIGT("MlpPolicy", env, n_trajectories=4, horizon=9, device="cpu", seed=0, policy_kwargs={"net_arch": [2]})
-    model.learn(60, callback=RunRecorder(tmp_path / "run.jsonl"))
+    model.learn(60, callback=RunRecorder(path))
     assert model._n_updates >= 7
-    return tmp_path / "run.jsonl"
+    return path
+
+
+@pytest.fixture
+def run_file(recorded, tmp_path):
+    """The recorded run, in a folder of the test."""
+    return Path(shutil.copy(recorded, tmp_path))
 
 
 # Lists of times

@@ -178,8 +178,15 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("start_method", ["forkserver", "spawn"])
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("number", "start_method"),
+    [
+        (signal.SIGKILL, "forkserver"),
+        (signal.SIGTERM, "spawn"),
+        pytest.param(signal.SIGKILL, "spawn", marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, "forkserver", marks=pytest.mark.slow),
+    ],
+)
 def test_all_ends_with_the_parent(tmp_path, number, start_method):
     """However it ends, while one environment hangs, and although a process that the parent has forked lives on."""
     folder = tmp_path / "children"
