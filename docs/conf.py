@@ -12,7 +12,7 @@ myst_heading_anchors = 4  # pages link to headings of other pages
 exclude_patterns = ["_build", "defaults"]  # tables that a page includes
 html_theme = "furo"
 html_title = f"{project} {version}"
-# Fonts that place the tilde of θ̃ above the θ, and have all symbols of the formulas at one width:
+# Fonts that have all symbols of the formulas at one width:
 MONOSPACE = {"font-stack--monospace": "'DejaVu Sans Mono', Menlo, 'Cascadia Mono', Consolas, monospace"}
 html_theme_options = {"light_css_variables": MONOSPACE}
 autodoc_mock_imports = ["ray"]  # an extra that the documentation does not need
