@@ -31,6 +31,7 @@ from faults import (
 from paper import RennalaNIGT
 from processes import FAILED, explode, hang, kill_myself, worker_processes
 from stable_baselines3.common.torch_layers import FlattenExtractor
+from test_faults_ranks import KINDS
 
 import sb3_nigt
 from sb3_nigt import ProcessVecEnv, SimulatedVecEnv, WorkerError
@@ -263,7 +264,7 @@ def test_a_fault_in_the_simulator_is_raised(note_fault, tmp_path, algorithm, rou
 
 def test_every_fault_is_in_the_table_that_is_kept():
     text = (Path(__file__).parents[1] / "docs/results/faults.txt").read_text(encoding="utf-8")
-    for where, kinds in (("processes", FAULTS), ("simulated", RAISED)):
+    for where, kinds in (("processes", FAULTS), ("simulated", RAISED), ("Ray", KINDS)):
         for kind in kinds:
             (row,) = re.findall(rf"^{re.escape(kind)} +{where} .*", text, re.MULTILINE)
             assert len(re.findall(r"restarted|raised", row)) == 4  # both algorithms, both kinds of rounds
