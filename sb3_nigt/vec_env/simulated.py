@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import heapq
-import itertools
 import math
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
@@ -104,7 +103,7 @@ class SimulatedVecEnv(DummyVecEnv, WorkerVecEnv):
         check_same_spaces([(env.observation_space, env.action_space) for env in self.envs])
         self.clock = SimulatedClock()
         self.link, self.aggregation = self.time_model.link, self.time_model.aggregation
-        self._order = itertools.count()
+        self._order = 0  # number of the next event
         self._needs_reset = self._interrupted = False
         spec = self.envs[0].spec
         self._episode_steps = (spec and spec.max_episode_steps) or DEFAULT_EPISODE_STEPS
@@ -189,7 +188,7 @@ class SimulatedVecEnv(DummyVecEnv, WorkerVecEnv):
     def step_wait(self) -> VecEnvStepReturn:
         """Step all environments; the clock moves on by the time of the slowest worker."""
         now = self.clock.now()
-        slowest = max(self.time_model.unit_time(worker, now, seed=next(self._order)) for worker in range(self.num_envs))
+        slowest = max(self.time_model.unit_time(worker, now, seed=self._next_number()) for worker in range(self.num_envs))
         self.clock.advance_to(now + slowest / (1 if self.time_per == "step" else self._episode_steps))
         result = super().step_wait()
         self._keep_reset_infos(np.flatnonzero(result[2]).tolist())
@@ -224,7 +223,7 @@ class SimulatedVecEnv(DummyVecEnv, WorkerVecEnv):
         assert job.worker not in self._flights, f"worker {job.worker} is busy"
         now = self.clock.now()
         unit_time = self.time_model.unit_time(job.worker, now, trajectory_seeds(self._seed, job.key).time)
-        flight = self._begin(job, next(self._order), now, unit_time)
+        flight = self._begin(job, self._next_number(), now, unit_time)
         # The end of the first step, or of the whole; a sampler that has ended already (a bad reset) ends after 0 steps.
         first = flight.time_of(0 if self.time_per == "step" and flight.sampler.finished else 1)
         heapq.heappush(self._events, (first, flight.order, job.worker))
@@ -297,6 +296,11 @@ class SimulatedVecEnv(DummyVecEnv, WorkerVecEnv):
         self._needs_reset = True
         return segments
 
+    def _next_number(self) -> int:
+        """Events at the same time happen in the order of their numbers."""
+        self._order += 1
+        return self._order - 1
+
     def forget(self, before_round: int) -> None:
         """See ``TrajectoryWorkers``."""
         self._kept = {name: kept for name, kept in self._kept.items() if name[1].round >= before_round}
@@ -309,13 +313,13 @@ class SimulatedVecEnv(DummyVecEnv, WorkerVecEnv):
         in_order = sorted(self._flights.items(), key=lambda item: item[1].order)
         flights = tuple(FlightPosition(f.job, f.started_at, f.unit_time, f.sent_at, events[w]) for w, f in in_order)
         episodes = () if self._segments is None else self._segments.positions()
-        return Position(self.clock.now(), next(copy.copy(self._order)), self._uploads.free_at, flights, episodes)
+        return Position(self.clock.now(), self._order, self._uploads.free_at, flights, episodes)
 
     def go_on_from(self, position: Position, early: Sequence[tuple[Arrival, Trajectory]]) -> None:
         """See ``Resumable``; trajectories in flight are sampled once more, with the same random numbers."""
         self.clock.advance_to(max(self.clock.now(), position.now))
         shift = self.clock.now() - position.now
-        self._order = itertools.count(position.order)
+        self._order = position.order
         self._uploads.free_at = position.link_free_at + shift
         self._kept.update({(arrival.worker, arrival.key): trajectory for arrival, trajectory in early})
         for old in position.flights:
@@ -356,7 +360,7 @@ class SimulatedVecEnv(DummyVecEnv, WorkerVecEnv):
         worker = flight.job.worker
         flight.sent_at, arrives_at = self._uploads.send(time, float(self.message_times[worker]))
         # those that arrive together come in the order of the queue, or of their starts where there is none
-        order = next(self._order) if self._uploads.is_serial else flight.order
+        order = self._next_number() if self._uploads.is_serial else flight.order
         heapq.heappush(self._events, (arrives_at, order, worker))
 
     def _arrive(self, flight: _Flight, arrived_at: float) -> tuple[Arrival, Trajectory]:
