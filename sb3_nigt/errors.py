@@ -47,7 +47,7 @@ class RemoteError(Exception):
 
 class NonFiniteError(RuntimeError, ValueError):
     """
-    The gradients of a run are no longer finite.
+    The gradients of a run, or the actions of its policy, are no longer finite.
 
     It is also a ``ValueError``, which torch's distributions raise for parameters that are not finite. So hyperparameter
     searches such as rl_zoo3's treat it as a bad choice and continue.

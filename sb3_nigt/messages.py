@@ -188,7 +188,7 @@ class RoundReport:
     :param weights: weight of each worker's local sum in the aggregated gradient, shape (n,)
     :param arrivals: accepted trajectories in order of arrival, also those that arrived before the round began
     :param discarded: trajectories in flight when the round was complete
-    :param rejected: trajectories that ended with a non-finite reward or observation
+    :param rejected: trajectories that ended with a non-finite reward or observation, also after a non-finite action
     :param used_steps: environment steps inside ``arrivals``
     :param discarded_steps: environment steps executed in the round that no round uses
     :param started_at: seconds on the workers' clock

@@ -18,9 +18,10 @@ from paper import MaleniaNIGT, RennalaNIGT
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from sb3_nigt import AFedPG, RennalaPG, SimulatedVecEnv
+import sb3_nigt
+from sb3_nigt import AFedPG, ProcessVecEnv, RennalaPG, SimulatedVecEnv
 from sb3_nigt.algorithms.book import MAX_REJECTED_IN_A_ROW
-from sb3_nigt.errors import WorkerError
+from sb3_nigt.errors import NonFiniteError, WorkerError
 from sb3_nigt.messages import SamplingPoint
 from sb3_nigt.parameters import flatten
 from sb3_nigt.replica.copying import copy_of
@@ -344,3 +345,63 @@ class TestGradientThatIsNotFinite:
         loaded = algorithm.load(tmp_path / "model.zip", env=self.make_env(kind, 0))
         loaded.learn(3)
         assert np.isfinite(flatten(loaded.policy)).all()
+
+
+# A policy that has diverged
+
+
+class PickyEnv(LinearEnv):
+    """Takes no action that is not finite, or returns what follows from it."""
+
+    def __init__(self, raises):
+        super().__init__()
+        self.raises = raises
+
+    def step(self, action):
+        if self.raises and not np.isfinite(action).all():
+            raise ValueError("the action must be a number")
+        return super().step(action)
+
+
+class Diverge(BaseCallback):
+    """After two updates the policy is no number any more."""
+
+    def _on_rollout_start(self):
+        if self.model.n_updates == 2:
+            for p in self.model.policy.parameters():
+                p.data.fill_(NAN)
+
+    def _on_step(self):
+        return True
+
+
+DIVERGED = r"after update \d+ the policy's output is no number any more. Try a smaller learning_rate"
+
+
+@pytest.mark.filterwarnings("ignore:Worker 0 .*failed:UserWarning")
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("kind", ["simulated", "lock-step", "processes"])
+@pytest.mark.parametrize("raises", [True, False])
+@pytest.mark.parametrize("algorithm", [RennalaNIGT, sb3_nigt.RennalaNIGT], ids=["trajectories", "steps"])
+def test_the_environment_is_not_blamed_for_actions_that_are_not_finite(kind, raises, algorithm):
+    make = {"simulated": SimulatedVecEnv, "lock-step": DummyVecEnv, "processes": ProcessVecEnv}[kind]
+    env = make([partial(PickyEnv, raises)])
+    with pytest.raises(NonFiniteError, match=DIVERGED) as raised:
+        algorithm("MlpPolicy", env, geometry="euclidean", seed=SEED, device="cpu").learn(10**5, callback=Diverge())
+    env.close()
+    if raises and "an action that is not finite" in str(raised.value):
+        error = raised.value
+        assert "the action must be a number" in str(error.__cause__ if kind == "processes" else error.__context__)
+
+
+def test_a_step_that_cannot_be_measured():
+    model = sb3_nigt.RennalaNIGT("MlpPolicy", SimulatedVecEnv([partial(PickyEnv, False)]), seed=SEED, device="cpu")
+    with pytest.raises(NonFiniteError, match=DIVERGED):
+        model.learn(10**5, callback=Diverge())
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_steps_that_are_too_large():
+    env = SimulatedVecEnv([partial(PickyEnv, True)])
+    with pytest.raises(NonFiniteError, match=DIVERGED):
+        RennalaPG("MlpPolicy", env, learning_rate=1e38, n_trajectories=4, horizon=H, seed=SEED).learn(10**4)

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from sb3_nigt import ProcessVecEnv
-from sb3_nigt.vec_env.pool.heartbeat import Heartbeat
+from sb3_nigt.vec_env.pool.heartbeat import WINDOW, Heartbeat
 from sb3_nigt.vec_env.pool.restarts import RestartHistory, RestartLimits
 
 UNLIMITED = RestartLimits(10**6, None)
@@ -103,6 +103,17 @@ def test_a_slow_worker_may_be_silent_for_longer():
     look(heartbeat, (2, 9.5), (3, 10.0))  # quick ones do not make it impatient again
     assert heartbeat.allowed(60.0) == 80.0
     assert heartbeat.allowed(100.0) == 100.0
+
+
+def test_a_slow_step_is_forgotten():
+    heartbeat = Heartbeat()
+    heartbeat.begin(0, 0.0)
+    look(heartbeat, (0, 8.0), (1, 9.0))
+    assert heartbeat.slowest == 8.0
+    look(heartbeat, (2, 9.0 + WINDOW), (3, 10.0 + WINDOW))  # in the window that follows it still counts
+    assert heartbeat.slowest == 8.0
+    look(heartbeat, (4, 10.0 + 2 * WINDOW))
+    assert heartbeat.slowest < 8.0
 
 
 def test_the_parents_absence_is_no_slow_step():

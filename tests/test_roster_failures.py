@@ -36,10 +36,10 @@ from sb3_nigt.vec_env.pool.instructions import (
     StartWorker,
     Warn,
 )
-from sb3_nigt.vec_env.pool.protocol import NO_EPISODE, RemoteFailure
+from sb3_nigt.vec_env.pool.protocol import NO_EPISODE, RemoteFailure, SegmentArrival
 from sb3_nigt.vec_env.pool.restarts import RestartLimits
 from sb3_nigt.vec_env.pool.roster import Roster
-from sb3_nigt.vec_env.pool.slot import State
+from sb3_nigt.vec_env.pool.slot import FIRST_STEP_TRIES, State
 from sb3_nigt.vec_env.pool.speeds import Speeds
 
 # Failures: when a worker dies
@@ -179,8 +179,52 @@ def test_an_exception_that_repeats_at_the_same_step_is_not_the_workers(place, ki
     assert isinstance(last, Raise if stops else Warn)
     if stops:
         assert last.worker == 0
-        assert "twice at the same step of the same episode: LookupError\nTraceback\n  in step" in last.message
+        assert "2 times in a row at the same step of the same episode: LookupError\nTraceback\n  in step" in last.message
     assert roster.slots[0].state is State.WAITING
+
+
+@pytest.mark.parametrize("steps_between", [0, 1])
+@pytest.mark.parametrize("episode", [NO_EPISODE, 3])
+def test_at_the_first_step_it_has_to_repeat_more_often(episode, steps_between):
+    """
+    What an environment needs from outside, a simulator that is restarted as well, may come back meanwhile.
+
+    Which trajectory or episode it is makes no difference. A worker that has made a step meanwhile begins to count anew.
+    """
+    roster = experienced()
+    for n in range(1, 2 * FIRST_STEP_TRIES - 1):
+        if not roster.jobs.is_busy(0):
+            roster.jobs.submit(job(0, n) if episode == NO_EPISODE else segment(), 0, 20 * n)
+        last = raised(roster, 20 * n, 0, episode=episode if episode == NO_EPISODE else episode + n)[1]
+        if n == FIRST_STEP_TRIES and not steps_between:
+            assert isinstance(last, Raise)
+            assert "5 times in a row at the first step" in last.message
+            break
+        assert isinstance(last, Warn)
+        roster.jobs.delivered(0)  # of the arrival of a trajectory that is given up
+        restart_as_it_comes(roster, 20 * n + 15)
+        if n == FIRST_STEP_TRIES - 1 and steps_between:
+            roster.jobs.cancel()
+            cancelled = CANCELLED if episode == NO_EPISODE else SegmentArrival(1, 1, 0, 1, 1, 1, 0, 0.0, 1.0)
+            roster.jobs.arrived(0, cancelled, 1, 20 * n + 16)
+
+
+def restart_as_it_comes(roster, now):
+    roster.launched(0, 0, now)
+    for _ in range(2):  # it has made its environment, it has taken the settings
+        roster.replied(0, 0, now)
+
+
+def test_on_request_a_worker_that_raises_again_and_again_is_lost():
+    mine, roster = job(0), experienced()
+    roster.may_lose = True
+    roster.jobs.submit(mine, 0, 0)
+    raised(roster, 1, 7)
+    restart_as_it_comes(roster, 20)
+    told, last = raised(roster, 21, 7)
+    assert "It is lost (the same exception again and again)" in last.message
+    assert roster.slots[0].state is State.LOST
+    assert told == [Kill(0), Reject(mine, "lost")]
 
 
 def test_an_exception_is_forgotten_when_something_arrives_and_with_new_settings():

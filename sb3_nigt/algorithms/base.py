@@ -282,7 +282,8 @@ class AsyncPolicyGradient(Model):
         """Give the workers a copy of the policy, unless they have one that fits."""
         self._is_prepared = True
         round_steps = steps_of_a_round(self.n_steps, len(workers.task_ids)) if self.rollout == "steps" else None
-        structure = (self.horizon, self.stagger, round_steps, self._root_seed, fingerprint(self.policy))
+        may_lose = self.on_lost_task == "drop"
+        structure = (self.horizon, self.stagger, round_steps, may_lose, self._root_seed, fingerprint(self.policy))
         if self._spec is not None and workers.rollout_spec is self._spec and structure == self._structure:
             return
         self._layout, self._buffers, self._has_batch_norm = Layout(self.policy), {}, has_batch_norm(self.policy)
@@ -292,7 +293,7 @@ class AsyncPolicyGradient(Model):
         goes_on = before is not None and before.fits(workers, self._arguments_of_jobs())
         if self.rollout == "steps":
             seed = before.seed if goes_on and before is not None else seed_of_streams(self._root_seed, self._n_updates)
-        self._spec = RolloutSpec(copied, self.horizon, seed, self.stagger, round_steps)
+        self._spec = RolloutSpec(copied, self.horizon, seed, self.stagger, round_steps, may_lose)
         warn_of_untrained(self.policy)
         if self.rollout == "trajectories" and "n_trajectories" not in self.fixed and isinstance(self._rule(1), Rennala):
             self._traps.before_rounds(self.n_trajectories, len(workers.task_ids))

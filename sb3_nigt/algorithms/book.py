@@ -12,8 +12,9 @@ import numpy.typing as npt
 
 from sb3_nigt.aggregators import Aggregator
 from sb3_nigt.algorithms.statistics import RoundStatistics
-from sb3_nigt.errors import WorkerError
+from sb3_nigt.errors import NonFiniteError, WorkerError
 from sb3_nigt.messages import RETURNED, Arrival, Discarded, Job, Message, RoundReport, SamplingPoint, Segment
+from sb3_nigt.sampling.actions import diverged
 from sb3_nigt.sampling.trajectory import Trajectory
 from sb3_nigt.vec_env.base import RoundWorkers
 
@@ -186,14 +187,21 @@ def stop_if_hopeless(rejected: Arrival, failures: Counter[int]) -> None:
     :param rejected: the trajectory
     :param failures: of each worker in a row
     :raises WorkerError: if a worker has delivered nothing else for a while
+    :raises NonFiniteError: if that is the policy's fault
     """
-    failures[rejected.worker] += 1
-    if failures[rejected.worker] >= MAX_REJECTED_IN_A_ROW:
+    worker = rejected.worker
+    failures[worker] += 1
+    if failures[worker] >= MAX_REJECTED_IN_A_ROW:
+        if rejected.rejected == "action":
+            raise NonFiniteError(
+                f"In {failures[worker]} trajectories in a row worker {worker} got actions that are not finite: "
+                f"{diverged(rejected.key.round)}"
+            )
         non_finite = rejected.rejected in ("reward", "observation")
         ended = f"a non-finite {rejected.rejected}" if non_finite else f"its failure ({rejected.rejected})"
         raise WorkerError(
-            f"{failures[rejected.worker]} trajectories in a row ended with {ended}, the last one "
+            f"{failures[worker]} trajectories in a row ended with {ended}, the last one "
             f"after {rejected.n_steps} steps. Check the environment with stable_baselines3.common.env_checker.check_env.",
-            rejected.worker,
+            worker,
             rejected.task_id,
         )

@@ -21,6 +21,7 @@ from sb3_nigt.optimizers import NIGT, Extrapolating
 from sb3_nigt.parameters import Layout
 from sb3_nigt.policies import ActorPolicy, HalfRangeGaussianDistribution
 from sb3_nigt.replica.fisher import MlpFisher, fisher_product, kl, metric, outputs_at
+from sb3_nigt.sampling.actions import REMEDY, diverged
 from sb3_nigt.sampling.trajectory import Trajectory, map_observation
 
 Array = npt.NDArray[np.float32]
@@ -138,10 +139,7 @@ def count_bad(gradient: th.Tensor, bad_before: int, n_updates: int) -> int:
     """
     bad = 0 if bool(th.isfinite(gradient).all()) else bad_before + 1
     if bad >= MAX_REJECTED_IN_A_ROW:
-        raise NonFiniteError(
-            f"The gradients of {bad} rounds in a row were not finite (round {n_updates}): "
-            "try a smaller learning_rate, and check the scale of rewards and observations."
-        )
+        raise NonFiniteError(f"The gradients of {bad} rounds in a row were not finite (round {n_updates}). {REMEDY}")
     return bad
 
 
@@ -171,13 +169,17 @@ def log_kl(
     :param observations: on which the divergences are measured, as the policy gets them
     :param before: θ_t, flat
     :param point: θ̃_t
+    :raises NonFiniteError: if the policy's output is no number any more
     """
     optimizer = policy.optimizer
     assert isinstance(optimizer, NIGT)
 
     def divergence(old: Array, new: Array) -> float:
         points = (vector[: layout.n_parameters] for vector in (old, new))  # without buffers: both see the same observations
-        return float(kl(*(outputs_at(policy, layout, parameters, observations) for parameters in points)))
+        try:
+            return float(kl(*(outputs_at(policy, layout, parameters, observations) for parameters in points)))
+        except ValueError as error:  # torch's distributions refuse parameters that are no numbers
+            raise NonFiniteError(f"The update cannot be assessed: {diverged(point.round + 1)}") from error
 
     logger.record("train/kl", divergence(before, layout.flatten()))
     logger.record("train/kl_sampling", divergence(point.parameters, layout.flatten(optimizer.extrapolated())))

@@ -17,6 +17,7 @@ from sb3_nigt.policies import ActorPolicy
 from sb3_nigt.replica.gradients import Coefficients, batches, policy_gradient, weighted_sum
 from sb3_nigt.replica.mlp import MlpGradient
 from sb3_nigt.replica.network import TorchNetwork, has_numpy_network, numpy_mlp
+from sb3_nigt.sampling.actions import blame_output
 from sb3_nigt.sampling.heads import Network, make_head
 from sb3_nigt.sampling.trajectory import Trajectory
 from sb3_nigt.threads import one_thread
@@ -50,7 +51,11 @@ class PolicyReplica:
 
         def network(observation: object) -> npt.NDArray[np.float32]:
             self._load(point)
-            return torch_network(observation)
+            try:
+                return torch_network(observation)
+            except ValueError as error:
+                blame_output(error, point.round)
+                raise
 
         return network
 
@@ -61,7 +66,16 @@ class PolicyReplica:
         :param point: parameters and statistics
         """
         self._load(point)
-        return TorchNetwork(self.policy)
+        torch_network = TorchNetwork(self.policy)
+
+        def network(observation: object) -> npt.NDArray[np.float32]:
+            try:
+                return torch_network(observation)
+            except ValueError as error:
+                blame_output(error, point.round)
+                raise
+
+        return network
 
     def gradient(self, trajectories: Sequence[Trajectory], coefficients: Coefficients) -> th.Tensor:
         """

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from gymnasium import spaces
 
 from sb3_nigt.messages import SamplingPoint, TrajectoryKey
+from sb3_nigt.sampling.actions import are_finite, blame_policy
 from sb3_nigt.sampling.heads import Head, Network
 from sb3_nigt.sampling.observations import conform, is_finite, reward_error
 from sb3_nigt.sampling.steps import Arrays, StepTable, observations_in
@@ -181,7 +182,11 @@ class Sampler:
             sample, action = draw(network(seen if transform is None else transform(seen)), self._noise[t])
             self._samples[t] = sample
             self._actions[t] = action
-            observation, reward, terminated, truncated, info = env_step(action)
+            try:
+                observation, reward, terminated, truncated, info = env_step(action)
+            except Exception:
+                blame_policy(action, self.point.round)
+                raise
             try:
                 self._rewards[t] = reward
                 finite = math.isfinite(reward)
@@ -193,7 +198,7 @@ class Sampler:
             t += 1
             seen = self._store(t, observation)
             if not (finite and is_finite(observation)):
-                self._rejected = "observation" if finite else "reward"
+                self._rejected = "action" if not are_finite(action) else "observation" if finite else "reward"
                 self.finished = True
                 break
             if terminated or truncated:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sb3_nigt.messages import SamplingPoint, TrajectoryKey
+from sb3_nigt.sampling.actions import are_finite
 from sb3_nigt.sampling.observations import is_finite
 from sb3_nigt.sampling.segments import MAX_BAD_EPISODES
 from sb3_nigt.sampling.ticks import Tick
@@ -66,18 +67,21 @@ def trajectory_of(worker: int, key: TrajectoryKey, point: SamplingPoint, steps: 
     rewards = np.array([t.rewards[worker] for _, _, t in steps], dtype=np.float64)
     final = _after(worker, tick)
     truncated = bool(tick.infos[worker].get("TimeLimit.truncated", False))
+    actions = np.stack([t.actions[worker] for _, _, t in steps])
     rejected = None
     if not np.isfinite(rewards).all():
         rejected = "reward"
     elif not (is_finite(final) and is_finite(observations)):
         rejected = "observation"
+    if rejected and not are_finite(actions):
+        rejected = "action"
     return Trajectory(
         key=key,
         point=point,
         observations=observations,
         final_observation=final,
         samples=np.stack([samples[worker] for _, samples, _ in steps]),
-        actions=np.stack([t.actions[worker] for _, _, t in steps]),
+        actions=actions,
         rewards=rewards,
         terminated=bool(tick.dones[worker]) and not truncated,
         truncated=truncated,

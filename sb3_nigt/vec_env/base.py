@@ -33,6 +33,7 @@ class RolloutSpec:
     :param seed: root seed of all trajectories
     :param stagger: in rounds of steps, cut the first episode of each worker at a random age
     :param round_steps: steps of a round of steps, about; None: rounds are made of trajectories
+    :param may_lose: a worker whose environment raises the same exception again and again is lost; else that ends the run
     :param first_worker: number of worker 0 in a run with more workers than these, for random numbers
     """
 
@@ -41,6 +42,7 @@ class RolloutSpec:
     seed: int
     stagger: bool = True
     round_steps: int | None = None
+    may_lose: bool = False
     first_worker: int = 0
 
 

@@ -14,6 +14,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_nigt.messages import Arrival, Contribution, Job, SamplingPoint
 from sb3_nigt.replica.replica import PolicyReplica
+from sb3_nigt.sampling.actions import blame_policy
 from sb3_nigt.sampling.heads import Network
 from sb3_nigt.sampling.infos import InfoCopies, reported_return
 from sb3_nigt.sampling.noise import NoiseStream
@@ -161,7 +162,11 @@ class LockstepWorkers(TrajectoryWorkers):
     def _advance(self, samples: npt.NDArray[Any], actions: npt.NDArray[Any]) -> Tick | None:
         """Step all environments and keep the step; None if a callback said stop."""
         # copies, since the environments may write to all of these at their next step, and to the actions now
-        new_obs, rewards, dones, infos = self.env.step(actions.copy())
+        try:
+            new_obs, rewards, dones, infos = self.env.step(actions.copy())
+        except Exception:
+            blame_policy(actions, self._point.round)
+            raise
         kept = [keep(info) for keep, info in zip(self._keep_info, infos, strict=True)]
         tick = Tick(copied(new_obs), np.array(rewards), np.array(dones), kept, actions)
         self._steps.append((self.observation, samples, tick))
@@ -175,7 +180,7 @@ class LockstepWorkers(TrajectoryWorkers):
     ) -> Segments | None:
         """See ``TrajectoryWorkers``; every worker makes the same number of steps."""
         meanwhile()
-        network = self._replica.batch_network(point)
+        network, self._point = self._replica.batch_network(point), point
         self._void()
         made, bad, is_over = 0, np.zeros(self.n, dtype=np.int64), False
         while not is_over:

@@ -140,6 +140,9 @@ class Driver:
     def _raise(self, said: do.Raise) -> None:
         raise WorkerError(said.message, said.worker, self.task_ids[said.worker])
 
+    def _pass_on(self, said: do.PassOn) -> None:
+        protocol.raise_remote(said.failure, said.worker)
+
     # From the workers to the roster
 
     def open(self, observation_space: gym.Space[Any], action_space: gym.Space[Any]) -> None:
@@ -281,4 +284,5 @@ _CARRY_OUT: dict[type[Instruction], Callable[[Driver, Any], None]] = {
     do.LoseSegment: Driver._lose_segment,
     do.Warn: Driver._warn,
     do.Raise: Driver._raise,
+    do.PassOn: Driver._pass_on,
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+WINDOW = 600.0  # seconds; a slow step is forgotten after one to two of them
 SLOW_FACTOR = 10.0  # a worker may be silent for so many of its own slowest steps
 
 
@@ -12,10 +13,12 @@ class Heartbeat:
     """
     Signs of life of one worker: a counter of its steps that the parent looks at now and then.
 
-    :ivar slowest: seconds of the longest silence that ended
+    Of silences that ended, the longest one of the last two windows is known.
     """
 
-    slowest: float = 0.0
+    _longest: float = 0.0  # in this window
+    _longest_before: float = 0.0  # in the window before
+    _window_began: float = 0.0
     _count: int = 0
     _changed: float = 0.0
     _looked: float = 0.0
@@ -40,10 +43,22 @@ class Heartbeat:
         if count != self._count:
             # It was silent up to the last look. How long after that is not known: a parent that was away, in a callback
             # that evaluates, must not take its own absence for a slow step.
-            self.slowest = max(self.slowest, self._looked - self._changed)
+            self._note(self._looked - self._changed, now)
             self.begin(count, now)
         self._looked = now
         return now - self._changed
+
+    @property
+    def slowest(self) -> float:
+        """Seconds of the longest silence that ended lately."""
+        return max(self._longest, self._longest_before)
+
+    def _note(self, silence: float, now: float) -> None:
+        age = now - self._window_began
+        if age > WINDOW:
+            self._longest_before = self._longest if age <= 2 * WINDOW else 0.0
+            self._longest, self._window_began = 0.0, now
+        self._longest = max(self._longest, silence)
 
     def forgive(self, seconds: float, now: float) -> None:
         """

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sb3_nigt.messages import Contribution, Job, SamplingPoint, SegmentStart, TrajectoryKey
-from sb3_nigt.vec_env.pool.protocol import RemoteArrival, SegmentArrival
+from sb3_nigt.vec_env.pool.protocol import RemoteArrival, RemoteFailure, SegmentArrival
 
 # The life of a worker
 
@@ -183,6 +183,14 @@ class Raise:
     message: str
 
 
+@dataclass(frozen=True, slots=True)
+class PassOn:
+    """Raise what a worker has raised; that is not the worker's fault."""
+
+    worker: int
+    failure: RemoteFailure
+
+
 Instruction = (
     StartWorker
     | Kill
@@ -204,4 +212,5 @@ Instruction = (
     | LoseSegment
     | Warn
     | Raise
+    | PassOn
 )

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from sb3_nigt.messages import Contribution, Job, SegmentStart, TrajectoryKey
 from sb3_nigt.vec_env.pool import instructions as do
 from sb3_nigt.vec_env.pool.instructions import Instruction
 from sb3_nigt.vec_env.pool.protocol import NO_EPISODE, RemoteArrival, RemoteFailure, SegmentArrival
-from sb3_nigt.vec_env.pool.slot import Slot, State
+from sb3_nigt.vec_env.pool.slot import FIRST_STEP, Place, Slot, State
 from sb3_nigt.vec_env.pool.speeds import Speeds
 
 GRADIENT_SECONDS = 0.05  # how long a gradient waits for a busy worker to notice; then it is computed here
@@ -90,6 +89,8 @@ class Jobs:
         job, point = slot.job, slot.point
         assert point is not None
         slot.history.succeeded()
+        if said.n_steps and slot.raised is not None and slot.raised.job == FIRST_STEP:
+            slot.raised = None
         if said.n_steps:
             self._speeds.note(worker, said.finished_at - said.started_at, said.n_steps, now)
         taken: Instruction
@@ -101,6 +102,7 @@ class Jobs:
         else:
             self.ever_arrived = True
             slot.held.add(job.key)
+            slot.raised = None
             self._end(slot, job)
             taken = do.Deliver(job, said)
         return [taken, *self.idle(worker, steps, now)]
@@ -116,7 +118,7 @@ class Jobs:
         return do.TakeSegment(job, said)
 
     def _end(self, slot: Slot, job: Job) -> None:
-        slot.job = slot.raised = None
+        slot.job = None
         self._failures.pop(job.key, None)
         self._undelivered.add(job.worker)
 
@@ -177,16 +179,19 @@ class Jobs:
             return self.give_up(worker, "lost" if is_lost else "crash")
         return []
 
-    def place_of(self, worker: int, failure: RemoteFailure) -> tuple[Any, ...] | None:
-        """Return what an exception of a worker has happened in, and where there: equal if it repeats. None if in no job."""
+    def place_of(self, worker: int, failure: RemoteFailure) -> Place | None:
+        """Return where a worker has raised an exception; None if in no job."""
         slot = self._slots[worker]
         if slot.state is State.PREPARING:
-            return None, failure.type_name, 0
+            return Place(None, failure.type_name, 0)
+        job: TrajectoryKey | int
         if failure.episode != NO_EPISODE and slot.state in (State.BUSY, State.CANCELLING):
-            return failure.episode, failure.type_name, failure.age
-        if slot.state is State.BUSY and slot.job is not None:
-            return slot.job.key, failure.type_name, failure.age
-        return None
+            job = failure.episode
+        elif slot.state is State.BUSY and slot.job is not None:
+            job = slot.job.key
+        else:
+            return None
+        return Place(job if failure.age else FIRST_STEP, failure.type_name, failure.age)
 
     def begin_again(self, worker: int, episode: int) -> None:
         """

@@ -147,7 +147,7 @@ class WorkerPool(CommandedVecEnv):
         replica = PolicyReplica(spec.policy.to("cpu"))
         table = StepTable.of(self.observation_space, replica.head)
         let_go = self._transport.take_settings(pickled(spec.policy), spec, table, replica.layout)
-        self.rollout_spec, self._replica = spec, replica
+        self.rollout_spec, self._replica, self._roster.may_lose = spec, replica, spec.may_lose
         self._inbox.open(self._transport.arrays, table)
         self._segments.open(self._transport.arrays, table)
         self._driver.prepare_idle()

@@ -31,7 +31,7 @@ ARRIVAL_FORMAT = struct.Struct("<2q4B2d")
 SEGMENT_ARRIVAL_FORMAT = struct.Struct("<7q2d")
 NO_EPISODE = -1
 NO_PLACE = NO_EPISODE, 0
-_REJECTIONS = (None, "reward", "observation")
+_REJECTIONS = (None, "reward", "observation", "action")
 
 
 def rejection_number(rejected: str | None) -> int:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from sb3_nigt.errors import NonFiniteError
 from sb3_nigt.messages import RETURNED
 from sb3_nigt.vec_env.pool import instructions as do
 from sb3_nigt.vec_env.pool.instructions import Instruction
@@ -21,7 +22,7 @@ from sb3_nigt.vec_env.pool.jobs import Jobs
 from sb3_nigt.vec_env.pool.protocol import RemoteFailure
 from sb3_nigt.vec_env.pool.reasons import in_first_line, stack_of
 from sb3_nigt.vec_env.pool.restarts import RestartHistory, RestartLimits
-from sb3_nigt.vec_env.pool.slot import SILENT, Slot, State
+from sb3_nigt.vec_env.pool.slot import FIRST_STEP, SILENT, Slot, State
 from sb3_nigt.vec_env.pool.speeds import Speeds
 
 START_SECONDS = 120.0  # granted to imports, making the environment and gradients, which give no sign of life
@@ -46,6 +47,7 @@ class Roster:
     :param longest_look: seconds between two looks up to which silence counts; in a longer one no sign of life could be heard
     :ivar down: workers that are not there and do not come up either: they wait for a restart, have no place, or are lost
     :ivar jobs: what the workers that are there run, hold and owe
+    :ivar may_lose: a worker that raises the same exception again and again is lost; else that is an error
     :ivar is_open: the workers that are needed at the start have come up; from now on a worker that fails is restarted
     """
 
@@ -62,7 +64,7 @@ class Roster:
         self.slots = [Slot(RestartHistory(limits)) for _ in task_ids]
         self.jobs = Jobs(self.slots, speeds)
         self.speeds, self.timeout, self.placement_timeout = speeds, timeout, placement_timeout
-        self.is_open = False
+        self.is_open = self.may_lose = False
         self.down: set[int] = set()
         self._task_ids, self._place_seconds, self._longest_look = task_ids, place_seconds, longest_look
         self._has_settings = False
@@ -220,14 +222,20 @@ class Roster:
     def raised(self, worker: int, failure: RemoteFailure, now: float) -> list[Instruction]:
         """It has raised an exception: it is restarted, unless that repeats, since then any process would raise."""
         slot = self.slots[worker]
-        before, slot.raised = slot.raised, self.jobs.place_of(worker, failure)
-        told = self.failed(worker, f"{failure.cause}\n{failure.traceback}", now)
+        before, reason = slot.raised, f"{failure.cause}\n{failure.traceback}"
+        slot.note_exception(self.jobs.place_of(worker, failure))
+        if slot.repeats_itself and self.may_lose:
+            slot.history.broken = "the same exception again and again"
+        told = self.failed(worker, reason, now)
+        if failure.type_name == NonFiniteError.__name__:
+            return [*told[:-1], do.PassOn(worker, failure)]
         if slot.raised is None or not isinstance(told[-1], do.Warn):
             return told
-        if slot.raised == before:
-            said = "it has raised the same exception twice at the same step of the same episode"
-            return [*told[:-1], do.Raise(worker, f"{said}: {failure.cause}\n{failure.traceback}")]
-        if before is None or before[0] != slot.raised[0]:
+        if slot.repeats_itself and not self.may_lose:
+            where = "at the first step" if slot.raised.job == FIRST_STEP else "at the same step of the same episode"
+            said = f"it has raised the same exception {slot.n_raised} times in a row {where}: {reason}"
+            return [*told[:-1], do.Raise(worker, said)]
+        if before is None or before.job != slot.raised.job:
             self.jobs.begin_again(worker, failure.episode)
         return told
 

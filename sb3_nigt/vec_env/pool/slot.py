@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from sb3_nigt.messages import Job, SamplingPoint, SegmentStart, TrajectoryKey
 from sb3_nigt.vec_env.pool.heartbeat import Heartbeat
@@ -26,7 +26,25 @@ class State(enum.Enum):
     LOST = "there is none and never will be"
 
 
+FIRST_STEP = "first step"
+TRIES, FIRST_STEP_TRIES = 2, 5  # in the first step more: what the environment needs from outside may not be back yet
+
 SILENT = (State.IDLE, State.WAITING, State.LOST)  # in which no message is waited for, apart from gradients
+
+
+class Place(NamedTuple):
+    """
+    Where a worker has raised an exception, and which: equal places mean that it repeats.
+
+    :param job: key of the trajectory, or number of the episode; ``FIRST_STEP``: the reset or the first step, of whichever;
+        None: while it took new settings
+    :param type_name: of the exception
+    :param age: steps of the trajectory or the episode before
+    """
+
+    job: TrajectoryKey | int | str | None
+    type_name: str
+    age: int
 
 
 @dataclass(eq=False)
@@ -41,7 +59,8 @@ class Slot:
     :ivar point_number: counts the points that the worker has been sent
     :ivar context: that the process holds, see ``instructions.SendContext``
     :ivar progress: of its environment in rounds of steps, where its next segment starts
-    :ivar raised: what it has raised last, and where: in which trajectory or episode, and at which step
+    :ivar raised: where it has raised last, and what
+    :ivar n_raised: how often it has raised the same there, one time after the other
     :ivar held: finished trajectories whose steps the process still has
     :ivar restart_at: seconds, infinite unless it waits for its restart
     :ivar absent_since: seconds, infinite unless it is absent
@@ -55,12 +74,29 @@ class Slot:
     point_number: int = 0
     context: tuple[Any, Any] = (None, None)
     progress: SegmentStart = field(default_factory=SegmentStart)
-    raised: tuple[Any, ...] | None = None
+    raised: Place | None = None
+    n_raised: int = 0
     held: set[TrajectoryKey] = field(default_factory=set)
     heartbeat: Heartbeat = field(default_factory=Heartbeat)
     restart_at: float = math.inf
     absent_since: float = math.inf
     last_failure: str = ""
+
+    def note_exception(self, place: Place | None) -> None:
+        """
+        Take in an exception.
+
+        :param place: where it was; None: in no job
+        """
+        self.n_raised = self.n_raised + 1 if place == self.raised else 1
+        self.raised = place
+
+    @property
+    def repeats_itself(self) -> bool:
+        """Whether it has raised the same exception at the same place so often that another process would raise it as well."""
+        if self.raised is None:
+            return False
+        return self.n_raised >= (FIRST_STEP_TRIES if self.raised.job == FIRST_STEP else TRIES)
 
     def describe_failure(self, reason: str) -> str:
         """
