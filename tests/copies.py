@@ -220,7 +220,7 @@ HARMLESS = {  # what changes nothing but the way in which the policy is evaluate
 NOT_TO_BE_COPIED = {
     "lock": (Lockable, r"policy=ActorPolicy: .*copying it failed with TypeError: .*lock.*Keep .* out of the policy's modules"),
     "shared": (Shared, r"policy=ActorPolicy: a copy of it shares memory with it \(.*encoder\.weight.*__deepcopy__"),
-    "closure": (Closure, r"the function Closure\.__init__\.<locals>\.forward in it refers to .*encoder, .*functools\.partial"),
+    "closure": (Closure, r"the function Closure\.__init__\.<locals>\.forward in it refers to .*encoder\b.*functools\.partial"),
 }
 ALGORITHMS = {
     **{algorithm.__name__: algorithm for algorithm in (RennalaNIGT, MaleniaNIGT, RennalaPG, SyncNIGT, SyncPG)},
