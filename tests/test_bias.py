@@ -176,7 +176,11 @@ SQRT = np.sqrt(np.arange(1, N_WORKERS + 1)).tolist()
 
 @pytest.mark.parametrize(
     ("algorithm", "times"),
-    [(RennalaNIGT, SQRT), (MaleniaNIGT, SQRT), pytest.param(RennalaNIGT, 1.0, marks=pytest.mark.slow)],
+    [
+        (RennalaNIGT, SQRT),
+        pytest.param(MaleniaNIGT, SQRT, marks=pytest.mark.slow),
+        pytest.param(RennalaNIGT, 1.0, marks=pytest.mark.slow),
+    ],
 )
 def test_rounds_of_steps_are_unbiased(algorithm, times):
     """One step in eleven is the first one of an episode: means over episodes, as above, divided by their mean length."""

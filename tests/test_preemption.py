@@ -214,6 +214,15 @@ def test_another_thread_changes_nothing(tmp_path):
     assert seen == before
 
 
+@pytest.fixture
+def usual_sigterm():
+    """The system's own: a library that another test has started, as Ray, may have left its handler."""
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
+
+
+@pytest.mark.usefixtures("usual_sigterm")
 def test_a_forked_process_has_the_usual_handlers(tmp_path):
     """An environment that ends a process of its own by SIGTERM does not end the run."""
     codes = []

@@ -160,7 +160,7 @@ class PushEnv(PointEnv):
         return observation, float(action[0]), *rest
 
 
-@pytest.mark.parametrize("algorithm", ["RennalaNIGT", "PPO"])
+@pytest.mark.parametrize("algorithm", ["RennalaNIGT", pytest.param("PPO", marks=pytest.mark.slow)])
 def test_it_learns(make, algorithm):
     """From a mean of nearly 0 to pushing right: no threshold that noise could reach, four actions are in [-4, 4]."""
     env = make_worker_vec_env(PushEnv, n_workers=2, vec_env_cls=lambda env_fns, **kwargs: make(*env_fns, **kwargs))
@@ -333,6 +333,7 @@ def test_an_address_while_connected(cluster):
 # Nodes that come and go
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings(LEFT)
 def test_a_node_leaves_and_another_joins(cluster, make, monkeypatch):
     """Rennala goes on with who is there, nothing is lost, and who has been away takes part again."""
