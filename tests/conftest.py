@@ -15,7 +15,7 @@ import torch as th  # noqa: E402
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell does that for what it starts in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)
 th.set_num_threads(1)  # for networks as small as these, starting a second thread takes longer than the work
-os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112  with Ray's own choice, 15, its workers starve beside other tests
+os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112  with Ray's own choice, 15, its workers starve
 
 
 @pytest.hookimpl(optionalhook=True)  # of pytest-xdist

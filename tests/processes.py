@@ -16,7 +16,7 @@ SECONDS = 300  # bound of every wait here; it only turns a wait for ever into a 
 
 class Bell:
     """
-    A named pipe that another process rings and a test waits for, so that nobody has to look again and again.
+    A named pipe that another process rings and a test waits for, so that no polling is needed.
 
     :param path: where it is made
     """
@@ -24,12 +24,12 @@ class Bell:
     def __init__(self, path):
         self.path = path
         os.mkfifo(path)
-        self._file = os.open(path, os.O_RDWR)  # open at both ends, so that nobody who rings waits for a listener
+        self._file = os.open(path, os.O_RDWR)  # open at both ends, so that ringing does not wait for a listener
 
     def wait(self, times=1):
         """Wait until it has been rung so many times since the last call."""
         for _ in range(times):
-            assert select.select([self._file], [], [], SECONDS)[0], f"nobody has rung {self.path.name}"
+            assert select.select([self._file], [], [], SECONDS)[0], f"no process has rung {self.path.name}"
             os.read(self._file, 1)
 
     def __enter__(self):

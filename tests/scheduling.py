@@ -29,7 +29,7 @@ class Round:
         self.runners = {}
         self._start(schedule.begin(rule, 4, start, self.predicted, []))
         while not schedule.complete:
-            assert self.in_flight, "deadlock: the round is not complete and nobody works"
+            assert self.in_flight, "deadlock: the round is not complete and no worker is busy"
             self.now, _, worker, key = heapq.heappop(self.in_flight)
             if len(self.accepted) + len(self.rejected) in fails:
                 self.rejected.append(key)

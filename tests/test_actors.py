@@ -40,7 +40,7 @@ def begin(sampler, key, point, network):
 
 
 def overriding(method):
-    """A policy that overrides a method without changing what it does, which nobody can know: runs in torch."""
+    """A policy that overrides a method without changing what it does, which cannot be known: runs in torch."""
     return type("Overriding", (MlpPolicy,), {method: lambda self, *args: getattr(MlpPolicy, method)(self, *args)})
 
 

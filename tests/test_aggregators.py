@@ -38,7 +38,7 @@ class TestSynchronous(AggregatorTests):
 
 
 class EveryWorkerOnce(Aggregator):
-    """A rule of somebody else, with the tickets that come by default."""
+    """A user's rule, with the tickets that come by default."""
 
     def is_complete(self, counts):
         return bool(counts.all())
@@ -140,7 +140,7 @@ def test_malenia_pools_the_workers_of_a_task():
     """
     Tasks a = {0, 2}, b = {1}; K = 2, M = 6: 1/M_a + 1/M_b ≤ 2²/6 = 2/3.
 
-    M_a = 3, M_b = 3 meets it with equality, whoever of the two makes the three of a; (2, 3) has 5/6.
+    M_a = 3, M_b = 3 meets it with equality, whichever of the two makes the three of a; (2, 3) has 5/6.
     """
     rule = Malenia(6, (0, 1, 0))
     for counts in ([3, 3, 0], [0, 3, 3], [1, 3, 2]):

@@ -258,7 +258,7 @@ def test_killed_command_goes_on_and_leaves_the_same_files(tmp_path, capfd, monke
     command = [sys.executable, "-m", "sb3_nigt", *arguments, killed]
     process = subprocess.run(
         command, stderr=subprocess.PIPE, timeout=250, env={**os.environ, "PYTHONPATH": f"{tmp_path}:{os.getcwd()}"}
-    )  # its stderr ends when nobody is left who could write
+    )  # its stderr ends when no process is left that could write
     assert process.returncode == -signal.SIGKILL
     assert any(path.stat().st_size > 150 for path in killed.glob("*.csv"))  # the curve of the run has begun
     finished = {path: path.stat().st_mtime_ns for path in killed.glob("*.json")}
@@ -455,7 +455,7 @@ def test_picture(tmp_path, monkeypatch):
 
 
 def test_picture_of_runs_that_end_before_the_first_update(tmp_path):
-    """Nobody has sent a message."""
+    """No worker has sent a message."""
     compare.draw({"short": [curve([1.0, 1.0], messages=[0, 0])]}, "one method", tmp_path / "curves.png")
     assert (tmp_path / "curves.png").exists()
 

@@ -248,7 +248,7 @@ def test_a_network_that_comes_back_in_time_costs_nothing_but_time(tmp_path):
 @on_hosts
 @pytest.mark.parametrize("unplugged", [0, 1])
 def test_a_partition_is_an_error_on_all_sides(unplugged, tmp_path):
-    """Host 0 keeps the store. Without it nobody knows anything; without another one the rest can say which it is."""
+    """Host 0 keeps the store. Without it no rank knows anything; without another one the rest can say which it is."""
     with Bell(tmp_path / "bell") as bell, hosts(3) as made:  # noqa: SIM117
         with rank_processes(3, train_on_hosts, bell.path, 10**9, 3.0, hosts=made) as processes:
             bell.wait()

@@ -54,7 +54,7 @@ def test_a_wait_that_was_given_up_goes_on_where_it_stopped(vec_env_cls):
 
 
 def test_an_interrupted_simulation_executes_nothing_more():
-    """Worker 1 takes five steps in the time of one of worker 0; after six steps together nobody shall make another one."""
+    """Worker 1 takes five steps in the time of one of worker 0; after six steps together no worker shall make another one."""
     env = simulated([PointEnv] * 2, step_times=[5.0, 1.0])
     n_steps = count(1)
     env.interrupt = lambda: next(n_steps) >= 6
@@ -139,7 +139,7 @@ class Values(KVWriter):
 
 
 def test_a_round_is_one_reduction_and_one_exchange_of_counts(alone):
-    """The default group has a single rank, so it is not picked up by itself; whoever asks for it gets the same rounds."""
+    """The default group has a single rank, so it is not picked up automatically; asked for, it gives the same rounds."""
     model = RennalaNIGT("MlpPolicy", simulated([FixedLengthEnv] * 2), n_trajectories=4, group=AllReduceGroup(), seed=0)
     values = Values()
     model.set_logger(Logger(None, [values]))

@@ -129,7 +129,7 @@ def test_lost_in_the_middle_of_a_run(make, schedule):
 
 
 def test_another_worker_of_the_task_goes_on(make):
-    """Nothing is dropped as long as the task has somebody."""
+    """Nothing is dropped as long as the task has a worker."""
     env = make(None, None, 1, task_ids=["a", "b", "b"])
     model = MaleniaNIGT("MlpPolicy", env, on_lost_task="drop", **ARGUMENTS)
     logged = log_of(model, "async/lost_tasks")

@@ -216,7 +216,7 @@ def test_parameter_without_gradient_is_skipped():
     assert (flat([b]) == before).all()
     assert (flat([optimizer.extrapolated()[b]]) == before).all()
     a.grad = None
-    assert optimizer.step() is None  # nobody moves
+    assert optimizer.step() is None  # nothing moves
     # its own first gradient, whenever it comes, enters without η: with a's direction d = (3, 4, 12, 0, 0), norm 13
     moved = one_step([a, b], optimizer, [3.0, 4.0, 12.0, 0.0, 0.0])
     assert moved == pytest.approx([-0.3 / 13, -0.4 / 13, -1.2 / 13, 0, 0], abs=1e-15)

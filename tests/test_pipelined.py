@@ -31,7 +31,7 @@ class Rounds(Round):
             busy = [worker for _, _, worker, _ in self.in_flight]
             self._start(schedule.begin(rule, self.round, self.now, self.predicted, busy))
             while not schedule.complete:
-                assert self.in_flight, "deadlock: the round is not complete and nobody works"
+                assert self.in_flight, "deadlock: the round is not complete and no worker is busy"
                 self.now, _, worker, key = heapq.heappop(self.in_flight)
                 failed = len(self.accepted) + len(self.rejected) in fails
                 (self.rejected if failed else self.accepted).append(key)
@@ -211,9 +211,9 @@ def test_the_next_round_is_planned_by_its_own_rule():
 
 
 @pytest.mark.parametrize("schedule_cls", [Planned, Pipelined])
-def test_a_worker_that_has_gone_leaves_its_random_numbers_to_somebody_else(schedule_cls):
+def test_a_worker_that_has_gone_leaves_its_random_numbers_to_another_one(schedule_cls):
     """
-    M = 4, three workers with 1 s each: at 0 tickets 0, 1, 2 are out. Worker 2 goes at 0.5 and nobody knows when it comes back;
+    M = 4, three workers with 1 s each: at 0 tickets 0, 1, 2 are out. Worker 2 goes at 0.5 and may come back at any time;
     its ticket is the lowest one that is free, so who is idle first takes it. Ticket k has the key of worker k mod 3.
     """
     schedule, gone = schedule_cls(), np.array([1.0, 1.0, np.inf])

@@ -247,7 +247,7 @@ def test_table_of_two_workers():
 
 
 def test_pipelined_uses_what_planned_leaves_idle():
-    """n = 10, τ = √i, M = 20: planned needs 5 seconds a round; nobody can be quicker than M/A_n = 3.98 in the long run."""
+    """n = 10, τ = √i, M = 20: planned needs 5 seconds a round; no schedule can be faster than M/A_n = 3.98 in the long run."""
     planned = plan(np.sqrt(np.arange(1, 11)), 20, 1)
     pipelined = planned["Rennala", "pipelined"]
     assert pipelined.update_seconds == pytest.approx(3.983, rel=0.01)
@@ -266,7 +266,7 @@ def test_afedpg_row_is_the_limit_of_its_rounds():
 
 
 def test_lengths_that_vary():
-    """Planned rounds draw the lengths that were given, whoever runs them; first_finished prefers the short ones."""
+    """Planned rounds draw the lengths that were given, for any worker; first_finished prefers the short ones."""
     lengths, n_rounds = [1, 19], 40
 
     def drawn(step_times, schedule):

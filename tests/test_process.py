@@ -111,7 +111,7 @@ def test_the_same_failure_again_takes_one_line(make):
 
 @pytest.mark.filterwarnings(FAILED)
 def test_a_lost_worker(make):
-    """Rennala goes on without it; Malenia cannot, since its task has nobody else."""
+    """Rennala goes on without it; Malenia cannot, because its task has no other worker."""
     env_fns = [LengthFromSeedEnv, LengthFromSeedEnv, partial(FaultyEnv, partial(os._exit, 17), at=2)]
     env = make(*env_fns, max_restarts=1)
     model = RennalaNIGT("MlpPolicy", env, n_trajectories=6, seed=0)
@@ -144,7 +144,7 @@ def test_stop_by_callback_and_go_on(make):
 
 
 def test_straggler_does_not_gate_a_round(make):
-    """Nobody waits for the slow worker's endless step: the rounds end, and so does the test."""
+    """No round waits for the slow worker's endless step: the rounds end, and so does the test."""
     env = make(FixedLengthEnv, FixedLengthEnv, partial(FaultyEnv, hang, at=1), timeout=30.0)
     model = RennalaNIGT("MlpPolicy", env, n_trajectories=6, schedule="first_finished", seed=0)
     train_rounds(model, 5)

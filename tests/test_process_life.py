@@ -1,4 +1,4 @@
-"""Evaluation inside ``learn``, Ctrl-C and ``close`` with worker processes: nothing stalls and nobody is left over."""
+"""Evaluation inside ``learn``, Ctrl-C and ``close`` with worker processes: nothing stalls and no process is left over."""
 
 import os
 import signal

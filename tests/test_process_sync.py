@@ -254,7 +254,7 @@ def test_training_between_step_async_and_step_wait(make):
 
 
 def test_interrupted_command(make):
-    """The answers that nobody took are not taken for those of the next command, or of a job."""
+    """Answers that were not fetched are not taken for those of the next command, or of a job."""
     env = make(*[LengthFromSeedEnv] * 2)
     model = RennalaNIGT("MlpPolicy", env, n_trajectories=4, seed=0).learn(50)
     env.reset()

@@ -259,7 +259,7 @@ class StuckEnv(PointEnv):
 
 @pytest.mark.parametrize("schedule", ["first_finished", "planned"])
 def test_straggler_does_not_gate_a_round(make, tmp_path, schedule):
-    """Nobody waits for an endless step; the rounds end, and so does ``close``."""
+    """No round waits for an endless step; the rounds end, and so does ``close``."""
     with Bell(tmp_path / "stuck") as bell:
         env = make(FixedLengthEnv, FixedLengthEnv, partial(StuckEnv, bell.path))
         if schedule == "planned":  # which knows by its speed that it is slow
@@ -307,7 +307,7 @@ def test_killed_between_two_steps(make):
 
 
 def test_what_an_interrupt_leaves(make):
-    """Ctrl-C may come when a call is under way and nobody has noted it yet; nothing waits for the timeout then."""
+    """Ctrl-C may come when a call is under way and is not noted yet; nothing waits for the timeout then."""
     env, point = prepared(make(LengthFromSeedEnv, LengthFromSeedEnv))
     expected = run(env, job(point, 0))
     env.submit(job(point, 0))
@@ -357,7 +357,7 @@ def test_a_node_leaves_and_another_joins(cluster, make, monkeypatch):
         while model.last_round.counts[1] == 0:
             train_rounds(model, model._n_updates + 1)
         assert not env.absent
-        assert env.restarts == 0  # a node that leaves is nobody's failure
+        assert env.restarts == 0  # a node that leaves is not a failure
         assert env.reset().shape == (2, 2)
         assert env.step(np.zeros((2, 1), dtype=np.float32))[0].shape == (2, 2)
     finally:

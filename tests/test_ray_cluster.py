@@ -71,7 +71,7 @@ def test_bad_arguments(kwargs, says):
     ("prints", "says"),
     [
         ("", "requires no token.*RAY_AUTH_MODE=token.*allow_unauthenticated=True"),
-        ("RpcError: nobody there", "It is not known whether .* requires a token: RpcError: nobody there"),
+        ("RpcError: no answer", "It is not known whether .* requires a token: RpcError: no answer"),
         ("AuthenticationError: no token", None),
     ],
 )

@@ -44,7 +44,7 @@ pairs = pytest.mark.parametrize(("rennala", "sync"), [(RennalaNIGT, SyncNIGT), (
 @pairs
 @pytest.mark.parametrize("env_fns", [random_lengths, action_lengths, fixed_lengths], ids=["seed", "action", "fixed"])
 def test_planned_rennala_with_equal_speeds_is_synchronous(rennala, sync, env_fns):
-    """One ticket each, also where lengths differ: nobody is predicted to be late."""
+    """One ticket each, also where lengths differ: no worker is predicted to be late."""
     assert equal(trained(rennala, env_fns, n_trajectories=3), trained(sync, env_fns, n_trajectories=3))
 
 
@@ -59,7 +59,7 @@ def test_first_finished_rennala_with_equal_durations_is_synchronous(rennala, syn
 @pytest.mark.parametrize(
     "unequal",
     [
-        # a quick worker delivers two trajectories and nobody waits for the slow one
+        # a quick worker delivers two trajectories and the round does not wait for the slow one
         {"env_fns": fixed_lengths, "step_times": [1.0, 1.0, 10.0]},
         # lengths 1, 4, 4: worker 0 delivers at 1, 2 and 3
         {"env_fns": (1, 4, 4)},

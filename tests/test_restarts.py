@@ -117,7 +117,7 @@ def test_a_slow_step_is_forgotten():
 
 
 def test_the_parents_absence_is_no_slow_step():
-    """Nobody looked for an hour, since a callback evaluated; the worker made its steps meanwhile."""
+    """The learner did not look for an hour, because a callback evaluated; the worker made its steps meanwhile."""
     heartbeat = Heartbeat()
     heartbeat.begin(0, 0.0)
     assert look(heartbeat, (0, 0.25), (500, 3600.0), (501, 3600.25)) == [0.25, 0.0, 0.0]

@@ -97,7 +97,7 @@ def test_planned_starts_worked_out_by_hand():
     assert round_.counts == [3, 2, 0]
     assert round_.now == 4.0
     assert [round_.runners[key] for key in round_.keys] == [0, 1, 0, 1, 0]
-    # ticket k has the random numbers of trajectory k // 3 of worker k % 3, whoever runs it
+    # ticket k has the random numbers of trajectory k // 3 of worker k % 3, on any worker
     assert round_.keys == [TrajectoryKey(4, k % 3, k // 3) for k in range(5)]
 
 
@@ -126,7 +126,7 @@ def test_overdue_worker_does_not_keep_the_tickets():
     t = 0: worker 1 takes a ticket, since worker 0 would need until 6 for the others. t = 4: worker 0 is 3 s late, hence
     expected in 3 s; it would then need until 7 + 4 = 11 for the four left; worker 1 is back at 8 and takes one. t = 8: now
     worker 0 is 7 s late, expected at 15. Worker 1 takes one again, and so on. Without that rule worker 0 would be "expected at
-    8" and finish the three left by 11, before worker 1 is back at 12, so nobody would ever take them.
+    8" and finish the three left by 11, before worker 1 is back at 12, so no worker would ever take them.
     """
     schedule, durations = Planned(), np.array([1.0, 4.0])
     assert [start.worker for start in schedule.begin(Rennala(6), 0, 0.0, durations, [])] == [0, 1]

@@ -113,7 +113,7 @@ def test_a_ticket_of_another_rank_counts_from_when_its_start_was_heard(lines):
 
 
 def test_a_ticket_that_has_failed_is_replaced_at_once(lines):
-    """Two tickets; the first fails on worker 0, who gets the third in its place, and nobody else does."""
+    """Two tickets; the first fails on worker 0, which gets the third in its place; no other worker does."""
     rule = SharedPlanned(Rennala(2), 0, UNKNOWN, SimulatedClock())
     assert rule.next(0, lines[0], "0/", 10.0) == TrajectoryKey(0, 0, 0)
     rule.take(arrival(0, kind=REJECTED))
@@ -202,7 +202,7 @@ def test_a_lost_worker_has_no_part_in_the_plan():
 
 
 def test_all_ranks_read_the_same_from_the_list(lines):
-    """Whoever looks first, arrivals 1 to M count, and all know that the round is over."""
+    """Arrivals 1 to M count, no matter which rank looks first, and all know that the round is over."""
     told = [[], [], []]
     ledgers = [
         Ledger(line, "0/", 0, SharedFirstFinished(Rennala(2), 0, UNKNOWN, SimulatedClock()), told[line.rank].append)

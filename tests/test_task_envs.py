@@ -49,7 +49,7 @@ def complaints(env):
 
 @pytest.mark.parametrize("env_id", IDS)
 def test_registered_tasks_are_clean(env_id):
-    """Nobody complains of more than of the robot itself."""
+    """Only the robot itself is complained about."""
     env = gym.make(env_id)
     assert complaints(env) <= complaints(gym.make(env.spec.kwargs["env_id"]))
 

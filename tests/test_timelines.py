@@ -165,7 +165,7 @@ def test_rejected_trajectory_is_replaced(schedule):
     """
     τ = 2 twice, M = 3: at 2 w0 arrives, then w1, rejected. Both start again and arrive at 4 in this order.
 
-    Planned: w0 has the third ticket. The fourth, number 3 = 1 · 2 + 1, stands in for the second: the second one of stream 1.
+    Planned: w0 has the third ticket. The fourth, number 3 = 1 · 2 + 1, replaces the second: the second one of stream 1.
     """
     env = simulated([2, partial(FailsOnceEnv, 2)])
     _, (report,) = train(RennalaNIGT, env, 1, n_trajectories=3, schedule=schedule)
@@ -297,7 +297,7 @@ def test_first_round_may_have_another_size():
         # Environments of 2 and 3 steps, one second each for both. Ends 2 (w0), 3 (w1), 4 (w0); w1 makes a step for nothing.
         ("first_finished", 3, 10, [0, 1, 0], [2, 3, 4], 7),
         ("planned", 3, 10, [0, 1, 0], [2, 3, 4], 7),
-        # Horizon 2: w1 is cut at 2 in the middle of its episode, w0 ends there: all are reset together, nobody waits.
+        # Horizon 2: w1 is cut at 2 in the middle of its episode, w0 ends there: all are reset together, no worker waits.
         ("first_finished", 4, 2, [0, 1, 0, 1], [2, 2, 4, 4], 8),
     ],
 )
@@ -316,7 +316,7 @@ def test_plain_vec_env_waits_for_an_episode_start():
     """
     Episodes of 5 and 2 steps, H = 3, M = 5: 2 (w1), 3 (w0, cut), 4 (w1). At 3 w0 has to wait for the end of its episode at 5.
 
-    At 4 nobody is in the middle of a trajectory: all are reset. Then 6 (w1) and 7 (w0), the fifth. Used are 3 + 3 + 2 · 3 of
+    At 4 no worker is in mid-trajectory: all are reset. Then 6 (w1) and 7 (w0), the fifth. Used are 3 + 3 + 2 · 3 of
     14 steps.
     """
     env = DummyVecEnv([partial(FixedLengthEnv, 5), partial(FixedLengthEnv, 2)])

@@ -47,17 +47,7 @@ class PolicyReplica:
         """
         if self._in_numpy:
             return numpy_mlp(self.policy, self.layout, point.parameters, self._normalizer_at(point))
-        torch_network = TorchNetwork(self.policy)
-
-        def network(observation: object) -> npt.NDArray[np.float32]:
-            self._load(point)
-            try:
-                return torch_network(observation)
-            except ValueError as error:
-                blame_output(error, point.round)
-                raise
-
-        return network
+        return self._in_torch(point)
 
     def batch_network(self, point: SamplingPoint) -> Network:
         """
@@ -65,10 +55,13 @@ class PolicyReplica:
 
         :param point: parameters and statistics
         """
-        self._load(point)
+        return self._in_torch(point)
+
+    def _in_torch(self, point: SamplingPoint) -> Network:
         torch_network = TorchNetwork(self.policy)
 
         def network(observation: object) -> npt.NDArray[np.float32]:
+            self._load(point)
             try:
                 return torch_network(observation)
             except ValueError as error:

@@ -1,7 +1,7 @@
 """
 Pytest plugin that puts classes of this project in the place of A2C and DummyVecEnv in Stable-Baselines3's own tests.
 
-A2C stands in all of the suite's on-policy class lists, and its tests pass only arguments that every on-policy algorithm has,
+A2C is in all of the suite's on-policy class lists, and its tests pass only arguments that every on-policy algorithm has,
 so the substitution adds the class to the lists without a change to the suite.
 
 Environment variables: SB3_SUITE_ALGO, the class in place of A2C; SB3_SUITE_VEC_ENV, the class in place of DummyVecEnv.

@@ -34,7 +34,7 @@ OfStartMethod.__name__ = ProcessVecEnv.__name__
 library.DummyVecEnv = stable_baselines3.common.env_util.DummyVecEnv = SimulatedVecEnv
 library.SubprocVecEnv = OfStartMethod
 
-# The tests try every start method that there is; "fork" is refused, since it is not safe beside threads, and torch has some.
+# The tests try every start method that there is; "fork" is refused, since it is not safe with threads, and torch has some.
 available = multiprocessing.get_all_start_methods()
 multiprocessing.get_all_start_methods = lambda: [method for method in available if method != "fork"]
 

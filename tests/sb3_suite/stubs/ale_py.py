@@ -1,1 +1,1 @@
-"""Stands in where the Atari games are not installed: test_utils.py imports them, the tests that are run do not use them."""
+"""Replaces ale_py where the Atari games are missing: test_utils.py imports them, but the tests that run do not use them."""
