@@ -152,7 +152,9 @@ def lose(rank, folder, rounds):
     return ends
 
 
-@pytest.mark.parametrize("rounds", ["steps", "planned", pytest.param("first_finished", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "rounds", ["steps", *(pytest.param(schedule, marks=pytest.mark.slow) for schedule in ("planned", "first_finished"))]
+)
 def test_a_lost_worker_that_the_round_needs_ends_all_ranks(tmp_path, rounds):
     """The rank that has lost it tells the others, which are in the same round."""
     with rank_processes(2, lose, tmp_path, rounds) as processes:
