@@ -58,6 +58,14 @@ class Curve:
         """Mean over the last tenth of the evaluations."""
         return statistics.last_tenth(self["return"])
 
+    def mean_return(self, end: float) -> float:
+        """
+        Mean over time, each evaluation in force until the next one.
+
+        :param end: in seconds on the workers' clock, positive
+        """
+        return statistics.time_average(self["seconds"], self["return"], end)
+
     def time_to(self, threshold: float) -> float:
         """
         Seconds on the workers' clock until the return was reached; infinite if it never was.

@@ -7,7 +7,7 @@ import argparse
 import numpy as np
 
 from sb3_nigt.experiments import statistics
-from sb3_nigt.experiments.results import Curve, Curves
+from sb3_nigt.experiments.results import Curves
 from sb3_nigt.experiments.statistics import FloatArray
 
 
@@ -30,7 +30,7 @@ def summary(curves: Curves) -> str:
     :param curves: of all methods
     """
     end = min(curve["seconds"][-1] for runs in curves.values() for curve in runs)
-    means = {name: np.array([_time_average(curve, end) for curve in runs]) for name, runs in curves.items()}
+    means = {name: np.array([curve.mean_return(end) for curve in runs]) for name, runs in curves.items()}
     finals = {name: np.array([curve.final_return for curve in runs]) for name, runs in curves.items()}
     first, *others = curves
     of_first = [name for name in curves if name.partition(":")[0] == first.partition(":")[0]]
@@ -45,10 +45,6 @@ def summary(curves: Curves) -> str:
             over_time, at_end = _ahead(means[reference], means[name]), _ahead(finals[reference], finals[name])
             lines += [f"{name:<{width}}{means[name].mean():>9.4g}{over_time:>41}{finals[name].mean():>14.4g}{at_end}"]
     return "\n".join(lines)
-
-
-def _time_average(curve: Curve, end: float) -> float:
-    return statistics.time_average(curve["seconds"], curve["return"], end)
 
 
 def _ahead(first: FloatArray, other: FloatArray) -> str:

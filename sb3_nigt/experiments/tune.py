@@ -127,8 +127,8 @@ def run(args: argparse.Namespace) -> None:
     for best in tune(candidates, setting, budget, args.output, args.processes):
         save(best, path)
         values = ", ".join(f"{name}={value:g}" for name, value in best.arguments.items())
-        returns = ", ".join(f"{value:.4g}" for value in best.final_returns)
-        print(f"{best.method}: {values}; final returns of its seeds: {returns}")
+        returns = ", ".join(f"{value:.4g}" for value in best.returns)
+        print(f"{best.method}: {values}; mean returns of its runs: {returns}")
         for text in at_edges(best.arguments, grid(best.method)) + far_lookahead(best.method, best.arguments, setting):
             print(f"{best.method}: {text}")
     print(f"{path}: for sb3-nigt compare and reproduce, --tuned {path}")
@@ -159,7 +159,7 @@ def tune(candidates: dict[str, Candidates], setting: Setting, budget: Budget, ou
             for label in left[method]
             for seed in seeds
         ]
-        found = _final_returns(runs, output, processes)
+        found = _mean_returns(runs, output, processes)
         for method in open_methods:
             finals[method] = {label: found[label] for label in left[method] if label in found}
             ranked = sorted(finals[method], key=lambda label: -float(np.mean(finals[method][label])))
@@ -167,8 +167,8 @@ def tune(candidates: dict[str, Candidates], setting: Setting, budget: Budget, ou
     return [Tuned(m, setting, budget, candidates[m][left[m][0]], finals[m][left[m][0]]) for m in left]
 
 
-def _final_returns(runs: Sequence[Run], output: Path, processes: int) -> dict[str, list[float]]:
-    """Execute; a candidate that breaks a run is out."""
+def _mean_returns(runs: Sequence[Run], output: Path, processes: int) -> dict[str, list[float]]:
+    """Execute, and average each run's return over its time; a candidate that breaks a run is out."""
     try:
         execute_all(runs, output, processes)
     except FailedRunsError as error:
@@ -178,4 +178,7 @@ def _final_returns(runs: Sequence[Run], output: Path, processes: int) -> dict[st
         runs = [run for run in runs if run.label not in broken]
         if methods_before != {run.method for run in runs}:  # one has nothing left
             raise
-    return {label: [curve.final_return for curve in curves] for label, curves in load_curves(runs, output).items()}
+    return {
+        label: [curve.mean_return(curve["seconds"][-1]) for curve in curves]
+        for label, curves in load_curves(runs, output).items()
+    }

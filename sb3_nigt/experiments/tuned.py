@@ -25,14 +25,14 @@ class Tuned:
     :param setting: environment and workers
     :param budget: of the runs that have decided
     :param arguments: of the algorithm
-    :param final_returns: one a seed
+    :param returns: mean over the time of each run
     """
 
     method: str
     setting: Setting
     budget: Budget
     arguments: dict[str, Any]
-    final_returns: list[float]
+    returns: list[float]
 
 
 def load(path: Path) -> list[Tuned]:
