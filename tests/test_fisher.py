@@ -16,7 +16,8 @@ from sb3_nigt import NIGT
 from sb3_nigt.optimizers.geometry import conjugate_gradients
 from sb3_nigt.parameters import Layout, flatten
 from sb3_nigt.policies import MIN_STD, ActorPolicy, MultiInputActorPolicy
-from sb3_nigt.replica.fisher import AutogradFisher, MlpFisher, fisher_product, kl, metric, outputs_at
+from sb3_nigt.replica.fisher import AutogradFisher, fisher_product, kl, metric, outputs_at
+from sb3_nigt.replica.mlp_fisher import MlpFisher
 
 BOX = spaces.Box(-2.0, 2.0, (3,), np.float32)
 OURS = {"normalize_observations": False}

@@ -44,6 +44,7 @@ from sb3_nigt.messages import SamplingPoint
 from sb3_nigt.optimizers import NIGT
 from sb3_nigt.parameters import Layout, has_batch_norm
 from sb3_nigt.replica.copying import copy_of, fingerprint
+from sb3_nigt.replica.network import threads_for
 from sb3_nigt.sampling.infos import as_number, reported_episode
 from sb3_nigt.sampling.seeding import seed_of_streams
 from sb3_nigt.sampling.ticks import Tick, TickAssembler
@@ -355,8 +356,9 @@ class AsyncPolicyGradient(Model):
 
     def _assess(self, accepted: Accepted) -> RoundStatistics:
         assert self._group is not None
-        moments = statistics.observation_moments(self.policy, accepted)
-        return RoundStatistics([moments], self._estimator.assess(accepted, self._group.rows))
+        with threads_for(self.policy):
+            moments = statistics.observation_moments(self.policy, accepted)
+            return RoundStatistics([moments], self._estimator.assess(accepted, self._group.rows))
 
     def _rule(self, round_: int) -> Aggregator:
         if self.rollout == "steps":
@@ -426,6 +428,10 @@ class AsyncPolicyGradient(Model):
 
     def train(self) -> None:
         """Aggregate the gradients of the round and make one step of the outer update: θ_t → θ_{t+1}."""
+        with threads_for(self.policy):
+            self._update()
+
+    def _update(self) -> None:
         assert self.last_round is not None
         assert self._group is not None
         alpha = self.lr_schedule(self._current_progress_remaining)

@@ -20,7 +20,8 @@ from sb3_nigt.messages import Contribution, SamplingPoint
 from sb3_nigt.optimizers import NIGT, Extrapolating
 from sb3_nigt.parameters import Layout
 from sb3_nigt.policies import ActorPolicy, HalfRangeGaussianDistribution
-from sb3_nigt.replica.fisher import MlpFisher, fisher_product, kl, metric, outputs_at
+from sb3_nigt.replica.fisher import fisher_product, kl, metric, outputs_at
+from sb3_nigt.replica.mlp_fisher import MlpFisher
 from sb3_nigt.sampling.actions import REMEDY, diverged
 from sb3_nigt.sampling.trajectory import Trajectory, map_observation
 

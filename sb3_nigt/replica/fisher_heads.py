@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
+import numpy.typing as npt
 import torch as th
 from stable_baselines3.common.distributions import (
     BernoulliDistribution,
@@ -30,6 +32,19 @@ class HeadFisher:
 
     product: Product
     root: Product
+
+
+def normalised(weights: npt.NDArray[Any] | None, like: th.Tensor) -> th.Tensor:
+    """
+    Return one weight for each row, of sum 1.
+
+    :param weights: of any positive sum; None: equal ones
+    :param like: gives number of rows, precision and device
+    """
+    if weights is None:
+        return like.new_full((len(like),), 1 / len(like))
+    given = th.as_tensor(weights, dtype=like.dtype, device=like.device)
+    return given / given.sum()
 
 
 def head_fisher(distribution: Distribution, outputs: th.Tensor, weights: th.Tensor, log_std: th.Tensor | None) -> HeadFisher:

@@ -8,6 +8,7 @@ where a forward pass costs microseconds; any other policy runs in torch.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from torch import nn
 
 from sb3_nigt.parameters import Layout
 from sb3_nigt.policies import MIN_STD, ActorPolicy, HalfRangeGaussianDistribution, TanhGaussianDistribution
+from sb3_nigt.threads import one_thread
 
 Array = npt.NDArray[Any]
 
@@ -163,6 +165,15 @@ def has_numpy_network(policy: ActorCriticPolicy) -> bool:
         and type(policy.features_extractor.flatten) is nn.Flatten
         and not any(_is_changed(module) for module in policy.modules())
     )
+
+
+def threads_for(policy: ActorCriticPolicy) -> AbstractContextManager[None]:
+    """
+    Keep torch on one thread if the policy is so small that more would cost more than they give.
+
+    :param policy: the model's, or a copy
+    """
+    return one_thread() if has_numpy_network(policy) and policy.device.type == "cpu" else nullcontext()
 
 
 def _is_plain_chain(chain: list[nn.Module], activation_fn: type[nn.Module]) -> bool:
