@@ -7,7 +7,7 @@ import sys
 from types import ModuleType
 
 from sb3_nigt.experiments.arguments import FailedRunsError, OneLineParser, UsageError
-from sb3_nigt.experiments.commands import benchmark, compare, plan, reproduce, summary, table, timeline, tune
+from sb3_nigt.experiments.commands import benchmark, compare, plan, reproduce, summary, table, timeline, tune, verdicts
 
 # A command is a module: its docstring is the help, add_arguments(parser) and run(args) do the rest. Until run is called
 # neither torch nor Stable-Baselines3 is imported, so a typo is answered at once.
@@ -20,6 +20,7 @@ COMMANDS: dict[str, ModuleType] = {
     "table": table,
     "timeline": timeline,
     "tune": tune,
+    "verdicts": verdicts,
 }
 
 
