@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sb3_nigt.testing.aggregators import AggregatorTests
     from sb3_nigt.testing.step_rounds import StepRoundsTests
-    from sb3_nigt.testing.workers import RoundWorkersTests, TrajectoryWorkersTests, WorkerVecEnvTests
+    from sb3_nigt.testing.worker_vec_envs import WorkerVecEnvTests
+    from sb3_nigt.testing.workers import RoundWorkersTests, TrajectoryWorkersTests
 
 _PLACES = {
     "AggregatorTests": "aggregators",
     "RoundWorkersTests": "workers",
     "StepRoundsTests": "step_rounds",
     "TrajectoryWorkersTests": "workers",
-    "WorkerVecEnvTests": "workers",
+    "WorkerVecEnvTests": "worker_vec_envs",
 }
 
 __all__ = ["AggregatorTests", "RoundWorkersTests", "StepRoundsTests", "TrajectoryWorkersTests", "WorkerVecEnvTests"]
