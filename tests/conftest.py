@@ -7,7 +7,12 @@ import signal
 
 import pytest
 
-SUITES = ["sb3_nigt.testing.aggregators", "sb3_nigt.testing.step_rounds", "sb3_nigt.testing.worker_vec_envs", "sb3_nigt.testing.workers"]
+SUITES = [
+    "sb3_nigt.testing.aggregators",
+    "sb3_nigt.testing.step_rounds",
+    "sb3_nigt.testing.worker_vec_envs",
+    "sb3_nigt.testing.workers",
+]
 pytest.register_assert_rewrite("copies", "envs", "faults", "rosters", "scheduling", *SUITES)
 
 import torch as th  # noqa: E402

@@ -76,3 +76,14 @@ def test_a_replaced_extractor_with_the_old_optimizer_stays_as_it_is():
     with pytest.warns(UserWarning, match="optimizer does not hold"):
         model.learn(120)
     assert th.equal(model.policy.features_extractor.encoder.weight, before)
+
+
+def test_the_damping_of_the_optimizer_is_the_users():
+    """So large that λI outweighs F, next to nothing of a step's length is KL; without damping all of it is."""
+    shares = []
+    for damping in (1e6, 0.1, 0.0):
+        env = make_worker_vec_env("Pendulum-v1", 2, seed=0)
+        policy_kwargs = {"net_arch": [4], "optimizer_kwargs": {"damping": damping}}
+        model = RennalaNIGT("MlpPolicy", env, n_steps=20, seed=0, device="cpu", policy_kwargs=policy_kwargs).learn(120)
+        shares.append(model.policy.optimizer.predicted_kl / 0.02)  # α²/2
+    assert shares[0] < 1e-3 < shares[1] < 0.999 < shares[2] == pytest.approx(1.0)

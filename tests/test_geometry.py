@@ -78,6 +78,13 @@ def test_natural_by_hand():
     assert optimizer.n_fallbacks == 0
 
 
+def test_the_damping_has_a_unit():
+    """λ = 0.5 in units of 2 is the λ = 1 above."""
+    optimizer = optimizer_in_the_plane("natural", np.diag([1.0, 4.0]), lr=0.7, damping=0.5)
+    optimizer.damping_unit = 2.0
+    assert one_step(optimizer, [2.0, 5.0]) == pytest.approx([-0.7 / 7**0.5] * 2, rel=1e-12)
+
+
 def test_euclidean_kl_by_hand():
     """F = diag(1, 4), d = (1, 4): ‖d‖² = 1 + 4·16 = 65, whatever the scale of d. The predicted KL is ½ α²."""
     for scale in (1.0, 1e-30, 1e30):

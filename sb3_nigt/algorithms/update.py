@@ -27,8 +27,6 @@ from sb3_nigt.sampling.trajectory import Trajectory, map_observation
 
 Array = npt.NDArray[np.float32]
 
-DAMPING = 0.1  # λ of F + λI, in units of the policy's precision
-
 
 def extrapolate(optimizer: th.optim.Optimizer, eta: float) -> Mapping[th.Tensor, th.Tensor]:
     """
@@ -118,12 +116,11 @@ def descend(
     if isinstance(optimizer, NIGT) and optimizer.needs_metric:
         fisher = fisher_product(policy, layout, point.parameters, sample.observations())
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        damping = DAMPING * precision(policy)
-        inverse = fisher.approximate_inverse(damping) if isinstance(fisher, MlpFisher) else None
+        optimizer.damping_unit = precision(policy)
+        damping = optimizer.scaled_damping
+        inverse = fisher.approximate_inverse(damping) if damping > 0 and isinstance(fisher, MlpFisher) else None
         optimizer.metric = metric(fisher, layout, parameters)
         optimizer.preconditioner = inverse and metric(inverse, layout, parameters)
-        for group in optimizer.param_groups:
-            group["damping"] = damping
     optimizer.step()
     policy.zero_grad()
 

@@ -39,13 +39,14 @@ class NIGT(Optimizer):
     :param lr: α, the length of a step in the norm of the geometry, at least 0; groups with another one scale their part
     :param eta: η in (0, 1], the weight of the new gradient; 1 - η is what torch calls momentum
     :param geometry: a key of ``geometry.GEOMETRIES``, the same for all groups
-    :param damping: λ in F + λI, for the natural geometry
+    :param damping: λ in F + λI, for the natural geometry, in units of ``damping_unit``
     :param n_products: maximum number of products with F in a natural step
     :raises ValueError: if an argument is not allowed
     """
 
     metric: Metric | None = None
     preconditioner: Metric | None = None
+    damping_unit: float = 1.0  # not part of the state either; the algorithms set it to the policy's precision
     cg_residual: float = math.nan  # of the last step, relative to ‖d‖; nan where there were no conjugate gradients
     predicted_kl: float = math.nan  # ½ ΔᵀFΔ of the last step Δ: α²/2, in the natural geometry less the share of λI
     n_fallbacks: int = 0  # steps so far for which the geometry had no usable direction
@@ -96,6 +97,11 @@ class NIGT(Optimizer):
     def needs_metric(self) -> bool:
         """Whether ``metric`` must be set before ``step()``."""
         return check_geometry(self.param_groups[0]["geometry"]).needs_metric
+
+    @property
+    def scaled_damping(self) -> float:
+        """λ of the next step."""
+        return float(self.param_groups[0]["damping"]) * self.damping_unit
 
     def direction_norm(self) -> float:
         """Return ‖d‖, the l2 norm of the direction over all parameters; 0 before the first step."""
@@ -192,7 +198,8 @@ class NIGT(Optimizer):
         """The step of the geometry along the direction, and what is to be said about it."""
         settings = self.param_groups[0]
         preconditioner = None if self.preconditioner is None else self._restricted(self.preconditioner, moving)
-        model = Model(self._restricted(self.metric, moving), settings["damping"], settings["n_products"], preconditioner)
+        metric = self._restricted(self.metric, moving)
+        model = Model(metric, self.scaled_damping, settings["n_products"], preconditioner)
         step = check_geometry(settings["geometry"]).step([self.state[p]["direction"] for p in moving], model)
         self.cg_residual = step.cg_residual
         self.predicted_kl = 0.5 * step.kl_share * float(settings["lr"]) ** 2
