@@ -87,3 +87,10 @@ def test_the_damping_of_the_optimizer_is_the_users():
         model = RennalaNIGT("MlpPolicy", env, n_steps=20, seed=0, device="cpu", policy_kwargs=policy_kwargs).learn(120)
         shares.append(model.policy.optimizer.predicted_kl / 0.02)  # α²/2
     assert shares[0] < 1e-3 < shares[1] < 0.999 < shares[2] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(("given", "std"), [({}, 0.5), ({"log_std_init": 0.0}, 1.0), ({"log_std_init": -1.0}, 0.368)])
+def test_initial_standard_deviation(given, std):
+    """In units of half the action range; a logarithm of 0 is not taken for none."""
+    policy = RennalaNIGT("MlpPolicy", "Pendulum-v1", policy_kwargs=given).policy
+    assert policy.log_std.exp().tolist() == pytest.approx([std], abs=1e-3)

@@ -287,7 +287,7 @@ def test_stock_policy_of_the_library():
     assert not any("value_net" in name for name, _ in model.policy.named_parameters())
 
 
-def test_initial_standard_deviation():
+def test_initial_standard_deviation_of_the_other_head():
     model = make(policy_kwargs={"log_std_init": -1.0})
     observation, _ = model.policy.obs_to_tensor(np.zeros((1, 2), dtype=np.float32))
     assert model.policy.get_distribution(observation).distribution.stddev.item() == pytest.approx(np.exp(-1.0), rel=1e-5)
