@@ -333,6 +333,7 @@ def test_zoo_is_not_installed(command, capsys, monkeypatch):
         ("record_video --algo nope", "invalid choice: 'nope'"),
         ("train --algo rennala_nigt --vec-env ray", "invalid choice: 'ray'"),
         ("train --algo rennala_nigt --nope 3", "unrecognized arguments: --nope 3"),
+        ("train --algo rennala_nigt --env CartPole-v1 -params n_epochs:4", "RennalaNIGT has no argument n_epochs"),
         ("train --algo rennala_nigt --env Hoper-v5", "Hoper-v5 not found in gym registry, you maybe meant Hopper-v5?"),
         ("enjoy --algo rennala_nigt --env CartPole-v1 -f nowhere", "nowhere/rennala_nigt folder was not found"),
         ("enjoy --algo rennala_nigt --env CartPole-v1 --exp-id 7 -f .", "CartPole-v1_7 folder was not found"),

@@ -19,7 +19,12 @@ PROG = "python -m sb3_nigt.zoo"
 PLOTS = ("plot_train", "plot_from_file", "all_plots")
 COMMANDS = ("train", "enjoy", "record_video", *PLOTS)
 WORKERS: dict[str, type[WorkerVecEnv]] = {"dummy": SimulatedVecEnv, "subproc": ProcessVecEnv}  # of --vec-env
-NOT_FOUND = ("not found in gym registry", "folder was not found", "No model found")  # rl_zoo3, of what the user typed
+OF_THE_USER = (  # parts of messages about what was typed, of rl_zoo3 and of our algorithms
+    "not found in gym registry",
+    "folder was not found",
+    "No model found",
+    "has no argument",
+)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -41,8 +46,8 @@ def main(argv: list[str] | None = None) -> None:
     with _prepared(command, arguments), _one_line_errors():
         try:
             run()
-        except (ValueError, AssertionError) as error:
-            if not any(text in str(error) for text in NOT_FOUND):
+        except (ValueError, AssertionError, TypeError) as error:
+            if not any(text in str(error) for text in OF_THE_USER):
                 raise
             parser.error(str(error))
 
