@@ -107,12 +107,15 @@ def test_a_segment_that_is_longer_than_the_arrays_comes_in_parts_and_is_joined(w
 
 
 def test_every_step_is_counted_or_discarded_once(workers):
+    """What is discarded was under way when a round was complete, so it began no earlier than what that round counts ended."""
     env, point = prepared(workers(*[LengthFromSeedEnv] * 3))
-    used, late = 0, []
+    used, late, ended = 0, [], {}
     for round_ in range(30):
         segments = env.run_segments(point(round_), total(20), nothing)
         used += segments.counts.sum()
+        assert all(began >= ended[job.key.round] for job, began, _ in segments.discarded if job.key.round in ended)
         late += segments.discarded
+        ended[round_] = max(arrival.finished_at for arrival, _ in segments.pieces)
     late += env.cancel()
     while sum(env.busy(worker) for worker in range(3)):
         late += env.cancel()

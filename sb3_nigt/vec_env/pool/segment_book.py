@@ -46,6 +46,7 @@ class _Part:
     :ivar n_steps: in these
     :ivar job_start: where its last job began, of this round or of an earlier one
     :ivar n_counted: steps of that job that an earlier round counts
+    :ivar counted_until: seconds on the clock at which that round was complete
     """
 
     start: SegmentStart | None = None
@@ -54,6 +55,7 @@ class _Part:
     n_steps: int = 0
     job_start: SegmentStart = field(default_factory=SegmentStart)
     n_counted: int = 0
+    counted_until: float = 0.0
 
     def begin_round(self) -> None:
         self.start, self.pieces, self.n_steps = None, [], 0
@@ -136,7 +138,7 @@ class SegmentBook:
                 made = int(progress.made[worker])
                 part.pieces, n_before = self._pieces(worker, progress), len(part.pieces)
                 begun = sum(piece.age == 0 for piece in part.pieces[n_before:])
-                part.n_counted, n_steps = made, n_steps + made
+                part.n_counted, part.counted_until, n_steps = made, now, n_steps + made
                 places[worker] = SegmentStart(part.job_start.n_steps + made, part.job_start.n_episodes + begun, False)
             counts[worker] = steps_that_count(part.pieces)
             segments.append(Segment(worker, part.start, n_steps))
@@ -198,9 +200,9 @@ class SegmentBook:
         :param point: that it has sampled at
         :param said: by the worker
         """
-        n_counted = self._parts[worker].n_counted
-        late = self._read(worker, point, said.n_pieces, n_counted, said.n_steps)
-        self._discard(worker, self._clock.at(said.started_at), late)
+        part = self._parts[worker]
+        late = self._read(worker, point, said.n_pieces, part.n_counted, said.n_steps)
+        self._discard(worker, max(part.counted_until, self._clock.at(said.started_at)), late)
         self._runs[worker] = False
 
     def lose(self, worker: int) -> None:
