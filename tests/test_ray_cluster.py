@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from unittest.mock import Mock
 
 import pytest
 from envs import LengthFromSeedEnv
@@ -108,6 +109,21 @@ def test_nobody_else_can_read_the_token(no_ray, monkeypatch, tmp_path):
         tokens.add(path.read_text())
     assert len(tokens) == 1
     assert len(tokens.pop()) >= 32
+
+
+def test_a_start_that_takes_too_long_is_tried_again(no_ray, monkeypatch):
+    """Ray gives up after 30 s, which is not long enough on a busy machine. Any other error is the user's to see."""
+    answers = [Exception("The current node timed out during startup."), None]
+    monkeypatch.setattr(ray, "init", Mock(side_effect=answers))
+    monkeypatch.setattr(cluster, "_make_token", lambda: None)
+    cluster._start(False, 1.0, {})
+    assert ray.init.call_count == 2
+    monkeypatch.setattr(ray, "init", Mock(side_effect=[Exception("no memory"), None]))
+    with pytest.raises(Exception, match="no memory"):
+        cluster._start(False, 1.0, {})
+    monkeypatch.setattr(ray, "init", Mock(side_effect=Exception("The current node timed out during startup.")))
+    with pytest.raises(Exception, match="timed out"):
+        cluster._start(False, 1.0, {})
 
 
 def test_version():
@@ -238,7 +254,7 @@ def test_unauthenticated_cluster(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("token", [secrets.token_hex(16), None])
+@pytest.mark.parametrize("token", [secrets.token_hex(16), None], ids=["wrong", "missing"])
 def test_a_token_that_is_wrong_or_missing(token, tmp_path):
     """Ray's own words do not say where it belongs."""
     right = secrets.token_hex(16)

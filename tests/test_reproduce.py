@@ -119,12 +119,12 @@ def test_commands_on_the_page_can_be_typed(tmp_path, monkeypatch):
     typed = []
     Path("reacher").mkdir()
     Path("reacher/curves.csv").write_text("method,seed,seconds,return\nrennala,0,0,1\n")
-    for name in ("compare", "summary", "table", "tune", "reproduce"):
+    for name in ("compare", "summary", "table", "verdicts", "tune", "reproduce"):
         monkeypatch.setattr(COMMANDS[name], "run", typed.append)
     commands = re.findall(r"^sb3-nigt (.+)$", PAGE, re.MULTILINE)
     for command in commands:
         main(command.split())
-    assert len(typed) == len(commands) == 9
+    assert len(typed) == len(commands) == 10
 
 
 def step_times_of(experiment):

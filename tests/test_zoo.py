@@ -1,12 +1,14 @@
 """rl_zoo3 with our algorithms: real runs of its commands, the files with hyperparameters, what Optuna may try."""
 
 import argparse
+import gc
 import inspect
 import os
 import re
 import shlex
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import ClassVar
 
@@ -346,6 +348,9 @@ def test_what_the_commands_of_the_zoo_refuse(arguments, text, capsys, tmp_path, 
     assert code == 2
     assert text in error
     assert argparse.ArgumentParser.error is error_of_a_parser
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()  # the environments that rl_zoo3 had made by then, with their open files
 
 
 @needs_zoo

@@ -7,14 +7,17 @@ import os
 import secrets
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import ray
 from packaging.version import Version
 from ray.util.client import ray as ray_client
 
 OLDEST = Version("2.52")  # the first one with token authentication, and without CVE-2025-62593
+START_ATTEMPTS, TOO_SLOW = 5, "timed out during startup"
 PROBE_SECONDS = 60.0  # most of which is the start of Python
 PROBE = """
 import sys, ray
@@ -140,7 +143,19 @@ def _start(allow_unauthenticated: bool, cpus: float, resources: Mapping[str, flo
         )
     # Ray counts CPUs, it does not reserve them: as many workers as the user asks for, as with ProcessVecEnv
     num_cpus = max(os.cpu_count() or 1, math.ceil(cpus))
-    ray.init(address="local", include_dashboard=False, num_cpus=num_cpus, resources=dict(resources))
+    _patiently(partial(ray.init, "local", include_dashboard=False, num_cpus=num_cpus, resources=dict(resources)))
+
+
+def _patiently(start: Callable[[], Any]) -> None:
+    """Try again if Ray's node has not started in the 30 s that Ray gives it, which happens on a busy machine."""
+    for left in reversed(range(START_ATTEMPTS)):
+        try:
+            start()
+            return
+        except Exception as error:  # Ray raises no class of its own
+            ray.shutdown()
+            if not left or TOO_SLOW not in str(error):
+                raise
 
 
 def _make_token() -> None:
