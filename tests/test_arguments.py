@@ -23,6 +23,11 @@ OF_PPO = {
 }
 
 
+@pytest.fixture(autouse=True)
+def count_steps():
+    TwoStepEnv.steps = 0
+
+
 def test_the_table_has_all_that_ppo_has_and_we_do_not():
     from stable_baselines3 import PPO
 
@@ -47,6 +52,19 @@ def test_typos(algorithm):
         algorithm("MlpPolicy", workers(), lerning_rate=1)
     with pytest.raises(TypeError, match=r"no argument xyz: leave it out\..*no argument sed: did you mean seed"):
         algorithm("MlpPolicy", workers(), xyz=1, sed=2)
+
+
+@pytest.mark.parametrize("algorithm", ALL)
+def test_at_load(algorithm, tmp_path):
+    """Where Stable-Baselines3 would keep it as an attribute that nothing reads."""
+    algorithm("MlpPolicy", workers()).save(tmp_path / "model")
+    for name, instead in OF_PPO.items():
+        with pytest.raises(TypeError, match=f"^{algorithm.__name__} has no argument {name}: .*{instead}"):
+            algorithm.load(tmp_path / "model", **{name: 1})
+    with pytest.raises(TypeError, match=r"no argument lerning_rate: did you mean learning_rate\?$"):
+        algorithm.load(tmp_path / "model", env=workers(), lerning_rate=1)
+    loaded = algorithm.load(tmp_path / "model", env=workers(), force_reset=True, gamma=0.5, num_timesteps=7)
+    assert (loaded.gamma, loaded.num_timesteps) == (0.5, 7)
 
 
 def test_a_suggestion_is_never_an_argument_that_the_class_does_not_have():

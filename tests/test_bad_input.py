@@ -2,9 +2,13 @@
 
 import inspect
 
+import gymnasium as gym
+import numpy as np
 import pytest
 import torch as th
+from gymnasium import spaces
 from paper import MaleniaNIGT, RennalaNIGT, SyncNIGT
+from stable_baselines3.common.vec_env import DummyVecEnv
 from two_steps import TwoStepEnv, says, workers
 
 import sb3_nigt
@@ -254,6 +258,10 @@ def test_env_kwargs_of_a_wrong_type(env_kwargs):
         ({"env_id": [TwoStepEnv] * 2}, "a list of functions can be passed to SimulatedVecEnv, ProcessVecEnv or RayVecEnv"),
         ({"env_id": 3}, "env_id=3 is not allowed: give a registered id or one function that makes an environment"),
         ({"vec_env_cls": "process"}, "vec_env_cls='process' is not allowed: give SimulatedVecEnv, ProcessVecEnv or RayVecEnv"),
+        (
+            {"vec_env_cls": DummyVecEnv},
+            "vec_env_cls=DummyVecEnv is not allowed: give SimulatedVecEnv, ProcessVecEnv or RayVecEnv",
+        ),
         ({"seed": "x"}, "seed='x' is not allowed: give an integer of at least 0"),
         ({"seed": -1}, "seed=-1 is not allowed: give an integer of at least 0"),
     ],
@@ -285,3 +293,78 @@ def test_no_workers():
 def test_arguments_of_the_other_kind_of_rounds(kwargs, names):
     with pytest.warns(UserWarning, match=names):
         sb3_nigt.RennalaNIGT("MlpPolicy", "CartPole-v1", **kwargs)
+
+
+# Environments, seeds and precision
+
+
+@pytest.mark.parametrize("algorithm", [RennalaNIGT, AFedPG])
+@pytest.mark.parametrize(
+    ("env", "expected"),
+    [
+        (None, "env=None is not allowed: give an environment"),
+        (TwoStepEnv, "env=TwoStepEnv is a class: give an environment, such as TwoStepEnv()"),
+        (gym.vector.SyncVectorEnv([TwoStepEnv] * 2), "env=SyncVectorEnv is a vector environment of gymnasium"),
+    ],
+)
+def test_what_is_no_environment(algorithm, env, expected):
+    with pytest.raises(ValueError, match=says(expected)):
+        algorithm("MlpPolicy", env)
+
+
+def test_a_loaded_model_without_an_environment_predicts_but_does_not_learn(tmp_path):
+    RennalaNIGT("MlpPolicy", workers()).save(tmp_path / "model.zip")
+    model = RennalaNIGT.load(tmp_path / "model.zip")
+    assert model.predict(TwoStepEnv().observation_space.sample())[0].shape == (2,)
+    with pytest.raises(ValueError, match=says("env=None is not allowed: give an environment; a loaded model gets one by")):
+        model.learn(10)
+    with pytest.raises(ValueError, match="env=TwoStepEnv is a class"):
+        model.set_env(TwoStepEnv)
+
+
+@pytest.mark.parametrize(
+    "space", [spaces.Box(-1.0, 1.0, ()), spaces.Dict(x=spaces.Box(-1.0, 1.0, ()), y=spaces.Box(-1.0, 1.0, (2,)))]
+)
+def test_scalar_observations(space):
+    policy = "MultiInputPolicy" if isinstance(space, spaces.Dict) else "MlpPolicy"
+    with pytest.raises(ValueError, match=says("has a Box of shape (), which no network takes: give it the shape (1,)")):
+        sb3_nigt.RennalaNIGT(policy, workers(observation_space=space))
+
+
+@pytest.mark.parametrize("seed", [-1, 1.0, "x", True])
+def test_seed(seed):
+    with pytest.raises(ValueError, match=says(f"seed={seed!r} is not allowed: give an integer of at least 0")):
+        RennalaNIGT("MlpPolicy", workers(), seed=seed)
+
+
+def test_seed_of_numpy():
+    """The same as a seed of Python."""
+    models = [RennalaNIGT("MlpPolicy", workers(), seed=seed) for seed in (3, np.int64(3))]
+    first, second = (th.cat([p.flatten() for p in model.policy.parameters()]) for model in models)
+    assert th.equal(first, second)
+    assert models[0].root_seed == models[1].root_seed == 3
+
+
+def test_double_precision():
+    """Whether it was there from the beginning or came later."""
+    model = sb3_nigt.RennalaNIGT("MlpPolicy", workers())
+    model.policy.double()
+    expected = says("policy=ActorPolicy has parameters in torch.float64, which is not supported: call torch.set_default")
+    with pytest.raises(ValueError, match=expected):
+        model.learn(10)
+    model.policy.float()
+    model.learn(10)
+    before = th.get_default_dtype()
+    try:
+        th.set_default_dtype(th.float64)
+        with pytest.raises(ValueError, match=expected):
+            sb3_nigt.RennalaNIGT("MlpPolicy", workers())
+    finally:
+        th.set_default_dtype(before)
+
+
+def test_arrays_of_the_rollout_buffer():
+    model = RennalaNIGT("MlpPolicy", workers()).learn(1)
+    with pytest.raises(AttributeError, match="rollout_buffer has no returns: the steps of a round stay where"):
+        _ = model.rollout_buffer.returns
+    assert not hasattr(model.rollout_buffer, "values")

@@ -256,3 +256,16 @@ def test_close_while_a_worker_waits_for_its_restart():
         env.submit(job(point, worker))
     env.next_arrival()
     close(env)
+
+
+@pytest.mark.parametrize("arguments", [ARGUMENTS, {"rollout": "steps", "n_steps": 10, "gae_lambda": 0.9, "seed": 0}])
+def test_learning_on_closed_workers_says_so(make, arguments):
+    env = make(LengthFromSeedEnv, LengthFromSeedEnv)
+    model = RennalaNIGT("MlpPolicy", env, **arguments)
+    model.learn(1)
+    env.close()
+    for reset_num_timesteps in (True, False):
+        with pytest.raises(RuntimeError, match="The environment is closed: make a new one"):
+            model.learn(1, reset_num_timesteps=reset_num_timesteps)
+    model.set_env(make(LengthFromSeedEnv, LengthFromSeedEnv))
+    model.learn(1, reset_num_timesteps=False)

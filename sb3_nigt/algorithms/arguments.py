@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from functools import wraps
 from typing import Any, ParamSpec
+
+from stable_baselines3.common.base_class import BaseAlgorithm
 
 P = ParamSpec("P")
 
@@ -41,13 +43,30 @@ def explains_unknown_arguments(init: Callable[P, None]) -> Callable[P, None]:
     @wraps(init)
     def checked(*args: P.args, **kwargs: P.kwargs) -> None:
         cls = type(args[0])
-        unknown = [name for name in kwargs if name not in names]
-        if unknown:
-            raise TypeError(" ".join(_why_not(cls.__name__, name, inspect.signature(cls).parameters) for name in unknown))
+        _refuse(cls, [name for name in kwargs if name not in names])
         refuse_fixed(cls, {**dict(zip(names, args, strict=False)), **kwargs})
         init(*args, **kwargs)
 
     return checked
+
+
+def refuse_unknown_at_load(algorithm: type[Any], given: Iterable[str], saved: Container[str]) -> None:
+    """
+    Refuse what ``load`` would only keep as an attribute that nothing reads.
+
+    :param algorithm: that is loaded
+    :param given: names of the keyword arguments
+    :param saved: names of the attributes in the file, which can be replaced as well
+    :raises TypeError: saying what to use instead
+    """
+    known = {*inspect.signature(algorithm).parameters, *inspect.signature(BaseAlgorithm.load).parameters}
+    _refuse(algorithm, [name for name in given if name not in known and (name in INSTEAD or name not in saved)])
+
+
+def _refuse(algorithm: type[Any], unknown: Sequence[str]) -> None:
+    if unknown:
+        allowed = inspect.signature(algorithm).parameters
+        raise TypeError(" ".join(_why_not(algorithm.__name__, name, allowed) for name in unknown))
 
 
 def _why_not(algorithm: str, name: str, allowed: Iterable[str]) -> str:

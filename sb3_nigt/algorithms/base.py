@@ -25,8 +25,10 @@ from sb3_nigt.algorithms.buffer import TrajectoryBuffer
 from sb3_nigt.algorithms.checks import (
     check_arguments,
     check_batch_norm,
+    check_kind_of_env,
     check_learn,
     check_learning_rate,
+    check_precision,
     warn_of_no_effect,
     warn_of_untrained,
 )
@@ -219,9 +221,11 @@ class AsyncPolicyGradient(Model):
 
     def _join(self) -> None:
         """Find the workers, and the others that train with this process."""
+        check_kind_of_env(self.env)
         assert self.env is not None
         settings = chosen_group(self.group)
         settings.check(self)
+        check_precision(self.policy)
         check_batch_norm(self.policy, self.env)
         if self._workers is None:
             self._workers, self._stack = workers_behind(self.env)

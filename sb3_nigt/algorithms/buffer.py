@@ -14,12 +14,12 @@ class TrajectoryBuffer:
     """
     The accepted trajectories of one round, in order of arrival; their steps are where they were sampled.
 
-    It takes the place of Stable-Baselines3's ``RolloutBuffer`` and has its constructor.
+    It takes the place of Stable-Baselines3's ``RolloutBuffer`` and has its constructor, but not its arrays.
 
-    :param buffer_size: H, the horizon
+    :param buffer_size: ``n_steps`` of the model, unused
     :param device: device of the model
-    :param gae_lambda: unused, there is no critic
-    :param gamma: discount
+    :param gae_lambda: unused, the estimator has it
+    :param gamma: unused, the estimator has it
     :param n_envs: number of workers
     """
 
@@ -35,6 +35,12 @@ class TrajectoryBuffer:
     ) -> None:
         self.buffer_size, self.n_envs = buffer_size, n_envs
         self.arrivals: list[Arrival] = []
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(
+            f"rollout_buffer has no {name}: the steps of a round stay where they were sampled. A callback sees them in "
+            "self.locals (new_obs, actions, rewards, dones, infos); model.last_round says what each worker contributed."
+        )
 
     def reset(self) -> None:
         """Forget the round."""

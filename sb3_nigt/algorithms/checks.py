@@ -6,13 +6,14 @@ import math
 import warnings
 from typing import TYPE_CHECKING, Any
 
+import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_nigt.optimizers.geometry import check_geometry
-from sb3_nigt.parameters import actor_parameters, has_batch_norm
+from sb3_nigt.parameters import EXACT_IN_FLOAT32, actor_parameters, has_batch_norm
 from sb3_nigt.policies import NO_SDE
 from sb3_nigt.schedules import SCHEDULES
 from sb3_nigt.validation import check_bool, check_integer, check_interval
@@ -115,6 +116,29 @@ def check_learn(total_timesteps: Any, log_interval: Any) -> None:
         check_integer("log_interval", log_interval, 1)
 
 
+def check_kind_of_env(env: Any) -> None:
+    """
+    Refuse what is easily given in place of an environment.
+
+    :param env: of the user
+    :raises ValueError: saying what to give instead
+    """
+    if env is None:
+        raise ValueError(
+            "env=None is not allowed: give an environment; a loaded model gets one by load(path, env=env) or set_env(env)."
+        )
+    if isinstance(env, type):
+        name = env.__name__
+        raise ValueError(
+            f"env={name} is a class: give an environment, such as {name}() or make_worker_vec_env({name}, n_workers=4)."
+        )
+    if isinstance(env, gym.vector.VectorEnv):
+        raise ValueError(
+            f"env={type(env).__name__} is a vector environment of gymnasium, which Stable-Baselines3 does not support: make "
+            "the environments with make_worker_vec_env, or with make_vec_env of Stable-Baselines3."
+        )
+
+
 def check_env(model: Model, env: VecEnv) -> None:
     """
     Refuse what cannot work before any job starts, and say when the objective depends on the speeds.
@@ -127,6 +151,11 @@ def check_env(model: Model, env: VecEnv) -> None:
         raise ValueError(
             f"env: the observation space {model.observation_space} is not supported: give one of "
             f"{', '.join(space.__name__ for space in OBSERVATION_SPACES)}."
+        )
+    if _has_scalars(model.observation_space):
+        raise ValueError(
+            f"env: the observation space {model.observation_space} has a Box of shape (), which no network takes: give it the "
+            "shape (1,) with a gymnasium.ObservationWrapper."
         )
     for kind, space in (("action", model.action_space), ("observation", model.observation_space)):
         if not _starts_at_zero(space):
@@ -161,6 +190,21 @@ def check_batch_norm(policy: ActorCriticPolicy, env: VecEnv) -> None:
         )
 
 
+def check_precision(policy: ActorCriticPolicy) -> None:
+    """
+    Refuse parameters that do not fit into the float32 vector which workers get.
+
+    :param policy: may have been converted since it was made
+    :raises ValueError: for parameters in another precision
+    """
+    others = {str(p.dtype) for p in policy.parameters() if p.dtype not in EXACT_IN_FLOAT32}
+    if others:
+        raise ValueError(
+            f"policy={type(policy).__name__} has parameters in {', '.join(sorted(others))}, which is not supported: call "
+            "torch.set_default_dtype(torch.float32) before making the model, or policy.float() if you have converted it."
+        )
+
+
 def warn_of_untrained(policy: ActorCriticPolicy) -> None:
     """
     Say which parameters no optimizer knows, as after a layer was replaced.
@@ -186,6 +230,12 @@ def check_learning_rate(value: Any) -> None:
     :raises ValueError: if it is negative or no finite number
     """
     check_interval("learning_rate", value, 0.0, math.inf)
+
+
+def _has_scalars(space: spaces.Space[Any]) -> bool:
+    if isinstance(space, spaces.Dict):
+        return any(map(_has_scalars, space.spaces.values()))
+    return isinstance(space, spaces.Box) and space.shape == ()
 
 
 def _starts_at_zero(space: spaces.Space[Any]) -> bool:

@@ -6,14 +6,15 @@ import io
 import json
 import pathlib
 import zipfile
+from collections.abc import Container
 from typing import Any
 
 from stable_baselines3.common.save_util import open_path
 
 
-def check_file(cls: type[Any], path: str | pathlib.Path | io.BufferedIOBase) -> None:
+def check_file(cls: type[Any], path: str | pathlib.Path | io.BufferedIOBase) -> Container[str]:
     """
-    Refuse the file of another class.
+    Refuse the file of another class; return the names of the attributes in it.
 
     :param cls: that shall be loaded
     :param path: of the zip file, or an open file, which stays where it is
@@ -21,7 +22,7 @@ def check_file(cls: type[Any], path: str | pathlib.Path | io.BufferedIOBase) -> 
     """
     data = _contents(path)
     if data is None:
-        return  # no such file: Stable-Baselines3 says so
+        return ()  # no model: Stable-Baselines3 says so
     shown = "The file" if isinstance(path, io.IOBase) else str(path)
     known = [base.__name__ for base in cls.__mro__]
     classes = data.get("saved_classes")
@@ -37,6 +38,7 @@ def check_file(cls: type[Any], path: str | pathlib.Path | io.BufferedIOBase) -> 
             f"{shown} contains a model of {classes[0]}, not of {cls.__name__}: use {classes[0]}.load. To continue "
             f"from its parameters with {cls.__name__}, create a model with the same policy and call set_parameters(path)."
         )
+    return data
 
 
 def saved_classes(cls: type[Any], parent: type[Any]) -> list[str]:

@@ -17,13 +17,17 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.type_aliases import Schedule as ProgressSchedule
 from stable_baselines3.common.utils import FloatSchedule
+from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_nigt.aggregators import Aggregator
 from sb3_nigt.algorithms import update
+from sb3_nigt.algorithms.arguments import refuse_unknown_at_load
 from sb3_nigt.algorithms.book import Accepted, BetweenRounds, LengthEstimate
 from sb3_nigt.algorithms.checks import (
     check_arguments,
     check_env,
+    check_kind_of_env,
+    check_precision,
 )
 from sb3_nigt.algorithms.continuing import LeftOff, left_off
 from sb3_nigt.algorithms.critic_tasks import critic_tasks, n_critic_tasks, value_network
@@ -45,6 +49,7 @@ from sb3_nigt.policies import ActorCnnPolicy, ActorPolicy, MultiInputActorPolicy
 from sb3_nigt.sampling.heads import make_head
 from sb3_nigt.sampling.ticks import TickAssembler
 from sb3_nigt.schedules import SCHEDULES, Schedule
+from sb3_nigt.validation import check_integer
 from sb3_nigt.vec_env.base import RolloutSpec, TrajectoryWorkers, WorkerVecEnv
 
 OF_A_RUN = (  # attributes that are made anew from the others
@@ -148,10 +153,13 @@ class Model(OnPolicyAlgorithm):
     def _setup_model(self) -> None:
         check_arguments(self)
         check_kind_of_estimator(self._has_critic, self.gae_lambda)
+        if not hasattr(self, "observation_space"):  # neither an environment nor a file
+            check_kind_of_env(None)
         self._fill_in_learning_rate()
         given, root_seed = self.policy_kwargs, vars(self).get("_root_seed")
         self.policy_kwargs = {**self._default_policy_kwargs(), **given}
         super()._setup_model()
+        check_precision(self.policy)
         self.policy_kwargs = given  # ``load`` compares it with what the user gives then
         if self.seed is None and root_seed is not None:
             self._root_seed = int(root_seed)  # so that a loaded model goes on with its random numbers
@@ -223,8 +231,14 @@ class Model(OnPolicyAlgorithm):
 
         :param seed: None draws a fresh seed for the trajectories
         """
+        seed = None if seed is None else check_integer("seed", seed, 0)
         super().set_random_seed(seed)
         self._root_seed = int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]) if seed is None else seed
+
+    @staticmethod
+    def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+        check_kind_of_env(env)
+        return OnPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
         """
@@ -276,8 +290,9 @@ class Model(OnPolicyAlgorithm):
 
         :param path: of the zip file, or an open file
         :raises ValueError: if the file holds a model of another class
+        :raises TypeError: for an argument that does not exist; the message says what to use instead
         """
-        check_file(cls, path)
+        refuse_unknown_at_load(cls, kwargs, saved=check_file(cls, path))
         return super().load(path, *args, **kwargs)
 
     def set_parameters(self, *args: Any, **kwargs: Any) -> None:

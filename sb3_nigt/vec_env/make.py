@@ -64,8 +64,7 @@ def make_worker_vec_env(
             f"env_id={env_id!r} is not allowed: give a registered id or one function that makes an environment; a list of "
             "functions can be passed to SimulatedVecEnv, ProcessVecEnv or RayVecEnv."
         )
-    if not callable(vec_env_cls):
-        raise ValueError(f"vec_env_cls={vec_env_cls!r} is not allowed: give SimulatedVecEnv, ProcessVecEnv or RayVecEnv.")
+    _check_class(vec_env_cls)
     if seed is not None:
         check_integer("seed", seed, 0)
     if time_per not in ("step", "trajectory"):
@@ -83,6 +82,17 @@ def make_worker_vec_env(
     if task_ids is None and not all(_equal(kwargs, kwargs_list[0]) for kwargs in kwargs_list):
         vec_env.tasks_differ = True
     return vec_env
+
+
+def _check_class(vec_env_cls: Any) -> None:
+    if isinstance(vec_env_cls, type) and not issubclass(vec_env_cls, WorkerVecEnv):
+        name = vec_env_cls.__name__
+        raise ValueError(
+            f"vec_env_cls={name} is not allowed: give SimulatedVecEnv, ProcessVecEnv or RayVecEnv; {name} can be made with "
+            "make_vec_env of Stable-Baselines3."
+        )
+    if not callable(vec_env_cls):
+        raise ValueError(f"vec_env_cls={vec_env_cls!r} is not allowed: give SimulatedVecEnv, ProcessVecEnv or RayVecEnv.")
 
 
 def _kwargs_per_worker(env_kwargs: Any, n_workers: int) -> list[dict[str, Any]]:

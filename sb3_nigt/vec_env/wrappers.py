@@ -23,11 +23,11 @@ FloatArray = npt.NDArray[np.float64]
 ObsTransform = Callable[[Any], Any]
 
 INSTEAD = {
-    "VecFrameStack": "gymnasium.wrappers.FrameStackObservation as wrapper_class",
-    "VecMonitor": "nothing: make_worker_vec_env puts a Monitor around every worker",
-    "VecExtractDictObs": "a gymnasium.ObservationWrapper as wrapper_class",
-    "VecCheckNan": "nothing: trajectories with non-finite numbers are rejected anyway",
-    "VecVideoRecorder": "gymnasium.wrappers.RecordVideo as wrapper_class, or a separate evaluation environment",
+    "VecFrameStack": "Use gymnasium.wrappers.FrameStackObservation as wrapper_class",
+    "VecMonitor": "Leave it out: make_worker_vec_env puts a Monitor around every worker",
+    "VecExtractDictObs": "Use a gymnasium.ObservationWrapper as wrapper_class",
+    "VecCheckNan": "Leave it out: steps and trajectories with non-finite numbers are rejected anyway",
+    "VecVideoRecorder": "Use gymnasium.wrappers.RecordVideo as wrapper_class, or a separate evaluation environment",
 }
 
 
@@ -151,7 +151,7 @@ class WrapperStack:
                 name = type(wrapper).__name__
                 raise ValueError(
                     f"env={name}({type(env).__name__}) is not allowed: workers step independently, and {name} would not "
-                    f"see their steps. Use {INSTEAD.get(name, 'a gymnasium.Wrapper inside each worker (wrapper_class)')}."
+                    f"see their steps. {INSTEAD.get(name, 'Use a gymnasium.Wrapper inside each worker (wrapper_class)')}."
                 )
         return cls(wrappers)
 

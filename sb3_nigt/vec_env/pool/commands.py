@@ -52,7 +52,9 @@ class Commands:
     def check_open(self) -> None:
         """Refuse to ask closed workers."""
         if self.is_closed:
-            raise RuntimeError("The environment is closed.")
+            raise RuntimeError(
+                "The environment is closed: make a new one. A model takes it with set_env(env) or load(path, env=env)."
+            )
 
     def await_idle(self, workers: Sequence[int]) -> None:
         """Wait until some workers are free; their trajectories end first, since a round may be under way (in a callback)."""

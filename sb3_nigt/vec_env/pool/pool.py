@@ -160,6 +160,7 @@ class WorkerPool(CommandedVecEnv):
 
     def submit(self, job: Job) -> None:
         """See ``TrajectoryWorkers``; a worker that is still stopping or restarting begins as soon as it can."""
+        self._commands.check_open()
         self._commands.needs_reset = True
         steps = self._transport.handles[job.worker].steps
         self._driver.carry_out(self._roster.jobs.submit(job, steps, self._now()))
@@ -185,6 +186,8 @@ class WorkerPool(CommandedVecEnv):
 
         It returns after an instant; what a slow worker had done is returned by a later call.
         """
+        if self.closed:
+            return []
         self._driver.carry_out(self._roster.jobs.cancel())
         self._inbox.void()
         self._segments.void()
@@ -202,6 +205,7 @@ class WorkerPool(CommandedVecEnv):
         self, point: SamplingPoint, is_complete: Callable[[npt.NDArray[np.int64]], bool], meanwhile: Callable[[], None]
     ) -> Segments | None:
         """See ``TrajectoryWorkers``; a worker in the middle of a long step is not waited for, its step is reported later."""
+        self._commands.check_open()
         self._commands.needs_reset = True
         segments = self._step_rounds.run(point, is_complete, meanwhile, self.interrupt, self.steps_left)
         if segments is None:

@@ -29,8 +29,8 @@ START_SECONDS = 120.0  # granted to imports, making the environment and gradient
 ALIVE_SECONDS = 1.0  # of silence; then look whether the process is gone: one of its children may keep its connection open
 POLL_SECONDS = 0.25  # how often hung workers are looked for
 START_HINT = (
-    "What it has printed says more. A worker process imports your script first: the code that makes the workers must stand "
-    'behind the line if __name__ == "__main__":, and the script must be a file, not the standard input.'
+    "What it has printed says more. A worker process imports your script first: the code that makes the workers must be "
+    'below the line if __name__ == "__main__":, and the script must be a file, not the standard input.'
 )
 
 

@@ -56,8 +56,8 @@ class ProcessVecEnv(WorkerPool):
         env_fns = list(env_fns)
         if getattr(mp.current_process(), "_inheriting", False):
             raise RuntimeError(
-                "ProcessVecEnv was made while a worker imports your script: put the code of the script that makes it behind "
-                'the line: if __name__ == "__main__":'
+                "ProcessVecEnv was made while a worker imports your script: make it below the line "
+                'if __name__ == "__main__": of the script.'
             )
         if not env_fns:
             raise ValueError("env_fns=[] is not allowed: give one function for each worker, at least one.")
