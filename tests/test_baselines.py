@@ -90,6 +90,7 @@ def test_schedules_of_a_baseline_reach_their_end(tmp_path):
 
 
 def test_names_of_variants_and_of_tuned_methods():
+    pytest.importorskip("rl_zoo3")
     for name in ("rennala@plain", "ppo:tuned@wide", "a2c:tuned"):
         assert check_method(name) == name
     assert check_method("rennala:planned@plain") == "rennala@plain"
