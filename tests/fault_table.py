@@ -13,7 +13,7 @@ rejected:  no worker is restarted; other steps or trajectories take the place of
 raised:    the error of the environment reaches the caller of learn(); the parameters are those of the last complete round.
 ranks:     the worker is one of two on one of two ranks; meanwhile the other rank goes on, and the ranks agree on every round.
 told:      a rank itself fails: all others raise a RankError that names it and, where it is known, the reason.
-An empty cell was not measured. Seconds depend on what else the machine does: rows of Ray and ranks are from a busy one."""
+An empty cell was not measured. Seconds depend on what else the machine does."""
 
 
 def table(lines):
