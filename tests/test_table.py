@@ -10,7 +10,7 @@ from PIL import Image
 
 from sb3_nigt.__main__ import main
 from sb3_nigt.experiments.results import Curve, comparison
-from sb3_nigt.experiments.table import returns_table, speed_table, speedup
+from sb3_nigt.experiments.table import returns_table, speed_table, speedup, tasks_table
 
 
 def curve(*points):
@@ -40,6 +40,21 @@ def test_tables_by_hand():
     text = speed_table([("task", {"first": [QUICK], "other": [SLOW], "third": [curve((0, 0), (100, 500))]})])
     assert text.splitlines()[0] == "| Times sooner than | other | third |"
     assert text.splitlines()[2] == "| task | 4.0 | not reached |"
+
+
+def test_tasks_by_hand():
+    """The worst task is that of each run, so it may be lower than each task's mean."""
+    runs = [
+        Curve.of([{"seconds": "0", "return": "0", "a=1": a, "a=2": b}, {"seconds": "9", "return": "0", "a=1": b, "a=2": a}])
+        for a, b in (("1", "9"), ("7", "3"))
+    ]
+    assert tasks_table("name", {"first": runs, "other": runs[:1]}).splitlines() == [
+        "| name | first | other |",
+        "| --- | --- | --- |",
+        "| a=1 | 6.0 [3.0, 9.0] | **9.0** |",
+        "| a=2 | **4.0** [1.0, 7.0] | 1.0 |",
+        "| worst task | **2.0** [1.0, 3.0] | 1.0 |",
+    ]
 
 
 def test_the_command_writes_what_it_prints(tmp_path, capsys):

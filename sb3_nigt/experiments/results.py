@@ -13,7 +13,7 @@ import numpy as np
 from sb3_nigt.experiments import statistics
 from sb3_nigt.experiments.setting import Run
 from sb3_nigt.experiments.statistics import FloatArray
-from sb3_nigt.experiments.training import files_of
+from sb3_nigt.experiments.training import COLUMNS, files_of
 
 ALL_CURVES = "curves.csv"  # the curves of all runs in one file
 AXES = ("seconds", "timesteps", "messages")
@@ -54,9 +54,22 @@ class Curve:
         return self.columns[column]
 
     @property
+    def tasks(self) -> list[str]:
+        """Names of the columns with the returns on single tasks; none if all workers hold the same."""
+        return [name for name in self.columns if name not in COLUMNS]
+
+    @property
     def final_return(self) -> float:
         """Mean over the last tenth of the evaluations."""
-        return statistics.last_tenth(self["return"])
+        return self.final("return")
+
+    def final(self, column: str) -> float:
+        """
+        Mean over the last tenth of the evaluations.
+
+        :param column: "return", or a task
+        """
+        return statistics.last_tenth(self[column])
 
     def mean_return(self, end: float) -> float:
         """

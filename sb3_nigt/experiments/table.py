@@ -22,7 +22,9 @@ def run(args: argparse.Namespace) -> None:
 
     :param args: parsed command line
     """
-    text = "\n\n".join([returns_table(args.comparisons), speed_table(args.comparisons)])
+    tables = [returns_table(args.comparisons), speed_table(args.comparisons)]
+    tables += [tasks_table(name, curves) for name, curves in args.comparisons if next(iter(curves.values()))[0].tasks]
+    text = "\n\n".join(tables)
     print(text)
     if args.output is not None:
         args.output.write_text(text + "\n", encoding="utf-8")
@@ -59,6 +61,27 @@ def speed_table(comparisons: Sequence[tuple[str, Curves]]) -> str:
         first, *others = curves
         cells = [_speed_cell(curves, first, method) if method in others else "" for method in methods]
         lines.append(_row([name, *cells]))
+    return "\n".join(lines)
+
+
+def tasks_table(name: str, curves: Curves) -> str:
+    """
+    Write a line for each task, and one for the worst task of each run: as in ``returns_table``.
+
+    :param name: of the comparison
+    :param curves: with a column for each task
+    """
+    finals = {
+        method: {task: np.array([curve.final(task) for curve in runs]) for task in runs[0].tasks}
+        for method, runs in curves.items()
+    }
+    for of_method in finals.values():
+        of_method["worst task"] = np.min(list(of_method.values()), axis=0)
+    lines = [_row([name, *curves]), _row(["---"] * (len(curves) + 1))]
+    for task in next(iter(finals.values())):
+        means = {method: float(statistics.interquartile_mean(of_method[task])) for method, of_method in finals.items()}
+        best = max(means, key=lambda method: means[method])
+        lines.append(_row([task, *(_cell(of_method[task], method == best) for method, of_method in finals.items())]))
     return "\n".join(lines)
 
 
