@@ -322,6 +322,22 @@ def test_a_loaded_model_without_an_environment_predicts_but_does_not_learn(tmp_p
         model.set_env(TwoStepEnv)
 
 
+def test_set_env_in_a_callback(tmp_path):
+    """It ends the run; afterwards it is allowed, also on a model that was saved in the middle."""
+
+    def save_and_change(local_variables, _):
+        model = local_variables["self"]
+        model.save(tmp_path / "model")
+        model.set_env(workers())
+
+    model = RennalaNIGT("MlpPolicy", workers())
+    with pytest.raises(RuntimeError, match=says("set_env() is not allowed within learn()")):
+        model.learn(100, callback=save_and_change)
+    for left in (model, RennalaNIGT.load(tmp_path / "model")):
+        left.set_env(workers())
+        left.learn(10)
+
+
 @pytest.mark.parametrize(
     "space", [spaces.Box(-1.0, 1.0, ()), spaces.Dict(x=spaces.Box(-1.0, 1.0, ()), y=spaces.Box(-1.0, 1.0, (2,)))]
 )

@@ -8,7 +8,7 @@ import pytest
 
 from sb3_nigt.__main__ import main
 from sb3_nigt.experiments.results import Curve
-from sb3_nigt.experiments.verdicts import Effect, effects, last_quarter
+from sb3_nigt.experiments.verdicts import Effect, comparison_rows, effects, last_quarter
 
 
 def rising(slope, shift=0.0):
@@ -50,7 +50,21 @@ def test_a_return_that_no_run_reaches_decides_nothing():
 def test_a_method_that_gains_nothing_is_behind():
     found = effects([rising(-1.0)] * 3, [rising(1.0)] * 3, [])["mean over the run"]
     assert (found.ratio, found.verdict) == (0.0, "behind")
-    assert effects([rising(1.0)] * 3, [rising(-1.0)] * 3, [])["mean over the run"].ratio == math.inf
+    found = effects([rising(1.0)] * 3, [rising(-1.0)] * 3, [])["mean over the run"]
+    assert (found.ratio, found.verdict) == (math.inf, "ahead")
+
+
+def test_runs_are_paired_by_their_seeds():
+    """Not by their order in the file, and without a seed that only one method has."""
+
+    def runs(slopes):
+        return [Curve({**rising(slope).columns, "seed": np.full(101, float(seed))}) for seed, slope in slopes.items()]
+
+    curves = {"rennala": runs({0: 2.0, 1: 40.0, 2: 6.0}), "sync": runs({2: 3.0, 0: 1.0})}
+    rows = comparison_rows("task", curves, [])
+    assert [row[4:6] for row in rows] == [("2.00", "2.00 to 2.00")] * 2
+    with pytest.raises(ValueError, match="no seed in common"):
+        comparison_rows("task", {"rennala": runs({0: 1.0}), "sync": runs({1: 1.0})}, [])
 
 
 @pytest.mark.parametrize(

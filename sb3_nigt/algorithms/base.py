@@ -210,6 +210,7 @@ class AsyncPolicyGradient(Model):
         name = tb_log_name or type(self).__name__
         with Preemption(savers_in(callback)) as self._preemption:
             self._join()
+            self._is_learning = True
             try:
                 super().learn(total_timesteps, callback, log_interval, name, reset_num_timesteps, progress_bar)
                 self._preemption.check()
@@ -240,6 +241,7 @@ class AsyncPolicyGradient(Model):
 
     def _leave(self, error: BaseException | None = None) -> None:
         assert self._group is not None
+        self._is_learning = False
         if isinstance(error, Preempted):
             self._save_last_round()
         elif error is not None:

@@ -55,7 +55,7 @@ from sb3_nigt.vec_env.base import RolloutSpec, TrajectoryWorkers, WorkerVecEnv
 OF_A_RUN = (  # attributes that are made anew from the others
     *("_workers", "_stack", "_group", "_ticks", "_accepted", "_schedule", "_estimator", "_round_logger", "_fisher", "_point"),
     *("_layout", "_statistics", "_buffers", "_spec", "_structure", "_has_batch_norm", "_memory", "_usual_logger"),
-    *("eta_schedule", "_settings", "_is_in_round", "_preemption", "_before_round", "_traps"),
+    *("eta_schedule", "_settings", "_is_in_round", "_preemption", "_before_round", "_traps", "_is_learning"),
 )
 
 SelfModel = TypeVar("SelfModel", bound="Model")
@@ -104,6 +104,7 @@ class Model(OnPolicyAlgorithm):
     _default_rate: float | None = None  # of the geometry, while the user has given none
     _usual_logger: tuple[bool, Logger | None] | None = None  # while the model logs nothing
     _left_off: LeftOff | None = None  # in a file: where the run is, for the next one to go on from
+    _is_learning: bool = False  # within learn()
     _is_in_round: bool = False  # something of a round is not part of the model yet
     _spec: RolloutSpec | None = None  # that the workers have from this model
     _structure: object = None  # of the policy in it, and what else it was made from
@@ -247,7 +248,13 @@ class Model(OnPolicyAlgorithm):
         :param env: the new environment
         :param force_reset: reset it before training
         :raises ValueError: for wrappers that workers cannot have
+        :raises RuntimeError: in a callback
         """
+        if self._is_learning:
+            raise RuntimeError(
+                "set_env() is not allowed within learn(): let the callback return False, which ends it, then call "
+                "set_env(env) and learn(..., reset_num_timesteps=False). env_method and set_attr of training_env are allowed."
+            )
         super().set_env(env, force_reset)
         assert self.env is not None
         self._workers = self._group = None

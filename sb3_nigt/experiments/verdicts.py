@@ -36,7 +36,7 @@ class Effect:
     @property
     def verdict(self) -> str:
         """Whether the first method is ahead, behind, not different by a factor of ``FACTOR``, or none of these."""
-        if not (math.isfinite(self.low) or math.isfinite(self.high)):
+        if math.isnan(self.low) or math.isnan(self.high):
             return "undecided"
         if self.low > 1:
             return "ahead"
@@ -74,8 +74,19 @@ def comparison_rows(name: str, curves: Curves, returns: Sequence[float]) -> list
         for first in firsts
         for other in curves
         if other not in firsts
-        for measure, found in effects(curves[first], curves[other], returns).items()
+        for measure, found in effects(*_paired(curves[first], curves[other]), returns).items()
     ]
+
+
+def _paired(first: Sequence[Curve], other: Sequence[Curve]) -> tuple[list[Curve], list[Curve]]:
+    """The runs of both methods with the seeds that both have, in the order of the seeds."""
+    by_seed = [{curve["seed"][0]: curve for curve in runs} for runs in (first, other)]
+    seeds = sorted(by_seed[0].keys() & by_seed[1].keys())
+    if not seeds:
+        raise ValueError(
+            "Two methods have no seed in common, so their runs cannot be paired: compare them with the same seeds."
+        )
+    return [by_seed[0][seed] for seed in seeds], [by_seed[1][seed] for seed in seeds]
 
 
 def effects(first: Sequence[Curve], other: Sequence[Curve], returns: Sequence[float]) -> dict[str, Effect]:
