@@ -109,7 +109,8 @@ def train(method: str, env_id: str, seconds: float, seed: int) -> Result:
     if model.get_vec_normalize_env() is not None:
         eval_env = VecNormalize(eval_env, training=False, norm_reward=False)
     model.learn(10**9, callback=Budget(seconds, eval_env, result))
-    result.updates, result.timesteps, result.simulated = model._n_updates, model.num_timesteps, env.clock.now()
+    result.updates = int(model.logger.name_to_value["train/n_updates"])
+    result.timesteps, result.simulated = model.num_timesteps, env.clock.now()
     return result
 
 

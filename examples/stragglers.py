@@ -122,7 +122,8 @@ def main() -> None:
                 draw_timeline(axes[1], Recording.load(path).reports[-SHOWN_ROUNDS:])
         real = time.monotonic() - budget.started
         budget.evaluate()
-        print(f"{name:<14}{budget.returns[-1]:>8.1f}{model._n_updates:>9,}{model.num_timesteps:>11,}{real:>8.1f}", flush=True)
+        updates = int(model.logger.name_to_value["train/n_updates"])
+        print(f"{name:<14}{budget.returns[-1]:>8.1f}{updates:>9,}{model.num_timesteps:>11,}{real:>8.1f}", flush=True)
         axes[0].plot(budget.times, budget.returns, label=name, linewidth=1.8, **style)
         env.close()
     axes[0].set(xlabel="real seconds", ylabel="return (mean of 5 episodes)")

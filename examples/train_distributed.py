@@ -57,7 +57,7 @@ def main() -> None:
 
     if is_first_rank():
         mean, std = evaluate_policy(model, make_vec_env(args.env), n_eval_episodes=10)
-        print(f"{dist.get_world_size()} ranks, {model._n_updates} updates, return {mean:.0f} +/- {std:.0f}")
+        print(f"{dist.get_world_size()} ranks, {model.n_updates} updates, return {mean:.0f} +/- {std:.0f}")
     env.close()
     dist.destroy_process_group()
 

@@ -90,7 +90,6 @@ BORROWED = {
     "_backward_pre_hooks": "torch: as _forward_hooks",
     "_get_process_group_store": "torch: the store of a process group is not reachable in public",
     "_get_action_dist_from_latent": "Stable-Baselines3: what a policy overrides to have another distribution",
-    "_n_updates": "Stable-Baselines3: the count of updates of any algorithm, for baselines as well",
     "_patch_env": "Stable-Baselines3: what its own vectorised environments do with each environment",
     "_forkserver": "multiprocessing: a process that was forked cannot let go of its parent's fork server in public",
     "_forkserver_alive_fd": "multiprocessing: as _forkserver",

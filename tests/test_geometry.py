@@ -7,59 +7,10 @@ import pickle
 import numpy as np
 import pytest
 import torch as th
+from metrics import SIZE, flat, matrix_metric, one_step, optimizer_in_the_plane, parameters, random_metric, split
 
 from sb3_nigt import NIGT
-from sb3_nigt.optimizers.geometry import GEOMETRIES, Model, conjugate_gradients, natural
-
-SHAPES = [(3, 2), (4,), (), (1, 2, 2)]
-SIZE = 15
-
-
-def parameters(shapes=SHAPES, dtype=th.float64):
-    return [th.nn.Parameter(th.zeros(shape, dtype=dtype)) for shape in shapes]
-
-
-def split(vector, params):
-    """A flat array as one tensor a parameter."""
-    parts = np.split(np.asarray(vector), np.cumsum([p.numel() for p in params])[:-1])
-    return [th.tensor(part, dtype=p.dtype).reshape(p.shape) for part, p in zip(parts, params, strict=True)]
-
-
-def flat(tensors):
-    return np.concatenate([t.detach().double().numpy().reshape(-1) for t in tensors])
-
-
-def matrix_metric(matrix):
-    """The metric v -> F v of a dense matrix; ``calls`` counts its products."""
-
-    def metric(vectors):
-        metric.calls += 1
-        return split(np.asarray(matrix) @ flat(vectors), vectors)
-
-    metric.calls = 0
-    return metric
-
-
-def one_step(optimizer, g):
-    """Return by how much the parameters moved."""
-    params = [p for group in optimizer.param_groups for p in group["params"]]
-    before = flat(params)
-    for p, part in zip(params, split(g, params), strict=True):
-        p.grad = part
-    optimizer.step()
-    return flat(params) - before
-
-
-def optimizer_in_the_plane(geometry, matrix, lr=1.0, **kwargs):
-    optimizer = NIGT(parameters([(2,)]), lr=lr, geometry=geometry, **kwargs)
-    optimizer.metric = matrix_metric(matrix)
-    return optimizer
-
-
-def random_metric(rng, size=SIZE):
-    root = rng.standard_normal((size, size))
-    return root @ root.T / size
-
+from sb3_nigt.optimizers.geometry import GEOMETRIES
 
 # By hand
 
@@ -145,51 +96,6 @@ def test_identity_metric_is_euclidean(geometry):
             np.testing.assert_allclose(one_step(optimizer, g), one_step(paper, g), rtol=1e-10, atol=1e-14)
         assert optimizer.metric.calls == 10  # one product is enough, and no further one is made
         assert optimizer.n_fallbacks == 0
-
-
-# Conjugate gradients
-
-
-def test_natural_is_the_dense_solution():
-    rng = np.random.default_rng(2)
-    matrix, g = random_metric(rng), rng.standard_normal(SIZE)
-    optimizer = NIGT(parameters(), lr=0.1, geometry="natural", damping=0.2, n_products=30)
-    optimizer.metric = matrix_metric(matrix)
-    u = np.linalg.solve(matrix + 0.2 * np.eye(SIZE), g)
-    length = u @ (matrix + 0.2 * np.eye(SIZE)) @ u
-    np.testing.assert_allclose(one_step(optimizer, g), -0.1 * u / length**0.5, rtol=1e-4, atol=1e-6)
-    assert optimizer.predicted_kl == pytest.approx(0.5 * 0.01 * (u @ matrix @ u) / length, rel=1e-4)
-    assert optimizer.metric.calls <= SIZE + 2
-
-
-@pytest.mark.parametrize("n_products", [1, 3, 7])
-def test_a_few_products(n_products):
-    """u is the best in the space of d, Ad, …: u = Q (QᵀAQ)⁻¹ Qᵀd, Q a basis of it; the residual is the one left over."""
-    rng = np.random.default_rng(3)
-    matrix, g = random_metric(rng), rng.standard_normal(SIZE)
-    a = matrix + 0.1 * np.eye(SIZE)
-    krylov = np.stack([np.linalg.matrix_power(a, k) @ g for k in range(n_products)], axis=1)
-    q, _ = np.linalg.qr(krylov)
-    u = q @ np.linalg.solve(q.T @ a @ q, q.T @ g)
-    metric = matrix_metric(matrix)
-    step = natural(split(g, parameters()), Model(metric, 0.1, n_products))
-    scale = np.linalg.norm(g)
-    np.testing.assert_allclose(flat(step.vectors) * scale, u, rtol=1e-9, atol=1e-9)
-    assert float(step.inverse_norm) / scale == pytest.approx((u @ a @ u) ** -0.5, rel=1e-9)
-    assert step.cg_residual == pytest.approx(np.linalg.norm(g - a @ u) / scale, rel=1e-9)
-    assert metric.calls == n_products
-
-
-def test_the_residual_decides_when_to_stop():
-    """Three distinct eigenvalues: three products are exact. A tolerance above the first residual: one product."""
-    diagonal = th.tensor([1.0, 2.0, 5.0] * 4, dtype=th.float64)
-    b = th.arange(1.0, 13.0, dtype=th.float64)
-    for tolerance, n_products in ((1e-5, 3), (0.9, 1)):
-        calls = []
-        x, residual = conjugate_gradients(lambda v, calls=calls: calls.append(1) or diagonal * v, b, 15, tolerance)
-        assert len(calls) == n_products
-        th.testing.assert_close(residual, b - diagonal * x, rtol=0, atol=1e-12)
-        assert residual.norm() <= tolerance * b.norm()
 
 
 def test_minimises_in_a_straight_line():
@@ -451,59 +357,3 @@ def test_a_state_from_before_there_were_geometries_is_euclidean():
     restored.load_state_dict(state)
     g = np.random.default_rng(10).standard_normal(SIZE)
     np.testing.assert_array_equal(one_step(restored, g), one_step(optimizer, g))
-
-
-# With a preconditioner
-
-
-def ill_conditioned(rng, size=40):
-    """A metric whose eigenvalues cover four orders of magnitude."""
-    root = np.linalg.qr(rng.standard_normal((size, size)))[0]
-    return root @ np.diag(np.logspace(-2, 2, size)) @ root.T
-
-
-def test_preconditioned_conjugate_gradients_solve_the_same_system():
-    rng = np.random.default_rng(5)
-    matrix, b = th.from_numpy(ill_conditioned(rng)), th.from_numpy(rng.standard_normal(40))
-    rough = matrix + 0.05 * th.diag(matrix.diagonal())
-    inverse = th.linalg.inv(rough)
-    calls = []
-    x, residual = conjugate_gradients(
-        lambda v: calls.append(1) or matrix @ v, b, 200, tolerance=1e-10, precondition=lambda v: inverse @ v
-    )
-    th.testing.assert_close(x, th.linalg.solve(matrix, b), rtol=1e-7, atol=1e-7 * float(x.abs().max()))
-    th.testing.assert_close(residual, b - matrix @ x, rtol=0, atol=1e-9)
-    assert len(calls) < 100
-
-
-def test_the_exact_inverse_needs_one_product():
-    rng = np.random.default_rng(6)
-    matrix, g = random_metric(rng), rng.standard_normal(SIZE)
-    optimizer = NIGT(parameters(), lr=0.5, geometry="natural", damping=0.3)
-    optimizer.metric = matrix_metric(matrix)
-    optimizer.preconditioner = matrix_metric(np.linalg.inv(matrix + 0.3 * np.eye(SIZE)))
-    moved = one_step(optimizer, g)
-    u = np.linalg.solve(matrix + 0.3 * np.eye(SIZE), g)
-    np.testing.assert_allclose(moved, -0.5 * u / np.sqrt(g @ u), rtol=1e-9)
-    assert optimizer.metric.calls == 1
-    assert copy.deepcopy(optimizer).preconditioner is None
-
-
-def test_it_stops_when_another_product_changes_little():
-    """
-    Eigenvalues 1, 2 and 4, b = (1, 1, 1), so bᵀA⁻¹b = 7/4. The first product gains (bᵀb)²/bᵀAb = 9/7, and with r = b - 3/7 A b
-    the second one 3/7 at most, which is a quarter of the sum.
-    """
-    matrix, b = th.tensor([1.0, 2.0, 4.0], dtype=th.float64), th.ones(3, dtype=th.float64)
-    for least_gain, products in ((1.0, 1), (0.27, 2), (0.0, 3)):
-        calls: list[int] = []
-        conjugate_gradients(lambda v, calls=calls: calls.append(1) or matrix * v, b, 15, 1e-12, None, least_gain)
-        assert len(calls) == products
-
-
-@pytest.mark.parametrize("bad", [lambda v: -v, lambda v: v * float("nan"), lambda v: 0 * v])
-def test_a_preconditioner_that_is_none_falls_back(bad):
-    optimizer = optimizer_in_the_plane("natural", np.diag([1.0, 4.0]))
-    optimizer.preconditioner = lambda vectors: [bad(v) for v in vectors]
-    assert np.isfinite(one_step(optimizer, [1.0, 2.0])).all()
-    assert optimizer.n_fallbacks == 1

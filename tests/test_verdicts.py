@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from sb3_nigt.__main__ import main
+from sb3_nigt.experiments.arguments import UsageError
 from sb3_nigt.experiments.results import Curve
 from sb3_nigt.experiments.verdicts import Effect, comparison_rows, effects, last_quarter
 
@@ -63,7 +64,7 @@ def test_runs_are_paired_by_their_seeds():
     curves = {"rennala": runs({0: 2.0, 1: 40.0, 2: 6.0}), "sync": runs({2: 3.0, 0: 1.0})}
     rows = comparison_rows("task", curves, [])
     assert [row[4:6] for row in rows] == [("2.00", "2.00 to 2.00")] * 2
-    with pytest.raises(ValueError, match="no seed in common"):
+    with pytest.raises(UsageError, match="no seed in common"):
         comparison_rows("task", {"rennala": runs({0: 1.0}), "sync": runs({1: 1.0})}, [])
 
 

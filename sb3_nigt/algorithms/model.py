@@ -155,7 +155,7 @@ class Model(OnPolicyAlgorithm):
         check_arguments(self)
         check_kind_of_estimator(self._has_critic, self.gae_lambda)
         if not hasattr(self, "observation_space"):  # neither an environment nor a file
-            check_kind_of_env(None)
+            check_kind_of_env(self.env)
         self._fill_in_learning_rate()
         given, root_seed = self.policy_kwargs, vars(self).get("_root_seed")
         self.policy_kwargs = {**self._default_policy_kwargs(), **given}

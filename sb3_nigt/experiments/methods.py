@@ -118,6 +118,18 @@ def effective_arguments(model: BaseAlgorithm) -> dict[str, Any]:
     return {name: value(1.0) if callable(value) and not isinstance(value, type) else value for name, value in values.items()}
 
 
+def updates_made(model: BaseAlgorithm) -> int:
+    """
+    Count updates as the algorithm does. Stable-Baselines3 has no public count, but all algorithms log theirs.
+
+    :param model: in a ``learn`` that dumps no log, which would clear the numbers
+    """
+    logged = model.logger.name_to_value
+    if "train/iterations" in logged:  # ARS, which numbers its updates from 0
+        return int(logged["train/iterations"]) + 1
+    return int(logged.get("train/n_updates", 0))
+
+
 def timesteps_made(model: BaseAlgorithm, workers: CountedVecEnv) -> int:
     """
     Count environment steps, those for nothing included.

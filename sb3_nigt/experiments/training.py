@@ -25,6 +25,7 @@ from sb3_nigt.experiments.methods import (
     is_baseline,
     make_model,
     timesteps_made,
+    updates_made,
 )
 from sb3_nigt.experiments.setting import ONE_TASK, Budget, CountedVecEnv, Run, Setting
 
@@ -60,7 +61,7 @@ def execute(run: Run, directory: Path) -> None:
     with curve.open("w", newline="", encoding="utf-8") as file:
         writer = CurveWriter(run, workers, file)
         with suppress(_BudgetSpent):
-            model.learn(timesteps_of(run, workers), callback=writer)
+            model.learn(timesteps_of(run, workers), callback=writer, log_interval=None)  # type: ignore[arg-type]
     record = {
         "run": run.as_json(),
         "algorithm": type(model).__name__,
@@ -201,7 +202,7 @@ class CurveWriter(BaseCallback):
             "seconds": seconds,
             "timesteps": self.written_timesteps,
             "messages": self.n_messages,
-            "updates": self.model._n_updates,
+            "updates": updates_made(self.model),
             "return": float(np.mean(list(self.returns.values()))),
         }
         self.lines.writerow({**{name: value for name, value in self.returns.items() if name != ONE_TASK}, **values})

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sb3_nigt.experiments import statistics
+from sb3_nigt.experiments.arguments import UsageError
 from sb3_nigt.experiments.results import Curve, Curves
 from sb3_nigt.experiments.statistics import FloatArray
 
@@ -83,8 +84,8 @@ def _paired(first: Sequence[Curve], other: Sequence[Curve]) -> tuple[list[Curve]
     by_seed = [{curve["seed"][0]: curve for curve in runs} for runs in (first, other)]
     seeds = sorted(by_seed[0].keys() & by_seed[1].keys())
     if not seeds:
-        raise ValueError(
-            "Two methods have no seed in common, so their runs cannot be paired: compare them with the same seeds."
+        raise UsageError(
+            "two methods have no seed in common, so their runs cannot be paired: run them with the same seeds"
         )
     return [by_seed[0][seed] for seed in seeds], [by_seed[1][seed] for seed in seeds]
 
@@ -131,7 +132,7 @@ def _of(runs: Sequence[Curve], measure: Callable[[Curve], float]) -> FloatArray:
 
 def _effect(above: FloatArray, below: FloatArray) -> Effect:
     """Ratio of two means; the runs of a seed are drawn together."""
-    n_seeds = min(len(above), len(below))
+    n_seeds = len(above)
     drawn = np.random.default_rng(0).integers(n_seeds, size=(statistics.RESAMPLES, n_seeds))
     ratios = _ratio(above[drawn].mean(axis=1), below[drawn].mean(axis=1))
     low, high = np.quantile(ratios, [0.025, 0.975], method="inverted_cdf") if n_seeds > 1 else (math.nan, math.nan)

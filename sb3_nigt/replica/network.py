@@ -8,7 +8,7 @@ where a forward pass costs microseconds; any other policy runs in torch.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -173,7 +173,7 @@ def threads_for(policy: ActorCriticPolicy) -> AbstractContextManager[None]:
 
     :param policy: the model's, or a copy
     """
-    return one_thread() if has_numpy_network(policy) and policy.device.type == "cpu" else nullcontext()
+    return one_thread(has_numpy_network(policy) and policy.device.type == "cpu")
 
 
 def _is_plain_chain(chain: list[nn.Module], activation_fn: type[nn.Module]) -> bool:

@@ -15,10 +15,11 @@ from sb3_nigt.parameters import Layout
 from sb3_nigt.policies import ActorPolicy
 from sb3_nigt.replica.gradients import Coefficients, batches, policy_gradient, weighted_sum
 from sb3_nigt.replica.mlp import MlpGradient
-from sb3_nigt.replica.network import TorchNetwork, has_numpy_network, numpy_mlp, threads_for
+from sb3_nigt.replica.network import TorchNetwork, has_numpy_network, numpy_mlp
 from sb3_nigt.sampling.actions import blame_output
 from sb3_nigt.sampling.heads import Network, make_head
 from sb3_nigt.sampling.trajectory import Trajectory
+from sb3_nigt.threads import one_thread
 
 
 class PolicyReplica:
@@ -76,7 +77,7 @@ class PolicyReplica:
         :param coefficients: of the scores, for each trajectory an array of shape (L,)
         :return: flat float32 vector over the parameters, direction of ascent
         """
-        with threads_for(self.policy):
+        with one_thread(self._in_numpy):
             return self._gradient(trajectories, coefficients)
 
     def aggregate(
