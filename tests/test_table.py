@@ -3,6 +3,8 @@
 import csv
 import math
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -80,3 +82,16 @@ def test_tables_in_the_docs_are_those_of_the_files(kind):
     assert set(names) == {path.name for path in folder.glob(f"*-{kind}")}
     comparisons = [comparison(str(folder / name)) for name in names]
     assert text == f"{returns_table(comparisons)}\n\n{speed_table(comparisons)}\n"
+
+
+def test_the_search_in_the_docs_is_that_of_the_file():
+    folder = Path(__file__).parents[1] / "docs/defaults"
+    printed = subprocess.run([sys.executable, folder / "search.py"], capture_output=True, check=True, encoding="utf-8").stdout
+    assert printed == (folder / "search.md").read_text(encoding="utf-8")
+
+
+def test_the_tasks_in_the_docs_are_those_of_the_file():
+    folder = Path(__file__).parents[1] / "docs/defaults"
+    name, curves = comparison(str(folder / "tasks-gravity"))
+    tables = [returns_table([(name, curves)]), speed_table([(name, curves)]), tasks_table(name, curves)]
+    assert (folder / "tasks.md").read_text(encoding="utf-8") == "\n\n".join(tables) + "\n"

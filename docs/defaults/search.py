@@ -1,5 +1,5 @@
 """
-One run of the search behind the defaults, appended to a file; without arguments, the table of all runs in it.
+One run of the search behind the defaults, appended to a file; without arguments, the tables of all runs in it.
 
     python docs/defaults/search.py Ant-v5 100 300000 n_steps=100 learning_rate=0.2
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from sb3_nigt import RennalaNIGT
 from sb3_nigt.vec_env import SimulatedVecEnv
 
 RUNS = Path(__file__).with_suffix(".csv")
+SEARCHED = ("Swimmer-v5", "Ant-v5", "InvertedDoublePendulum-v5", "Acrobot-v1")
 COLUMNS = ("setting", "env", "seed", "timesteps", "last_tenth", "whole_run")
 
 
@@ -55,13 +57,18 @@ def run(env_id: str, seed: int, timesteps: int, arguments: list[str]) -> None:
         csv.writer(file).writerow(f"{value:.1f}" if isinstance(value, float) else value for value in line)
 
 
-def table() -> str:
-    """One line per setting and number of steps, one column per task: returns of the last tenth, and of the whole run."""
+def tables() -> str:
+    """Returns of the last tenth and of the whole run: a table of the tasks of the search, one of those that confirmed it."""
     with RUNS.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    tasks = list(dict.fromkeys(row["env"] for row in rows))
+    others = list(dict.fromkeys(row["env"] for row in rows if row["env"] not in SEARCHED))
+    return "\n\n".join(_table([row for row in rows if row["env"] in tasks], tasks) for tasks in (SEARCHED, others))
+
+
+def _table(rows: list[dict[str, str]], tasks: Sequence[str]) -> str:
+    """One line per setting and number of steps, one column per task."""
     lines = ["| Steps | Setting | " + " | ".join(tasks) + " |", "|---" * (2 + len(tasks)) + "|"]
-    for steps, setting in dict.fromkeys((int(row["timesteps"]), row["setting"]) for row in rows):
+    for steps, setting in sorted({(int(row["timesteps"]), row["setting"]): None for row in rows}, key=lambda key: key[0]):
         same = [row for row in rows if (int(row["timesteps"]), row["setting"]) == (steps, setting)]
         cells = [[row for row in same if row["env"] == task] for task in tasks]
         lines.append(f"| {steps:,} | {setting} | " + " | ".join(map(_cell, cells)) + " |")
@@ -79,4 +86,4 @@ if __name__ == "__main__":
     if len(sys.argv) > 1:
         run(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:])
     else:
-        print(table())
+        print(tables())
