@@ -62,7 +62,7 @@ def test_an_interrupted_simulation_executes_nothing_more():
     for worker in range(2):
         env.submit(job(point, worker))
     assert env.next_arrival() is None
-    assert sum(trajectory.n_steps for _, _, trajectory in env.cancel()) == 6
+    assert sum(trajectory.n_steps for *_, trajectory in env.cancel()) == 6
     assert sum(e.n_steps_executed for e in env.envs) == 6
 
 

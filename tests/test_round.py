@@ -14,6 +14,7 @@ from sb3_nigt.messages import RETURNED, Arrival, Discarded, Job, SamplingPoint, 
 from sb3_nigt.planning.simulation import PacedWorkers, Workload
 from sb3_nigt.sampling.trajectory import Trajectory
 from sb3_nigt.schedules import FirstFinished, Immediate, Pipelined, Planned
+from sb3_nigt.vec_env.base import Cancelled
 
 LENGTH = 10
 
@@ -360,14 +361,15 @@ def test_the_book_counts_every_step_once():
     assert report.counts.tolist() == [1, 1]
 
 
-def test_cancelled_jobs_are_discarded_now():
+def test_cancelled_jobs_are_discarded_until_their_workers_stopped():
+    """Which is before the round is closed, at 8."""
     workers = ScriptedWorkers([1.0, 1.0, 1.0])
     book = Book(workers, point(), memory())
     workers.clock.advance_to(8.0)
     for worker in (2, 1):
-        book.discard([(Job(worker, TrajectoryKey(0, worker, 0), point()), 2.0, trajectory(0, 6))])
+        book.discard([Cancelled(Job(worker, TrajectoryKey(0, worker, 0), point()), 2.0, 7.0, trajectory(0, 6))])
     report = book.close(np.zeros(3), np.zeros(3)).report
-    assert report.discarded == (Discarded(2, 6, 2.0, 8.0), Discarded(1, 6, 2.0, 8.0))
+    assert report.discarded == (Discarded(2, 6, 2.0, 7.0), Discarded(1, 6, 2.0, 7.0))
 
 
 def test_running_mean_of_lengths():

@@ -305,7 +305,7 @@ def test_a_round_counts_what_was_made_when_it_was_complete_and_discards_the_rest
     assert places == {0: SegmentStart(23, 5, False)}
     stepped.sampler.end()
     book.drop(0, stepped.point, SegmentArrival(1, 5, 1, 25, 5, 1, 0, 0.0, 1.0))
-    ((_, _, late),) = book.take_discarded()
+    ((*_, late),) = book.take_discarded()
     assert (late.n_steps, late.age) == (2, 3)
     assert same(joined([piece for _, piece in segments.pieces] + [late])[0], joined(stepped.read(0, 5))[0])
 
@@ -349,5 +349,5 @@ def test_a_part_of_a_worker_that_fails_later_is_discarded():
     book.begun(0, SegmentStart(12, 2, True))
     segments, _ = book.close_round(nothing)
     assert segments.segments == (Segment(0, SegmentStart(12, 2, True), 0),)
-    assert [piece.n_steps for _, _, piece in book.take_discarded()] == [12]
+    assert [piece.n_steps for *_, piece in book.take_discarded()] == [12]
     assert math.isclose(segments.counts.sum(), 0)

@@ -34,7 +34,7 @@ def test_a_worker_in_a_long_step_is_not_waited_for_and_joins_when_it_is_done(wor
         ring(tmp_path / "go_on")
         segments = env.run_segments(point(2), each(5), nothing)
         assert segments.counts.min() >= 5
-        (late,) = [piece for job, _, piece in segments.discarded if job.worker == 0]
+        (late,) = [piece for job, *_, piece in segments.discarded if job.worker == 0]
         assert (late.n_steps, late.point.round) == (1, 0)
 
 

@@ -131,7 +131,7 @@ def timeline(step_times, rule, n_rounds, dies_at=math.inf):
     for number in range(n_rounds):
         start = transport.time
         segments = rounds.run(SamplingPoint(number, np.zeros(1, np.float32)), rule, nothing, None)
-        late = sum(piece.n_steps for _, _, piece in book.take_discarded())
+        late = sum(piece.n_steps for *_, piece in book.take_discarded())
         steps.append((start, transport.time, segments.counts.tolist(), late))
     return steps, segments.segments
 

@@ -13,10 +13,10 @@ import numpy.typing as npt
 from sb3_nigt.aggregators import Aggregator
 from sb3_nigt.algorithms.statistics import RoundStatistics
 from sb3_nigt.errors import NonFiniteError, WorkerError
-from sb3_nigt.messages import RETURNED, Arrival, Discarded, Job, Message, RoundReport, SamplingPoint, Segment
+from sb3_nigt.messages import RETURNED, Arrival, Discarded, Message, RoundReport, SamplingPoint, Segment
 from sb3_nigt.sampling.actions import diverged
 from sb3_nigt.sampling.trajectory import Trajectory
-from sb3_nigt.vec_env.base import RoundWorkers
+from sb3_nigt.vec_env.base import Cancelled, RoundWorkers
 
 LENGTH_SMOOTHING = 0.1  # weight of a new trajectory in the running mean of lengths
 MAX_REJECTED_IN_A_ROW = 5  # non-finite trajectories of one worker, or non-finite gradients, before a run stops
@@ -128,14 +128,15 @@ class Book:
             self._rejected.append(arrival)
             stop_if_hopeless(arrival, self._memory.failures)
 
-    def discard(self, cancelled: Iterable[tuple[Job, float, Trajectory]]) -> None:
+    def discard(self, cancelled: Iterable[Cancelled]) -> None:
         """
         Enter what was in flight when the round was complete.
 
-        :param cancelled: job, when it began, and the steps that it made
+        :param cancelled: by the workers
         """
-        now = self._workers.clock.now()
-        self._discarded += [Discarded(job.worker, trajectory.n_steps, began, now) for job, began, trajectory in cancelled]
+        self._discarded += [
+            Discarded(one.job.worker, one.trajectory.n_steps, one.started_at, one.stopped_at) for one in cancelled
+        ]
 
     def aggregate(self, workers: Sequence[int]) -> None:
         """

@@ -66,7 +66,7 @@ def run_round(
     if schedule.cancels:
         cancelled = workers.cancel()
         book.discard(cancelled)
-        if not all(show(trajectory) for _, _, trajectory in cancelled):
+        if not all(show(one.trajectory) for one in cancelled):
             return None
     if not schedule.uploads:
         book.aggregate([worker for worker, count in enumerate(schedule.counts) if count > 0])

@@ -85,4 +85,4 @@ def take_segments(book: Book, segments: Segments, show: Show) -> bool:
         if not show(piece):
             return False
     book.discard(segments.discarded)
-    return all(show(piece) for _, _, piece in segments.discarded)
+    return all(show(late.trajectory) for late in segments.discarded)

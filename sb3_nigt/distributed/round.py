@@ -113,8 +113,8 @@ class RankRound:
         if not self.goes_on:
             ledger.end()
         workers.ranks.line.raise_failure()
-        for job, started_at, trajectory in workers.cancel():
-            self.discarded.append(Discarded(job.worker, trajectory.n_steps, started_at, workers.clock.now()))
+        for job, started_at, stopped_at, trajectory in workers.cancel():
+            self.discarded.append(Discarded(job.worker, trajectory.n_steps, started_at, stopped_at))
             self.goes_on = self._show(trajectory) and self.goes_on
         ledger.read()
         self._sort_out()

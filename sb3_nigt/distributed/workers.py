@@ -16,7 +16,7 @@ from sb3_nigt.messages import Arrival, Contribution, Job, SamplingPoint, Traject
 from sb3_nigt.sampling.trajectory import Trajectory
 from sb3_nigt.timing.clock import WallClock
 from sb3_nigt.timing.time_models import TimePer
-from sb3_nigt.vec_env.base import RolloutSpec, Segments, TrajectoryWorkers, WorkerVecEnv
+from sb3_nigt.vec_env.base import Cancelled, RolloutSpec, Segments, TrajectoryWorkers, WorkerVecEnv
 from sb3_nigt.vec_env.pool.speeds import Speeds
 
 IDLE_SECONDS = 0.001  # how long a rank without work waits before it looks again
@@ -142,14 +142,14 @@ class RankWorkers(TrajectoryWorkers):
         self.ranks.line.stepping(not self._is_real_time)
         return self.interrupt is not None and self.interrupt()
 
-    def cancel(self) -> list[tuple[Job, float, Trajectory]]:
+    def cancel(self) -> list[Cancelled]:
         """See ``TrajectoryWorkers``."""
         now, cancelled = self.clock.now(), []
-        for job, _, trajectory in self.inner.cancel():
+        for job, _, _, trajectory in self.inner.cancel():
             worker = job.worker + self.offset
             began, self._idle_since[worker] = self._began.pop(worker, now), now
             self._note_speed(worker, now - began, max(1, trajectory.n_steps), now)
-            cancelled.append((replace(job, worker=worker), began, trajectory))
+            cancelled.append(Cancelled(replace(job, worker=worker), began, now, trajectory))
         self._idle_since.update(dict.fromkeys(self._began, now))
         self._began.clear()
         return cancelled
@@ -210,7 +210,10 @@ class RankWorkers(TrajectoryWorkers):
         return replace(
             segments,
             pieces=[(numbered(arrival), piece) for arrival, piece in segments.pieces],
-            discarded=[(replace(job, worker=job.worker + self.offset), began, piece) for job, _, piece in segments.discarded],
+            discarded=[
+                Cancelled(replace(late.job, worker=late.job.worker + self.offset), began, now, late.trajectory)
+                for late in segments.discarded
+            ],
             segments=tuple(replace(segment, worker=segment.worker + self.offset) for segment in segments.segments),
         )
 

@@ -64,12 +64,12 @@ def draw_timeline(ax: Any, reports: Sequence[RoundReport]) -> None:
     update_width = 0.8 if len(reports) < MANY_ROUNDS else 0.3
     for report in reports:
         color = ROUND_COLORS[report.round % 2]
-        for lost in report.discarded:  # first: one step is seen to have ended only when the next round is complete
-            bar(lost.worker, lost.stopped_at - lost.started_at, left=lost.started_at, color=DISCARDED_COLOR, hatch="////")
         for arrival in report.arrivals:
             bar(arrival.worker, arrival.finished_at - arrival.started_at, left=arrival.started_at, color=color)
         for rejected in report.rejected:
             bar(rejected.worker, rejected.finished_at - rejected.started_at, left=rejected.started_at, color=DISCARDED_COLOR)
+        for lost in report.discarded:
+            bar(lost.worker, lost.stopped_at - lost.started_at, left=lost.started_at, color=DISCARDED_COLOR, hatch="////")
         for message in _messages(report):
             thin_bar(message.worker, message.ended - message.began, left=message.began)
         ax.axvline(report.finished_at, color="black", linewidth=update_width)

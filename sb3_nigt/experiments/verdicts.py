@@ -84,9 +84,7 @@ def _paired(first: Sequence[Curve], other: Sequence[Curve]) -> tuple[list[Curve]
     by_seed = [{curve["seed"][0]: curve for curve in runs} for runs in (first, other)]
     seeds = sorted(by_seed[0].keys() & by_seed[1].keys())
     if not seeds:
-        raise UsageError(
-            "two methods have no seed in common, so their runs cannot be paired: run them with the same seeds"
-        )
+        raise UsageError("two methods have no seed in common, so their runs cannot be paired: run them with the same seeds")
     return [by_seed[0][seed] for seed in seeds], [by_seed[1][seed] for seed in seeds]
 
 

@@ -18,7 +18,7 @@ from sb3_nigt.sampling.trajectory import Trajectory
 from sb3_nigt.schedules import Schedule
 from sb3_nigt.timing import SimulatedClock
 from sb3_nigt.timing.link import Aggregation, Link, UploadQueue, aggregation_messages
-from sb3_nigt.vec_env.base import RoundWorkers
+from sb3_nigt.vec_env.base import Cancelled, RoundWorkers
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -129,7 +129,7 @@ class PacedWorkers(RoundWorkers):
         arrival = Arrival(worker, self.workload.task_ids[worker], job.key, n_steps, 0.0, *times, sent_at=flight.sent_at)
         return arrival, _blank_trajectory(job, n_steps)
 
-    def cancel(self) -> list[tuple[Job, float, Trajectory]]:
+    def cancel(self) -> list[Cancelled]:
         """See ``RoundWorkers``."""
         cancelled = []
         for worker, flight in sorted(self._flights.items()):
@@ -137,7 +137,7 @@ class PacedWorkers(RoundWorkers):
             ended = int((self.clock.now() - started_at) / self.workload.step_times[worker] * (1 + 1e-12))
             n_steps = min(ended, self.workload.length_of(job.key))
             self.steps_executed += n_steps
-            cancelled.append((job, started_at, _blank_trajectory(job, n_steps)))
+            cancelled.append(Cancelled(job, started_at, self.clock.now(), _blank_trajectory(job, n_steps)))
         self._flights.clear()
         self._events.clear()
         self._uploads.clear()

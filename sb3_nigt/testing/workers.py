@@ -89,9 +89,9 @@ class RoundWorkersTests:
         assert not any(workers.busy(worker) for worker in range(3))
         while len(cancelled) < 2 and not self.steps_together:  # what a worker has not said at once comes with a later call
             cancelled += workers.cancel()
-        names = {(cancelled_job.worker, cancelled_job.key) for cancelled_job, _, _ in cancelled}
+        names = {(cancelled_job.worker, cancelled_job.key) for cancelled_job, *_ in cancelled}
         assert len(names) == len(cancelled) == (0 if self.steps_together else 2)
-        assert all(one.key == trajectory.key and trajectory.n_steps <= 50 for one, _, trajectory in cancelled)
+        assert all(one.key == trajectory.key and trajectory.n_steps <= 50 for one, *_, trajectory in cancelled)
         workers.submit(job(point, 1, number=1))
         assert arrive(workers)[0].key == TrajectoryKey(0, 1, 1)
         assert workers.cancel() == []
@@ -268,11 +268,11 @@ class TrajectoryWorkersTests(RoundWorkersTests):
         while len(cancelled) < 2 and not self.steps_together:  # what a worker has not said at once comes with a later call
             cancelled += workers.cancel()
         if not self.steps_together:
-            assert sorted(cancelled_job.worker for cancelled_job, _, _ in cancelled) == [1, 2]
-            assert workers.steps_executed == 3 + sum(trajectory.n_steps for _, _, trajectory in cancelled)
-        for cancelled_job, started_at, trajectory in cancelled:
+            assert sorted(cancelled_job.worker for cancelled_job, *_ in cancelled) == [1, 2]
+            assert workers.steps_executed == 3 + sum(trajectory.n_steps for *_, trajectory in cancelled)
+        for cancelled_job, started_at, stopped_at, trajectory in cancelled:
             assert cancelled_job.key == trajectory.key == TrajectoryKey(0, cancelled_job.worker, 0)
-            assert started_at <= workers.clock.now()
+            assert started_at <= stopped_at <= workers.clock.now()
             assert trajectory.n_steps < 10**6
             assert len(trajectory.actions) == len(trajectory.infos) == len(trajectory.observations) == trajectory.n_steps
             assert (trajectory.terminated, trajectory.truncated) == (False, False)

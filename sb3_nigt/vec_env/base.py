@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -46,6 +46,22 @@ class RolloutSpec:
     first_worker: int = 0
 
 
+class Cancelled(NamedTuple):
+    """
+    A job that counts for nothing, or steps of it.
+
+    :param job: worker, key and sampling point
+    :param started_at: seconds on the workers' clock
+    :param stopped_at: when the worker stopped, which may be before that is known
+    :param trajectory: the steps that it made, for callbacks and to be counted
+    """
+
+    job: Job
+    started_at: float
+    stopped_at: float
+    trajectory: Trajectory
+
+
 @dataclass(frozen=True)
 class Segments:
     """
@@ -53,14 +69,14 @@ class Segments:
 
     :param counts: steps of each worker that count, shape (n,)
     :param pieces: the steps that count and those that were rejected, each within one episode, in worker order
-    :param discarded: worker, when it began, and steps that do not count, as far as they are known: those that were under way
-        when this round or an earlier one was complete
+    :param discarded: steps that do not count, as far as they are known: those that were under way when this round or an
+        earlier one was complete
     :param segments: of all workers that have begun with the round, in worker order
     """
 
     counts: npt.NDArray[np.int64]
     pieces: list[tuple[Arrival, Trajectory]]
-    discarded: list[tuple[Job, float, Trajectory]]
+    discarded: list[Cancelled]
     segments: tuple[Segment, ...] = ()
 
 
@@ -98,9 +114,9 @@ class RoundWorkers(ABC):
         """Wait for the next trajectory to end; None if that was given up: a callback said stop, or ``interrupt`` did."""
 
     @abstractmethod
-    def cancel(self) -> list[tuple[Job, float, Trajectory]]:
+    def cancel(self) -> list[Cancelled]:
         """
-        Stop all workers now; return each job that was in flight, when it started and the steps it made.
+        Stop all workers now; return the jobs that were in flight.
 
         What a worker has not said at once is returned by a later call.
         """

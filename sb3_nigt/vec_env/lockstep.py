@@ -24,7 +24,7 @@ from sb3_nigt.sampling.together import Step, finite_part, is_bad, is_hopeless, p
 from sb3_nigt.sampling.trajectory import Trajectory, copied, map_observation
 from sb3_nigt.timing.clock import SimulatedClock
 from sb3_nigt.timing.time_models import TimePer
-from sb3_nigt.vec_env.base import RolloutSpec, Segments, TrajectoryWorkers, piece_arrival
+from sb3_nigt.vec_env.base import Cancelled, RolloutSpec, Segments, TrajectoryWorkers, piece_arrival
 
 
 @dataclass(eq=False)
@@ -112,7 +112,7 @@ class LockstepWorkers(TrajectoryWorkers):
         self.steps_executed += trajectory.n_steps
         return arrival, trajectory
 
-    def cancel(self) -> list[tuple[Job, float, Trajectory]]:
+    def cancel(self) -> list[Cancelled]:
         """See ``TrajectoryWorkers``; the steps have been shown to callbacks already."""
         for run in self._runs.values():
             self.steps_executed += 0 if run.first is None else self._n_steps_done - run.first

@@ -25,7 +25,7 @@ from sb3_nigt.sampling.trajectory import Trajectory
 from sb3_nigt.timing.clock import SimulatedClock
 from sb3_nigt.timing.link import UploadQueue, aggregation_messages
 from sb3_nigt.timing.time_models import FixedTimes, TimeModel, TimePer
-from sb3_nigt.vec_env.base import RolloutSpec, Segments, WorkerVecEnv, check_same_spaces, checked_task_ids
+from sb3_nigt.vec_env.base import Cancelled, RolloutSpec, Segments, WorkerVecEnv, check_same_spaces, checked_task_ids
 from sb3_nigt.vec_env.positions import FlightPosition, Position
 from sb3_nigt.vec_env.stepping import SimulatedSegments
 
@@ -251,7 +251,7 @@ class SimulatedVecEnv(DummyVecEnv, WorkerVecEnv):
                 return self._arrive(flight, time)
         return None
 
-    def cancel(self) -> list[tuple[Job, float, Trajectory]]:
+    def cancel(self) -> list[Cancelled]:
         """See ``TrajectoryWorkers``."""
         now, cancelled = self.clock.now(), []
         for worker in sorted(self._flights):
@@ -260,7 +260,7 @@ class SimulatedVecEnv(DummyVecEnv, WorkerVecEnv):
             n_steps = self._steps_made(flight, now) if self.interrupt is None else None
             trajectory = flight.sampler.trajectory(n_steps)
             self.steps_executed += trajectory.n_steps
-            cancelled.append((flight.job, flight.started_at, trajectory))
+            cancelled.append(Cancelled(flight.job, flight.started_at, now, trajectory))
         self._void_flights()
         return cancelled
 
@@ -292,7 +292,7 @@ class SimulatedVecEnv(DummyVecEnv, WorkerVecEnv):
     def _take(self, segments: Segments) -> Segments:
         self._kept.update({(arrival.worker, arrival.key): piece for arrival, piece in segments.pieces})
         self.steps_executed += sum(piece.n_steps for _, piece in segments.pieces)
-        self.steps_executed += sum(piece.n_steps for _, _, piece in segments.discarded)
+        self.steps_executed += sum(late.trajectory.n_steps for late in segments.discarded)
         self._needs_reset = True
         return segments
 

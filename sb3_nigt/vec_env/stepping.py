@@ -20,7 +20,7 @@ from sb3_nigt.sampling.trajectory import Trajectory
 from sb3_nigt.timing.clock import SimulatedClock
 from sb3_nigt.timing.segments import round_of_steps, steps_by
 from sb3_nigt.timing.time_models import TimeModel
-from sb3_nigt.vec_env.base import Segments, piece_arrival
+from sb3_nigt.vec_env.base import Cancelled, Segments, piece_arrival
 from sb3_nigt.vec_env.positions import EpisodePosition, same_observation
 
 LONGEST_REPEATED = 100_000  # steps of an episode that new workers repeat to go on with it
@@ -234,7 +234,7 @@ class SimulatedSegments:
         segments: Sequence[Segment],
     ) -> Segments:
         pieces: list[tuple[Arrival, Trajectory]] = []
-        discarded: list[tuple[Job, float, Trajectory]] = []
+        discarded: list[Cancelled] = []
         accepted = np.zeros(len(self._samplers), dtype=np.int64)
         for segment in segments:
             worker = segment.worker
@@ -246,7 +246,10 @@ class SimulatedSegments:
                 pieces.append((piece_arrival(worker, self._task_ids[worker], piece, began, ended), piece))
                 accepted[worker] += 0 if piece.rejected else piece.n_steps
                 began = ended
-            discarded += [(Job(worker, piece.key, point), began, piece) for piece in rest]
+            for piece in rest:
+                ended = began + piece.n_steps * step
+                discarded.append(Cancelled(Job(worker, piece.key, point), began, ended, piece))
+                began = ended
         return Segments(accepted, pieces, discarded, tuple(segments))
 
     def _follow(self, worker: int, pieces: Sequence[Trajectory]) -> None:

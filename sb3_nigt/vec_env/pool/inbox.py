@@ -9,6 +9,7 @@ from sb3_nigt.messages import Arrival, Job, SamplingPoint, TrajectoryKey
 from sb3_nigt.sampling.steps import StepTable, read_steps
 from sb3_nigt.sampling.trajectory import Trajectory
 from sb3_nigt.timing.clock import WallClock
+from sb3_nigt.vec_env.base import Cancelled
 from sb3_nigt.vec_env.pool import protocol
 from sb3_nigt.vec_env.pool.arrays import WorkerArrays
 from sb3_nigt.vec_env.pool.infos import read_infos
@@ -28,7 +29,7 @@ class Inbox:
         self.kept: dict[tuple[int, TrajectoryKey], Trajectory] = {}
         self._task_ids, self._clock = task_ids, clock
         self.arrived: deque[tuple[Arrival, Trajectory]] = deque()
-        self._discarded: list[tuple[Job, float, Trajectory]] = []
+        self._discarded: list[Cancelled] = []
 
     def open(self, arrays: WorkerArrays, table: StepTable) -> None:
         """
@@ -61,7 +62,8 @@ class Inbox:
     def discard(self, worker: int, key: TrajectoryKey, point: SamplingPoint, said: protocol.RemoteArrival) -> None:
         """Read a trajectory that is no longer wanted."""
         trajectory = self._read(worker, key, point, said)
-        self._discarded.append((Job(worker, key, point), self._clock.at(said.started_at), trajectory))
+        started_at, stopped_at = self._clock.at(said.started_at), self._clock.at(said.finished_at)
+        self._discarded.append(Cancelled(Job(worker, key, point), started_at, stopped_at, trajectory))
 
     def reject(self, job: Job, reason: str) -> None:
         """Put in an arrival without steps, which says that there will be none."""
@@ -102,11 +104,12 @@ class Inbox:
     def void(self) -> None:
         """Discard what has arrived and was not taken."""
         for arrival, trajectory in self.arrived:
-            self._discarded.append((Job(arrival.worker, arrival.key, trajectory.point), arrival.started_at, trajectory))
+            job, times = Job(arrival.worker, arrival.key, trajectory.point), (arrival.started_at, arrival.finished_at)
+            self._discarded.append(Cancelled(job, *times, trajectory))
         self.arrived.clear()
 
-    def take_discarded(self) -> list[tuple[Job, float, Trajectory]]:
-        """Return the discarded jobs, when each began, and the steps that it made."""
+    def take_discarded(self) -> list[Cancelled]:
+        """Return the discarded jobs."""
         discarded, self._discarded = self._discarded, []
         return discarded
 

@@ -22,7 +22,7 @@ from sb3_nigt.sampling.trajectory import Trajectory
 from sb3_nigt.timing.clock import WallClock
 from sb3_nigt.timing.time_models import FixedTimes, TimeModel, TimePer
 from sb3_nigt.validation import check_interval
-from sb3_nigt.vec_env.base import RolloutSpec, Segments, WorkerVecEnv, check_same_spaces, checked_task_ids
+from sb3_nigt.vec_env.base import Cancelled, RolloutSpec, Segments, WorkerVecEnv, check_same_spaces, checked_task_ids
 from sb3_nigt.vec_env.pool.commanded import CommandedVecEnv
 from sb3_nigt.vec_env.pool.commands import Commands
 from sb3_nigt.vec_env.pool.driver import Driver
@@ -180,7 +180,7 @@ class WorkerPool(CommandedVecEnv):
         self.steps_executed += trajectory.n_steps
         return arrival, trajectory
 
-    def cancel(self) -> list[tuple[Job, float, Trajectory]]:
+    def cancel(self) -> list[Cancelled]:
         """
         See ``TrajectoryWorkers``.
 
@@ -196,9 +196,9 @@ class WorkerPool(CommandedVecEnv):
             self._driver.pump(left)
         return self._take_discarded()
 
-    def _take_discarded(self) -> list[tuple[Job, float, Trajectory]]:
+    def _take_discarded(self) -> list[Cancelled]:
         discarded = self._inbox.take_discarded() + self._segments.take_discarded()
-        self.steps_executed += sum(trajectory.n_steps for _, _, trajectory in discarded)
+        self.steps_executed += sum(cancelled.trajectory.n_steps for cancelled in discarded)
         return discarded
 
     def run_segments(

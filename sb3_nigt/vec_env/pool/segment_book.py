@@ -13,7 +13,7 @@ from sb3_nigt.messages import Arrival, Job, SamplingPoint, Segment, SegmentStart
 from sb3_nigt.sampling.steps import StepTable
 from sb3_nigt.sampling.trajectory import Trajectory
 from sb3_nigt.timing.clock import WallClock
-from sb3_nigt.vec_env.base import Segments, piece_arrival
+from sb3_nigt.vec_env.base import Cancelled, Segments, piece_arrival
 from sb3_nigt.vec_env.pool.arrays import WorkerArrays
 from sb3_nigt.vec_env.pool.pieces import joined, read_pieces, steps_that_count
 from sb3_nigt.vec_env.pool.protocol import SegmentArrival
@@ -76,7 +76,7 @@ class SegmentBook:
         self._taken = np.zeros(len(task_ids), dtype=np.int64)  # steps in jobs that have ended, and count
         self._runs = np.zeros(len(task_ids), dtype=bool)  # a job of this round is under way
         self._due: list[int] = []
-        self._discarded: list[tuple[Job, float, Trajectory]] = []
+        self._discarded: list[Cancelled] = []
         self.is_hopeless = False
 
     def open(self, arrays: WorkerArrays, table: StepTable) -> None:
@@ -202,7 +202,7 @@ class SegmentBook:
         """
         part = self._parts[worker]
         late = self._read(worker, point, said.n_pieces, part.n_counted, said.n_steps)
-        self._discard(worker, max(part.counted_until, self._clock.at(said.started_at)), late)
+        self._discard(worker, max(part.counted_until, self._clock.at(said.started_at)), self._clock.at(said.finished_at), late)
         self._runs[worker] = False
 
     def lose(self, worker: int) -> None:
@@ -212,7 +212,7 @@ class SegmentBook:
         :param worker: which one
         """
         part = self._parts[worker]
-        self._discard(worker, part.began, part.pieces)
+        self._discard(worker, part.began, self._clock.now(), part.pieces)
         part.begin_round()
         self._taken[worker], self._runs[worker] = 0, False
         self._due = [other for other in self._due if other != worker]
@@ -222,13 +222,13 @@ class SegmentBook:
         for worker in range(len(self._parts)):
             self.lose(worker)
 
-    def take_discarded(self) -> list[tuple[Job, float, Trajectory]]:
-        """Return worker and key, when it began, and steps that count for nothing."""
+    def take_discarded(self) -> list[Cancelled]:
+        """Return steps that count for nothing."""
         discarded, self._discarded = self._discarded, []
         return discarded
 
-    def _discard(self, worker: int, began: float, pieces: Sequence[Trajectory]) -> None:
-        self._discarded += [(Job(worker, piece.key, piece.point), began, piece) for piece in pieces]
+    def _discard(self, worker: int, began: float, ended: float, pieces: Sequence[Trajectory]) -> None:
+        self._discarded += [Cancelled(Job(worker, piece.key, piece.point), began, ended, piece) for piece in pieces]
 
     def _read(self, worker: int, point: SamplingPoint, n_pieces: int, start: int, stop: int) -> list[Trajectory]:
         key = TrajectoryKey(point.round, worker, 0)
