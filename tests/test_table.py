@@ -73,7 +73,7 @@ def test_the_command_writes_what_it_prints(tmp_path, capsys):
     assert "| Task-equal | 1.0 |" in (tmp_path / "table.md").read_text()
 
 
-@pytest.mark.parametrize("kind", ["one-slow", "equal"])
+@pytest.mark.parametrize("kind", ["one-slow", "equal", "one-worker"])
 def test_tables_in_the_docs_are_those_of_the_files(kind):
     """No number is typed: each kept table is made again from the curves next to it, in its order of lines."""
     folder = Path(__file__).parents[1] / "docs/defaults"
