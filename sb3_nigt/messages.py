@@ -38,7 +38,7 @@ class SamplingPoint:
     :param transform_obs: maps raw observations to what the policy sees; None when they are the same
     :param transform_rewards: maps the raw rewards of a trajectory to the ones that are learned from; None when equal. Only the
         learner uses it
-    :param buffers: the policy's buffers that float32 cannot hold (integers, double precision), by name
+    :param buffers: the policy's buffers that float32 cannot hold (integers, double precision) and acting needs, by name
     """
 
     round: int

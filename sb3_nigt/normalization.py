@@ -18,6 +18,15 @@ Array = npt.NDArray[Any]
 IMAGE_DIMENSIONS = 3  # float images too: the statistics of single pixels say little about the next image
 
 
+def as_array(tensor: th.Tensor) -> Array:
+    """
+    Return the values of a tensor.
+
+    :param tensor: on any device
+    """
+    return tensor.detach().cpu().numpy()
+
+
 def is_normalized(space: spaces.Space[Any]) -> bool:
     """
     Tell whether observations of a space are normalised: Box spaces that hold no images.
@@ -39,6 +48,8 @@ class RunningNorm(nn.Module):
     :param clip: largest absolute value of the output
     :param epsilon: ε
     """
+
+    BOOKKEEPING = ("exact_mean", "exact_var", "count")  # buffers that only an update of the statistics needs
 
     mean: th.Tensor
     var: th.Tensor
@@ -65,9 +76,13 @@ class RunningNorm(nn.Module):
         std = (self.var + self.epsilon).double().sqrt().float()  # torch's root of a float32 is off by a bit at times
         return ((observation.float() - self.mean) / std).clamp(-self.clip, self.clip)
 
-    def frozen(self) -> Callable[[Array], Array]:
-        """Return ``forward`` as a NumPy function with the statistics of this moment; on a CPU the bits are the same."""
-        mean, variance = (x.detach().cpu().numpy().astype(np.float32) for x in (self.mean, self.var))  # a copy
+    def frozen(self, read: Callable[[th.Tensor], Array] = as_array) -> Callable[[Array], Array]:
+        """
+        Return ``forward`` as a NumPy function; on a CPU the bits are the same.
+
+        :param read: see ``ObservationNormalizer.frozen``
+        """
+        mean, variance = (read(x).astype(np.float32) for x in (self.mean, self.var))  # a copy
         std = np.sqrt((variance + np.float32(self.epsilon)).astype(np.float64)).astype(np.float32)
         clip = np.float32(self.clip)
 
@@ -125,9 +140,13 @@ class ObservationNormalizer(nn.Module):
         """
         return self._apply_each(list(self.norms), observation)
 
-    def frozen(self) -> Callable[[Any], Any]:
-        """Return ``forward`` as a NumPy function of one observation or a batch, with the statistics of this moment."""
-        functions = [norm.frozen() for norm in self._running_norms()]
+    def frozen(self, read: Callable[[th.Tensor], Array] = as_array) -> Callable[[Any], Any]:
+        """
+        Return ``forward`` as a NumPy function of one observation or a batch, with the statistics of this moment.
+
+        :param read: gives the values of a buffer, f. ex. from a flat vector
+        """
+        functions = [norm.frozen(read) for norm in self._running_norms()]
         return functions[0] if functions and not self.is_dict else lambda observation: self._apply_each(functions, observation)
 
     def _apply_each(self, functions: list[Any], observation: Any) -> Any:

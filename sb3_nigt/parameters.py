@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -12,6 +12,7 @@ import torch as th
 from torch import nn
 
 from sb3_nigt.critic.network import ValueNetwork
+from sb3_nigt.normalization import RunningNorm
 
 Vector = TypeVar("Vector", npt.NDArray[np.float32], th.Tensor)
 
@@ -34,15 +35,21 @@ class Layout:
         buffers = {name: buffer for name, buffer in policy.named_buffers() if not _is_critics(policy, name)}
         self._floats = [buffer for buffer in buffers.values() if buffer.dtype in EXACT_IN_FLOAT32]
         self._others = {name: buffer for name, buffer in buffers.items() if buffer.dtype not in EXACT_IN_FLOAT32}
-        self._offsets: dict[int, int] = {}
+        self._bookkeeping = {
+            f"{path}.{name}"
+            for path, module in policy.named_modules()
+            if isinstance(module, RunningNorm)
+            for name in RunningNorm.BOOKKEEPING
+        }
+        self._places: dict[int, tuple[int, int, tuple[int, ...]]] = {}  # start, stop and shape, without asking torch again
         self.size = 0  # of the vector
         for tensor in (*self.parameters, *self._floats):
-            self._offsets[id(tensor)] = self.size
-            self.size += tensor.numel()
+            start, self.size = self.size, self.size + tensor.numel()
+            self._places[id(tensor)] = start, self.size, tuple(tensor.shape)
         self.n_parameters = sum(p.numel() for p in self.parameters)
 
     def __contains__(self, tensor: th.Tensor) -> bool:
-        return id(tensor) in self._offsets
+        return id(tensor) in self._places
 
     # Vectors of parameters and buffers
 
@@ -64,20 +71,9 @@ class Layout:
 
         :param vector: shape ``(size,)``
         """
-        self._copy(vector, [*self.parameters, *self._floats])
-
-    def load_float_buffers(self, vector: npt.NDArray[np.float32]) -> None:
-        """
-        Write the buffers of a vector into the policy, but not the parameters.
-
-        :param vector: shape ``(size,)``
-        """
-        self._copy(vector, self._floats)
-
-    def _copy(self, vector: npt.NDArray[np.float32], targets: Sequence[th.Tensor]) -> None:
         source = th.from_numpy(vector)
         with th.no_grad():
-            for target in targets:
+            for target in (*self.parameters, *self._floats):
                 target.copy_(self.view(source, target))
 
     @contextmanager
@@ -105,8 +101,8 @@ class Layout:
         :param vector: flat, of parameters (and buffers) or a gradient
         :param tensor: a parameter, or a float buffer
         """
-        start = self._offsets[id(tensor)]
-        return vector[start : start + tensor.numel()].reshape(tuple(tensor.shape))
+        start, stop, shape = self._places[id(tensor)]
+        return vector[start:stop].reshape(shape)
 
     # Gradients
 
@@ -135,9 +131,13 @@ class Layout:
         """Copy the buffers that float32 cannot hold, by name."""
         return {name: buffer.detach().cpu().numpy().copy() for name, buffer in self._others.items()}
 
+    def sampling_buffers(self) -> dict[str, npt.NDArray[Any]]:
+        """Copy those that the policy needs to act, so not what the mean and variance of a normaliser are rounded from."""
+        return {name: values for name, values in self.other_buffers().items() if name not in self._bookkeeping}
+
     def load_buffers(self, buffers: Mapping[str, npt.NDArray[Any]]) -> None:
         """
-        Write what ``other_buffers`` returned into the policy.
+        Write what ``other_buffers`` or ``sampling_buffers`` returned into the policy.
 
         :param buffers: by name
         """

@@ -107,17 +107,16 @@ def test_a_segment_that_is_longer_than_the_arrays_comes_in_parts_and_is_joined(w
 
 
 def test_every_step_is_counted_or_discarded_once(workers):
-    """What is discarded was under way when a round was complete, so it began no earlier than what its worker had counted ended."""
+    """What is discarded was under way when a round was complete, so it began no earlier than what that round counts ended."""
     env, point = prepared(workers(*[LengthFromSeedEnv] * 3))
     used, late, ended = 0, [], {}
     for round_ in range(30):
         segments = env.run_segments(point(round_), total(20), nothing)
         used += segments.counts.sum()
         for job, began, stopped, _ in segments.discarded:
-            assert ended.get((job.key.round, job.worker), 0.0) <= began <= stopped <= env.clock.now()
+            assert ended.get(job.key.round, 0.0) <= began <= stopped <= env.clock.now()
         late += segments.discarded
-        for arrival, _ in segments.pieces:
-            ended[round_, arrival.worker] = max(arrival.finished_at, ended.get((round_, arrival.worker), 0.0))
+        ended[round_] = max(arrival.finished_at for arrival, _ in segments.pieces)
     late += env.cancel()
     while sum(env.busy(worker) for worker in range(3)):
         late += env.cancel()

@@ -380,7 +380,7 @@ class AsyncPolicyGradient(Model):
         iterate = self._layout.flatten()
         self._extrapolation_norm = update.distance(parameters, iterate)
         self._traps.at_point(self._extrapolation_norm, iterate, self.policy.optimizer.param_groups[0].get("eta", 1.0))
-        self._buffers = update.same_buffers(self._layout.other_buffers(), self._buffers)
+        self._buffers = update.same_buffers(self._layout.sampling_buffers(), self._buffers)
         self._point = SamplingPoint(self._n_updates, parameters, *self._stack.freeze(), self._buffers)
         return self._point
 

@@ -132,6 +132,9 @@ def _relu(x: Array, out: Array) -> Array:
 ACTIVATIONS: dict[type[nn.Module], Callable[[Array, Array], Array]] = {nn.Tanh: np.tanh, nn.ReLU: _relu}
 
 
+USUAL_NAMES = frozenset(vars(nn.Module()))  # in each module, and none of them a method
+
+
 NUMPY_DISTRIBUTIONS = (
     TanhGaussianDistribution,
     HalfRangeGaussianDistribution,
@@ -187,7 +190,7 @@ def _is_plain_chain(chain: list[nn.Module], activation_fn: type[nn.Module]) -> b
 def _is_changed(module: nn.Module) -> bool:
     """Whether a single module does something else than its class: by hooks, or by its own methods."""
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    return any(hooks) or any(callable(getattr(type(module), name, None)) for name in vars(module))
+    return any(hooks) or any(callable(getattr(type(module), name, None)) for name in vars(module).keys() - USUAL_NAMES)
 
 
 def linear_layers(policy: ActorCriticPolicy) -> list[nn.Linear]:

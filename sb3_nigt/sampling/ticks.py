@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,9 @@ class Tick:
     def as_locals(self) -> dict[str, Any]:
         """Return what callbacks know, under the names that they know."""
         return {name: getattr(self, name) for name in ("new_obs", "rewards", "dones", "infos", "actions")}
+
+
+_FIELDS = attrgetter(*(field.name for field in dataclasses.fields(Tick)))
 
 
 class TickAssembler:
@@ -113,5 +117,4 @@ def _joined(first: Tick, second: Tick) -> Tick:
 
 def _map(function: Callable[..., Any], *ticks: Tick) -> Tick:
     """Apply a function to each field, whose first dimension is n."""
-    fields = [field.name for field in dataclasses.fields(Tick)]
-    return Tick(*(map_observation(function, *(getattr(tick, name) for tick in ticks)) for name in fields))
+    return Tick(*(map_observation(function, *values) for values in zip(*map(_FIELDS, ticks), strict=True)))

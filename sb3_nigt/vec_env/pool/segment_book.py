@@ -202,7 +202,9 @@ class SegmentBook:
         """
         part = self._parts[worker]
         late = self._read(worker, point, said.n_pieces, part.n_counted, said.n_steps)
-        self._discard(worker, max(part.counted_until, self._clock.at(said.started_at)), self._clock.at(said.finished_at), late)
+        began = max(part.counted_until, self._clock.at(said.started_at))
+        # a step may end between the look at the counters and the end of the round
+        self._discard(worker, began, max(began, self._clock.at(said.finished_at)), late)
         self._runs[worker] = False
 
     def lose(self, worker: int) -> None:
