@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import paper
 import pytest
 from envs import LengthFromSeedEnv, NanEnv, PointEnv, parameters, run_rounds, simulated
 from namespaces import hosts
@@ -31,7 +32,7 @@ class FailAt(BaseCallback):
         self.mine, self.what = rank == culprit, what
 
     def _on_step(self):
-        if self.mine and self.model._n_updates >= 2:
+        if self.mine and self.model.n_updates >= 2:
             self.what()
         return True
 
@@ -41,9 +42,9 @@ class Hangs(PointEnv):
         hang()
 
 
-def fail(rank, culprit, what):
+def fail(rank, algorithm, culprit, what):
     env_fn = Hangs if what is Hangs and rank == culprit else LengthFromSeedEnv
-    model = make(RennalaNIGT, simulated([env_fn] * N_WORKERS), timeout=1.5)
+    model = make(getattr(paper, algorithm), simulated([env_fn] * N_WORKERS), timeout=1.5)
     model.learn(10**9, callback=None if what is Hangs else FailAt(rank, culprit, what))
 
 
@@ -61,10 +62,10 @@ class Strikes(LengthFromSeedEnv):
         return super().step(action)
 
 
-def fail_in_steps(rank, culprit, what):
+def fail_in_steps(rank, algorithm, culprit, what):
     what = hang if what is Hangs else what
     env_fns = [LengthFromSeedEnv, partial(Strikes, what) if rank == culprit else LengthFromSeedEnv]
-    make_steps(sb3_nigt.RennalaNIGT, simulated(env_fns), timeout=1.5).learn(10**9)
+    make_steps(getattr(sb3_nigt, algorithm), simulated(env_fns), timeout=1.5).learn(10**9)
 
 
 FAILURES = {
@@ -76,25 +77,27 @@ FAILURES = {
 
 
 @pytest.mark.parametrize(
-    ("function", "culprit"),
+    ("function", "algorithm", "culprit"),
     [
-        (fail, 0),
-        (fail_in_steps, 1),
-        pytest.param(fail, 1, marks=pytest.mark.slow),
-        pytest.param(fail_in_steps, 0, marks=pytest.mark.slow),
+        (fail, "RennalaNIGT", 0),
+        (fail_in_steps, "RennalaNIGT", 1),
+        pytest.param(fail, "RennalaNIGT", 1, marks=pytest.mark.slow),
+        pytest.param(fail_in_steps, "RennalaNIGT", 0, marks=pytest.mark.slow),
+        pytest.param(fail, "MaleniaNIGT", 0, marks=pytest.mark.slow),
+        pytest.param(fail_in_steps, "MaleniaNIGT", 1, marks=pytest.mark.slow),
     ],
 )
 @pytest.mark.parametrize("failure", FAILURES)
-def test_the_others_are_told_which_rank_has_failed(failure, function, culprit, note_fault):
+def test_the_others_are_told_which_rank_has_failed(failure, function, algorithm, culprit, note_fault):
     """Between two rounds of trajectories, or in the middle of a round of steps."""
     what, message = FAILURES[failure]
-    with rank_processes(SIZE, function, culprit, what) as processes:
+    with rank_processes(SIZE, function, algorithm, culprit, what) as processes:
         for rank in set(range(SIZE)) - {culprit}:
             result = processes.result(rank, BOUND)
             assert isinstance(result, Failed)
             assert result.type == "RankError"
             assert message.format(culprit) in result.text
-    note_fault(f"rank {failure}", "ranks", "RennalaNIGT", "trajectories" if function is fail else "steps", "told")
+    note_fault(f"rank {failure}", "ranks", algorithm, "trajectories" if function is fail else "steps", "told")
 
 
 def reject(rank):
