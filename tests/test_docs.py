@@ -1,11 +1,13 @@
 """The documentation: its examples run, its links lead somewhere, its tables agree with the code."""
 
 import ast
+import glob
 import inspect
 import itertools
 import json
 import re
 import secrets
+import shlex
 import subprocess
 import sys
 import warnings
@@ -23,6 +25,7 @@ from sb3_nigt import (
     ProcessVecEnv,
     RennalaNIGT,
     RennalaPG,
+    RunRecorder,
     SimulatedVecEnv,
     SyncNIGT,
     SyncPG,
@@ -31,6 +34,7 @@ from sb3_nigt import (
 from sb3_nigt.__main__ import main
 from sb3_nigt.envs.tasks import FAMILIES
 from sb3_nigt.experiments import compare, reproduce
+from sb3_nigt.experiments.command_line import COMMANDS
 from sb3_nigt.experiments.results import ALL_CURVES, load_all
 from sb3_nigt.experiments.setting import completed
 from sb3_nigt.experiments.tuned import load as load_tuned
@@ -195,6 +199,37 @@ def test_command_beneath_an_experiment_is_the_one_that_made_it(name, command, mo
 def test_commands_to_replicate_are_those_of_the_results(page):
     commands = re.findall(r"^sb3-nigt (reproduce .*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
     assert set(commands) <= {command for _, command in EXPERIMENT.findall(RESULTS_PAGE)}
+
+
+COMMANDS_TO_TYPE = {
+    command: name_of(page)
+    for page in PAGES
+    for block in FENCE.finditer(page.read_text(encoding="utf-8"))
+    if block[1] == "bash"
+    for command in re.findall(r"^sb3-nigt (.*)$", block[2].replace("\\\n", " "), re.MULTILINE)
+}
+
+
+@pytest.fixture(scope="module")
+def folder_of_a_reader(tmp_path_factory):
+    """With the files that commands on the pages have written or take for granted."""
+    folder, result = tmp_path_factory.mktemp("reader"), ROOT / "docs" / "results" / "reacher-sqrt-per-step"
+    for name, target in {"docs": ROOT / "docs", "reacher": result, "tune": result}.items():
+        (folder / name).symlink_to(target)
+    RennalaNIGT("MlpPolicy", make_worker_vec_env("CartPole-v1", 2), device="cpu").learn(1, RunRecorder(folder / "run.jsonl"))
+    return folder
+
+
+@pytest.mark.parametrize("command", COMMANDS_TO_TYPE)
+def test_commands_on_the_pages_are_understood(command, folder_of_a_reader, monkeypatch):
+    """No argument is misspelt, missing or of the wrong type; what they do is tested elsewhere."""
+    monkeypatch.chdir(folder_of_a_reader)
+    given = []
+    for module in COMMANDS.values():
+        monkeypatch.setattr(module, "run", given.append)
+    words = shlex.split(command, comments=True)
+    main([match for word in words for match in (sorted(glob.glob(word)) if "*" in word else [word])])
+    assert given[0].command == words[0]
 
 
 def test_summary_of_the_experiments_is_up_to_date(capsys):
