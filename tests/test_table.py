@@ -12,7 +12,7 @@ from PIL import Image
 
 from sb3_nigt.__main__ import main
 from sb3_nigt.experiments.results import Curve, comparison
-from sb3_nigt.experiments.table import returns_table, speed_table, speedup, tasks_table
+from sb3_nigt.experiments.table import all_tables, rate_table, returns_table, speed_table, speedup, tasks_table
 
 
 def curve(*points):
@@ -42,6 +42,20 @@ def test_tables_by_hand():
     text = speed_table([("task", {"first": [QUICK], "other": [SLOW], "third": [curve((0, 0), (100, 500))]})])
     assert text.splitlines()[0] == "| Times sooner than | other | third |"
     assert text.splitlines()[2] == "| task | 4.0 | not reached |"
+
+
+def run(seconds, timesteps):
+    return Curve.of([{"seconds": str(seconds), "timesteps": str(timesteps), "return": "0"}])
+
+
+def test_steps_a_second_by_hand():
+    """300 steps in 10 s and 500 in 10 s are 40 a second on average; the others make 10 and 20."""
+    text = rate_table([("task", {"first": [run(10, 300), run(10, 500)], "other": [run(10, 100)], "third": [run(5, 100)]})])
+    assert text.splitlines() == [
+        "| Times as many steps a second as | other | third |",
+        "| --- | --- | --- |",
+        "| task | 4.0 | 2.0 |",
+    ]
 
 
 def test_tasks_by_hand():
@@ -81,7 +95,7 @@ def test_tables_in_the_docs_are_those_of_the_files(kind):
     names = re.findall(rf"^\| ([\w-]+-{kind}) \|", text.split("\n\n")[0], re.MULTILINE)
     assert set(names) == {path.name for path in folder.glob(f"*-{kind}")}
     comparisons = [comparison(str(folder / name)) for name in names]
-    assert text == f"{returns_table(comparisons)}\n\n{speed_table(comparisons)}\n"
+    assert text == all_tables(comparisons) + "\n"
 
 
 def test_the_search_in_the_docs_is_that_of_the_file():
@@ -92,6 +106,4 @@ def test_the_search_in_the_docs_is_that_of_the_file():
 
 def test_the_tasks_in_the_docs_are_those_of_the_file():
     folder = Path(__file__).parents[1] / "docs/defaults"
-    name, curves = comparison(str(folder / "tasks-gravity"))
-    tables = [returns_table([(name, curves)]), speed_table([(name, curves)]), tasks_table(name, curves)]
-    assert (folder / "tasks.md").read_text(encoding="utf-8") == "\n\n".join(tables) + "\n"
+    assert (folder / "tasks.md").read_text(encoding="utf-8") == all_tables([comparison(str(folder / "tasks-gravity"))]) + "\n"

@@ -1,4 +1,4 @@
-"""Comparisons as two Markdown tables: the final return of each method, and how much sooner the first method gets there."""
+"""Comparisons as Markdown tables: final returns, and how many more steps a second and how much sooner the first method is."""
 
 from __future__ import annotations
 
@@ -22,14 +22,25 @@ def run(args: argparse.Namespace) -> None:
 
     :param args: parsed command line
     """
-    tables = [returns_table(args.comparisons), speed_table(args.comparisons)]
-    tables += [tasks_table(name, curves) for name, curves in args.comparisons if next(iter(curves.values()))[0].tasks]
-    text = "\n\n".join(tables)
+    text = all_tables(args.comparisons)
     print(text)
     if args.output is not None:
         args.output.write_text(text + "\n", encoding="utf-8")
     if args.picture is not None:
         draw_panels(args.comparisons, args.picture, args.axis)
+
+
+def all_tables(comparisons: Sequence[tuple[str, Curves]]) -> str:
+    """
+    Write the tables that say something about these comparisons.
+
+    :param comparisons: name and curves of each
+    """
+    tables = [returns_table(comparisons), speed_table(comparisons)]
+    if uneven := [(name, curves) for name, curves in comparisons if _is_uneven(curves)]:
+        tables.append(rate_table(uneven))
+    tables += [tasks_table(name, curves) for name, curves in comparisons if next(iter(curves.values()))[0].tasks]
+    return "\n\n".join(tables)
 
 
 def returns_table(comparisons: Sequence[tuple[str, Curves]]) -> str:
@@ -60,6 +71,21 @@ def speed_table(comparisons: Sequence[tuple[str, Curves]]) -> str:
     for name, curves in comparisons:
         first, *others = curves
         cells = [_speed_cell(curves, first, method) if method in others else "" for method in methods]
+        lines.append(_row([name, *cells]))
+    return "\n".join(lines)
+
+
+def rate_table(comparisons: Sequence[tuple[str, Curves]]) -> str:
+    """
+    Write a line for each comparison: how many times as many steps a second the first method makes as another one.
+
+    :param comparisons: name and curves of each
+    """
+    methods = _methods(comparisons)[1:]
+    lines = [_row(["Times as many steps a second as", *methods]), _row(["---"] * (len(methods) + 1))]
+    for name, curves in comparisons:
+        first, *others = curves
+        cells = [_number(_rate(curves[first]) / _rate(curves[method])) if method in others else "" for method in methods]
         lines.append(_row([name, *cells]))
     return "\n".join(lines)
 
@@ -103,6 +129,15 @@ def speedup(first: Sequence[Curve], other: Sequence[Curve]) -> float:
     if not len(reached):
         return 0.0
     return float(end / seconds[reached[0]]) if reached[0] else math.nan
+
+
+def _rate(runs: Sequence[Curve]) -> float:
+    return float(np.mean([curve["timesteps"][-1] / curve["seconds"][-1] for curve in runs]))
+
+
+def _is_uneven(curves: Curves) -> bool:
+    rates = [_rate(runs) for runs in curves.values()]
+    return max(rates) > 1.05 * min(rates)
 
 
 def _methods(comparisons: Sequence[tuple[str, Curves]]) -> list[str]:
