@@ -88,7 +88,7 @@ class StepRoundsTests(TrajectoryWorkersTests):
         self, workers: Any, n_rounds: int, is_complete: Callable[[npt.NDArray[np.int64]], bool], **kwargs: Any
     ) -> list[Segments]:
         """
-        Run some rounds of about 40 steps, each at a point of its own.
+        Run some rounds of about 40 steps, each at its own point.
 
         :param workers: made by ``make_workers``
         :param n_rounds: how many

@@ -1,7 +1,7 @@
 """
 Worker processes, and all that their environments start, end together: with the worker, and with the process that made it.
 
-A worker leads a process group of its own, which is killed as a whole. It watches its parent through a descriptor that no other
+A worker leads its own process group, which is killed as a whole. It watches its parent through a descriptor that no other
 process can keep open. On Linux it gets a signal as well, in case the environment hangs without letting its threads run.
 """
 

@@ -19,7 +19,7 @@ from sb3_nigt.vec_env.process.transport import ProcessTransport
 
 class ProcessVecEnv(WorkerPool):
     """
-    Workers in operating-system processes of their own, on the wall clock.
+    Workers in separate operating-system processes, on the wall clock.
 
     Each worker acts with its own copy of the policy. Parameters, steps and gradients are in shared memory; the messages of
     a round have a few bytes. A worker that dies, hangs or raises is restarted. In rounds of trajectories it repeats its
