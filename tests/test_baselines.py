@@ -1,18 +1,23 @@
 """The baselines of a comparison: normalisation as ours, tuned values of rl_zoo3, arguments by ``--set``."""
 
 import json
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium import spaces
 from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.torch_layers import NatureCNN
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_nigt.__main__ import main
 from sb3_nigt.experiments import training
-from sb3_nigt.experiments.baselines import tuned_values
+from sb3_nigt.experiments.baselines import policy_for, tuned_values
 from sb3_nigt.experiments.methods import check_method, make_model
-from sb3_nigt.experiments.setting import Budget, Run, Setting
+from sb3_nigt.experiments.setting import ONE_TASK, Budget, Run, Setting
+
+ROOT = Path(__file__).parents[1]
 
 PENDULUM = Setting("Pendulum-v1", (1.0, 2.0), (0.0, 0.0))
 CARTPOLE = Setting("CartPole-v1", (1.0, 1.0), (0.0, 0.0))
@@ -47,6 +52,24 @@ def test_baselines_are_normalised_as_ours_are():
     assert model_of("trpo").get_vec_normalize_env() is not None
     assert model_of("rennala").get_vec_normalize_env() is None, "the policy normalises"
     assert model_of("ppo", paper=True).get_vec_normalize_env() is None, "the paper normalises nothing"
+
+
+@pytest.mark.parametrize("method", ["rennala", "ppo", "ppo:tuned", "trpo", "a2c"])
+def test_images_get_convolutions_and_are_not_normalised(monkeypatch, tmp_path, method):
+    """The image task of the tables; its returns are 1 and -1."""
+    monkeypatch.syspath_prepend(ROOT / "docs" / "defaults")
+    setting = Setting("catch:Catch-v0", (1.0, 2.0), (0.0, 0.0))
+    model = model_of(method, setting)
+    assert isinstance(model.policy.features_extractor, NatureCNN)
+    normalized = model.get_vec_normalize_env()
+    assert normalized is None or (normalized.norm_reward and not normalized.norm_obs)
+    returns = training.Evaluator(setting, 10, 0).returns(model, 0)
+    assert set(returns) == {ONE_TASK}
+    assert -1 <= returns[ONE_TASK] <= 1
+
+
+def test_entries_get_the_policy_for_several_inputs():
+    assert policy_for(spaces.Dict({"a": spaces.Box(-1, 1)})) == "MultiInputPolicy"
 
 
 def test_evaluation_normalises_with_the_statistics_of_training():

@@ -12,6 +12,7 @@ from gymnasium import spaces
 from sb3_contrib import ARS, TRPO
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from torch import nn
 
@@ -48,7 +49,8 @@ def make_baseline(
     :param workers: to train on
     :param seed: of everything random
     :param arguments: where they are neither defaults nor tuned values
-    :param normalize: observations and rewards by ``VecNormalize``; with tuned values their file decides
+    :param normalize: observations, unless they are images, and rewards by ``VecNormalize``; with tuned values their file
+        decides
     """
     given, sizes = dict(arguments), _sizes(base, workers.num_envs)
     if tuned:
@@ -56,10 +58,22 @@ def make_baseline(
         normalize = bool(values.get("normalize", False))
         sizes = _tuned_sizes(base, values, workers.num_envs)
         given = {**{name: _converted(value) for name, value in values.items() if name not in OF_TRAINING}, **given}
-    if normalize and isinstance(workers.observation_space, spaces.Box):
-        workers = VecNormalize(workers, gamma=given.get("gamma", 0.99))
-    policy = "LinearPolicy" if base == "ars" else "MlpPolicy"
+    space = workers.observation_space
+    if normalize and isinstance(space, spaces.Box):
+        workers = VecNormalize(workers, norm_obs=not is_image_space(space), gamma=given.get("gamma", 0.99))
+    policy = "LinearPolicy" if base == "ars" else policy_for(space)
     return BASELINES[base](policy, workers, seed=seed, device="cpu", **{**given, **sizes, **arguments})
+
+
+def policy_for(space: spaces.Space[Any]) -> str:
+    """
+    Return the name of the policy for an observation space.
+
+    :param space: of the environment
+    """
+    if isinstance(space, spaces.Dict):
+        return "MultiInputPolicy"
+    return "CnnPolicy" if is_image_space(space) else "MlpPolicy"
 
 
 def tuned_values(base: str, env_id: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_nigt.algorithms.base import AsyncPolicyGradient
 from sb3_nigt.algorithms.paper import PAPER
-from sb3_nigt.experiments.baselines import BASELINES, TUNED, check_tuned, make_baseline
+from sb3_nigt.experiments.baselines import BASELINES, TUNED, check_tuned, make_baseline, policy_for
 from sb3_nigt.experiments.setting import CountedVecEnv
 from sb3_nigt.methods import METHODS
 
@@ -99,7 +99,7 @@ def make_model(
         common |= {"schedule": kind, **({"rollout": "trajectories"} if METHODS[base].takes("rollout") else {})}
     if paper and METHODS[base].takes("gae_lambda"):
         common = {**PAPER, **common}
-    return METHODS[base].algorithm("MlpPolicy", workers, **{**common, **arguments})
+    return METHODS[base].algorithm(policy_for(workers.observation_space), workers, **{**common, **arguments})
 
 
 def effective_arguments(model: BaseAlgorithm) -> dict[str, Any]:

@@ -129,7 +129,7 @@ def normalized_as(training: VecNormalize | None, env: VecEnv) -> VecEnv:
     """
     if training is None:
         return env
-    normalized = VecNormalize(env, training=False, norm_reward=False)
+    normalized = VecNormalize(env, training=False, norm_obs=training.norm_obs, norm_reward=False)
     sync_envs_normalization(training, normalized)
     return normalized
 
