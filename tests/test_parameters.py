@@ -5,6 +5,7 @@ import pytest
 import torch as th
 from torch import nn
 
+from sb3_nigt.normalization import RunningNorm
 from sb3_nigt.parameters import Layout, flatten, has_batch_norm, load_flat
 
 
@@ -116,6 +117,17 @@ def test_other_buffers_travel_by_name():
     assert (other.count.item(), other.precise.item()) == (9, 9 + 1 / 3)  # no digit is lost
     layout.load_buffers({})
     assert other.count.item() == 9
+
+
+def test_sampling_needs_no_bookkeeping_of_a_normaliser():
+    """What mean and variance are rounded from is not sent to workers; a module's own buffers of the same name are."""
+    module = nn.Module()
+    module.norm = RunningNorm((2,))
+    module.register_buffer("count", th.zeros(1, dtype=th.float64))
+    layout = Layout(module)
+    assert set(layout.other_buffers()) == {"count", "norm.count", "norm.exact_mean", "norm.exact_var"}
+    assert set(layout.sampling_buffers()) == {"count"}
+    assert layout.size == 4
 
 
 def test_what_counts_as_batch_norm():
