@@ -7,7 +7,7 @@ import os
 import secrets
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -123,12 +123,20 @@ def _join(address: str) -> None:
     try:
         ray.init(address=address)
     except Exception as error:  # its type depends on where Ray notices
-        if "authentication" not in f"{type(error).__name__} {error}".lower():
+        refusal = next((line for line in _said(error) if "authentication" in line.lower()), None)
+        if refusal is None:
             raise
         raise ValueError(
             f"The Ray cluster at {address!r} rejects the token of this process: copy ~/.ray/auth_token from the head of "
-            f"the cluster to the same place here, or set RAY_AUTH_TOKEN, and RAY_AUTH_MODE=token. Ray says: {error}"
+            f"the cluster to the same place here, or set RAY_AUTH_TOKEN, and RAY_AUTH_MODE=token. Ray says: {refusal}"
         ) from error
+
+
+def _said(error: BaseException | None) -> Iterator[str]:
+    """What an exception says, line by line, then those that it was raised from."""
+    while error is not None:
+        yield from f"{type(error).__name__}: {error}".splitlines()
+        error = error.__cause__
 
 
 def _start(allow_unauthenticated: bool, cpus: float, resources: Mapping[str, float]) -> None:
