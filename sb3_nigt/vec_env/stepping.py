@@ -240,16 +240,16 @@ class SimulatedSegments:
             worker = segment.worker
             counted, rest = self._samplers[worker].split(segment.n_steps)
             self._follow(worker, [*counted, *rest])
-            began, step = float(starts[worker]), float(units[worker])
-            for piece in counted:
-                ended = began + piece.n_steps * step
-                pieces.append((piece_arrival(worker, self._task_ids[worker], piece, began, ended), piece))
-                accepted[worker] += 0 if piece.rejected else piece.n_steps
-                began = ended
-            for piece in rest:
-                ended = began + piece.n_steps * step
-                discarded.append(Cancelled(Job(worker, piece.key, point), began, ended, piece))
-                began = ended
+            start, step, n_steps = float(starts[worker]), float(units[worker]), 0
+            for number, piece in enumerate([*counted, *rest]):
+                # by the number of steps, as the end of the round: a sum of times would be a bit later at times
+                began, n_steps = start + n_steps * step, n_steps + piece.n_steps
+                ended = start + n_steps * step
+                if number < len(counted):
+                    pieces.append((piece_arrival(worker, self._task_ids[worker], piece, began, ended), piece))
+                    accepted[worker] += 0 if piece.rejected else piece.n_steps
+                else:
+                    discarded.append(Cancelled(Job(worker, piece.key, point), began, ended, piece))
         return Segments(accepted, pieces, discarded, tuple(segments))
 
     def _follow(self, worker: int, pieces: Sequence[Trajectory]) -> None:
