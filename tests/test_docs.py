@@ -166,6 +166,7 @@ def test_tables_in_the_readme_are_what_commands_have_printed():
 
 RESULTS = ROOT / "docs/results"
 RESULTS_PAGE = (ROOT / "docs/guide/paper_tables.md").read_text(encoding="utf-8")
+VERDICTS_PAGE = (ROOT / "docs/guide/results.md").read_text(encoding="utf-8")
 EXPERIMENT = re.compile(
     r"results/([\w-]+)/table.txt\n```\n\n!\[[^\]]*\]\(../results/\1/curves.png\)\n\n```bash\nsb3-nigt (reproduce .*)\n```"
 )
@@ -244,6 +245,13 @@ def documented_keys():
     rows = re.findall(r"^\| `([^`]+/[^`]+)` \|", text, re.MULTILINE)
     assert len(rows) == len(set(rows))
     return set(rows)
+
+
+def test_verdicts_on_the_long_run_are_up_to_date(tmp_path):
+    [command] = re.findall(r"^sb3-nigt (verdicts .*) --output docs/results/verdicts.md$", VERDICTS_PAGE, re.MULTILINE)
+    _, directory, *returns = command.split()
+    main(["verdicts", str(ROOT / directory), *returns, "--output", str(tmp_path / "verdicts.md")])
+    assert (tmp_path / "verdicts.md").read_text(encoding="utf-8") == (RESULTS / "verdicts.md").read_text(encoding="utf-8")
 
 
 def test_keys_in_the_source_are_documented():
