@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from sb3_nigt.__main__ import main
+from sb3_nigt.experiments import panels
 from sb3_nigt.experiments.results import Curve, comparison
 from sb3_nigt.experiments.table import all_tables, rate_table, returns_table, speed_table, speedup, tasks_table
 
@@ -85,6 +86,15 @@ def test_the_command_writes_what_it_prints(tmp_path, capsys):
     with Image.open(tmp_path / "p.png") as picture:
         assert picture.size[0] > 500
     assert "| Task-equal | 1.0 |" in (tmp_path / "table.md").read_text()
+
+
+@pytest.mark.parametrize("n_comparisons", [1, 4, 5, 6, 8])
+def test_no_panel_is_left_empty(n_comparisons, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(panels, "save_picture", lambda figure, path: drawn.append(figure))
+    names = [f"comparison {number}" for number in range(n_comparisons)]
+    panels.draw_panels([(name, {"rennala": [QUICK]}) for name in names], tmp_path / "picture.png", "seconds")
+    assert [ax.get_title() for ax in drawn[0].axes if ax.axison] == names
 
 
 @pytest.mark.parametrize("kind", ["one-slow", "equal", "one-worker"])

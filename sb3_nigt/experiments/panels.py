@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from sb3_nigt.experiments import statistics
 from sb3_nigt.experiments.plots import draw_band, save_picture, style_numbers
@@ -31,7 +32,7 @@ def draw_panels(comparisons: Sequence[tuple[str, Curves]], path: Path, axis: str
     methods = list(dict.fromkeys(method for _, curves in comparisons for method in curves))
     numbers = style_numbers(methods)
     lines = {}
-    for ax, (name, curves) in zip(panels, comparisons, strict=False):
+    for (name, curves), ax in zip(comparisons, panels, strict=False):  # in this order, or zip takes one panel too many
         grid = grid_of(curves, axis)
         for method, runs in curves.items():
             x, returns = on_grid(runs, axis, grid)
@@ -39,6 +40,7 @@ def draw_panels(comparisons: Sequence[tuple[str, Curves]], path: Path, axis: str
             draw_band(ax, x, statistics.interquartile_mean(returns), low, high, numbers[method], method)
         ax.set_title(name, fontsize="medium")
         ax.grid(alpha=0.3)
+        ax.xaxis.set_major_locator(MaxNLocator(4))  # more labels would touch each other
         lines.update({label: handle for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)})
     for ax in list(panels):  # those that are left
         ax.set_axis_off()
