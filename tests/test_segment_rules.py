@@ -305,7 +305,8 @@ def test_a_round_counts_what_was_made_when_it_was_complete_and_discards_the_rest
     assert places == {0: SegmentStart(23, 5, False)}
     stepped.sampler.end()
     book.drop(0, stepped.point, SegmentArrival(1, 5, 1, 25, 5, 1, 0, 0.0, 1.0))
-    ((*_, late),) = book.take_discarded()
+    ((_, began, stopped, late),) = book.take_discarded()
+    assert began == stopped == 0.0, "the worker stopped before the round was closed, so nothing was discarded for any time"
     assert (late.n_steps, late.age) == (2, 3)
     assert same(joined([piece for _, piece in segments.pieces] + [late])[0], joined(stepped.read(0, 5))[0])
 

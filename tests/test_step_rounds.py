@@ -15,6 +15,7 @@ from envs import (
     make_policy,
     parameters,
     run_rounds,
+    simulated,
 )
 from processes import FAILED, SECONDS, Bell, FaultyEnv, explode, hang, kill_myself, ring, stop_myself, worker_processes
 
@@ -332,6 +333,14 @@ def test_a_recorded_run_repeats_in_the_simulator_bit_for_bit(workers, tmp_path):
     replay(other, recording)
     assert len(recording.rounds) == other.n_updates > 20
     assert np.array_equal(parameters(model), parameters(other))
+
+
+def test_no_simulated_piece_ends_after_its_round():
+    """Fifteen times a tenth of a second, added up one by one, is more than 15 times 0.1."""
+    env, point = prepared(simulated([1], 0.1))
+    segments = env.run_segments(point(0), total(15), nothing)
+    assert len(segments.pieces) == 15
+    assert segments.pieces[-1][0].finished_at == env.clock.now()
 
 
 def test_a_simulated_run_repeats(tmp_path):

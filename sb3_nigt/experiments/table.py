@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -66,13 +66,7 @@ def speed_table(comparisons: Sequence[tuple[str, Curves]]) -> str:
 
     :param comparisons: name and curves of each
     """
-    methods = _methods(comparisons)[1:]
-    lines = [_row(["Times sooner than", *methods]), _row(["---"] * (len(methods) + 1))]
-    for name, curves in comparisons:
-        first, *others = curves
-        cells = [_speed_cell(curves, first, method) if method in others else "" for method in methods]
-        lines.append(_row([name, *cells]))
-    return "\n".join(lines)
+    return _against_the_first("Times sooner than", comparisons, _speed_cell)
 
 
 def rate_table(comparisons: Sequence[tuple[str, Curves]]) -> str:
@@ -81,13 +75,9 @@ def rate_table(comparisons: Sequence[tuple[str, Curves]]) -> str:
 
     :param comparisons: name and curves of each
     """
-    methods = _methods(comparisons)[1:]
-    lines = [_row(["Times as many steps a second as", *methods]), _row(["---"] * (len(methods) + 1))]
-    for name, curves in comparisons:
-        first, *others = curves
-        cells = [_number(_rate(curves[first]) / _rate(curves[method])) if method in others else "" for method in methods]
-        lines.append(_row([name, *cells]))
-    return "\n".join(lines)
+    return _against_the_first(
+        "Times as many steps a second as", comparisons, lambda first, other: _number(_rate(first) / _rate(other))
+    )
 
 
 def tasks_table(name: str, curves: Curves) -> str:
@@ -131,6 +121,18 @@ def speedup(first: Sequence[Curve], other: Sequence[Curve]) -> float:
     return float(end / seconds[reached[0]]) if reached[0] else math.nan
 
 
+def _against_the_first(
+    head: str, comparisons: Sequence[tuple[str, Curves]], cell: Callable[[Sequence[Curve], Sequence[Curve]], str]
+) -> str:
+    """Write a line for each comparison, and a cell for each method but the first, from the runs of both."""
+    methods = _methods(comparisons)[1:]
+    lines = [_row([head, *methods]), _row(["---"] * (len(methods) + 1))]
+    for name, curves in comparisons:
+        first, *others = curves
+        lines.append(_row([name, *(cell(curves[first], curves[m]) if m in others else "" for m in methods)]))
+    return "\n".join(lines)
+
+
 def _rate(runs: Sequence[Curve]) -> float:
     return float(np.mean([curve["timesteps"][-1] / curve["seconds"][-1] for curve in runs]))
 
@@ -157,8 +159,7 @@ def _cell(finals: FloatArray, best: bool) -> str:
     return f"{text} [{_number(float(low))}, {_number(float(high))}]"
 
 
-def _speed_cell(curves: Curves, first: str, other: str) -> str:
-    of_first, of_other = curves[first], curves[other]
+def _speed_cell(of_first: Sequence[Curve], of_other: Sequence[Curve]) -> str:
     text = _ratio(speedup(of_first, of_other))
     if min(len(of_first), len(of_other)) == 1:
         return text
