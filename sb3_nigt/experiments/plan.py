@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 from itertools import groupby, takewhile, zip_longest
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from sb3_nigt.experiments.arguments import UsageError, link_of, parse_times
+from sb3_nigt.experiments.arguments import FloatArray, UsageError, link_of, parse_times
+from sb3_nigt.experiments.plan_steps import number, step_rounds_report
 from sb3_nigt.experiments.plots import TIMELINE_KEY, draw_timeline, save_picture
 from sb3_nigt.planning import (
     ORDERS,
@@ -22,14 +24,30 @@ from sb3_nigt.planning import (
     malenia_free_n_trajectories,
     measure,
     plan,
+    plan_steps,
     rennala_bounds,
     saturating_n_workers,
     serial_afedpg_bounds,
     workers_worth_waiting_for,
 )
+from sb3_nigt.timing.link import Aggregation, Link
 
+N_TRAJECTORIES = 20  # M, by default
 EFFICIENCY = 0.8  # at the M that balances
 SHOWN_UPDATES = 3  # of planned Rennala, in the picture
+
+
+@dataclass(frozen=True)
+class _Speeds:
+    """Workers as the user described them: arguments of ``plan`` and ``plan_steps``, and their numbers."""
+
+    step_times: FloatArray
+    message_times: FloatArray
+    trajectory_steps: int | tuple[int, ...]
+    task_ids: tuple[Hashable, ...] | None
+    link: Link
+    aggregation: Aggregation
+    workers: Sequence[int]
 
 
 def run(args: argparse.Namespace) -> None:
@@ -38,26 +56,44 @@ def run(args: argparse.Namespace) -> None:
 
     :param args: parsed command line
     """
+    _check_rollout(args)
+    speeds = _from_recording(args) if args.recording else _from_times(args)
+    of_workers = speeds.task_ids, speeds.link, speeds.aggregation
+    if args.rollout == "steps":
+        of_steps = plan_steps(speeds.step_times, args.n_steps, speeds.message_times, *of_workers)
+        print(step_rounds_report(of_steps, speeds.workers))
+        return
+    m = args.n_trajectories or N_TRAJECTORIES
     try:
-        planned, workers = _from_recording(args) if args.recording else _from_times(args)
+        planned = plan(speeds.step_times, m, speeds.trajectory_steps, speeds.message_times, *of_workers)
     except MemoryError:
-        raise UsageError(f"--n-trajectories {args.n_trajectories}: these do not fit into memory, give fewer") from None
+        raise UsageError(f"--n-trajectories {m}: these do not fit into memory, give fewer") from None
     if args.output:
-        draw(planned, workers, args.output)
+        draw(planned, speeds.workers, args.output)
         print(f"{args.output}: {SHOWN_UPDATES} updates of planned Rennala, all methods on the same axis\n")
-    print(report(planned, workers))
+    print(report(planned, speeds.workers))
 
 
-def _from_times(args: argparse.Namespace) -> tuple[Plan, Sequence[int]]:
+def _check_rollout(args: argparse.Namespace) -> None:
+    """Refuse options that say nothing about the kind of rounds."""
+    if args.rollout == "trajectories":
+        if args.n_steps is not None:
+            raise UsageError("--n-steps goes with --rollout steps: a round of trajectories has --n-trajectories")
+        return
+    for name in ("n_trajectories", "trajectory_steps", "output"):
+        if getattr(args, name) is not None:
+            option = name.replace("_", "-")
+            raise UsageError(f"--{option} goes with --rollout trajectories: leave it out, or leave out --rollout steps")
+
+
+def _from_times(args: argparse.Namespace) -> _Speeds:
     step_times = parse_times(args.step_times, args.n_workers)
     n = len(step_times)
     message_times = parse_times(args.message_times or "0", n, name="--message-times", positive=False)
-    link, aggregation = link_of(args)
-    steps = args.trajectory_steps or 1000
-    return plan(step_times, args.n_trajectories, steps, message_times, None, link, aggregation), range(n)
+    return _Speeds(step_times, message_times, args.trajectory_steps or 1000, None, *link_of(args), range(n))
 
 
-def _from_recording(args: argparse.Namespace) -> tuple[Plan, Sequence[int]]:
+def _from_recording(args: argparse.Namespace) -> _Speeds:
     if args.n_workers is not None:
         raise UsageError("--n-workers goes with --step-times: leave it out, the recorded run has its own workers")
     measured = measure(args.recording)
@@ -71,8 +107,7 @@ def _from_recording(args: argparse.Namespace) -> tuple[Plan, Sequence[int]]:
     lengths = args.trajectory_steps or measured.lengths
     link, aggregation = link_of(args, args.recording.link, args.recording.aggregation)
     tasks = measured.task_ids
-    planned = plan(measured.step_times, args.n_trajectories, lengths, message_times, tasks, link, aggregation)
-    return planned, measured.workers
+    return _Speeds(measured.step_times, message_times, lengths, tasks, link, aggregation, measured.workers)
 
 
 def report(planned: Plan, workers: Sequence[int]) -> str:
@@ -88,17 +123,17 @@ def report(planned: Plan, workers: Sequence[int]) -> str:
 def _methods_table(planned: Plan) -> str:
     load = planned.workload
     is_serial = load.link == "serial"
-    title = f"{load.n_workers} workers, M = {planned.n_trajectories}, {_number(load.mean_length)} steps per trajectory"
+    title = f"{load.n_workers} workers, M = {planned.n_trajectories}, {number(load.mean_length)} steps per trajectory"
     if is_serial:
         title += f", serial link, {'server' if load.aggregation == 'server' else 'all-reduce'}"
     heads = ["s/round", "s/update", "traj.", "traj./s", "messages", "staleness", "discarded", "idle", *["link"] * is_serial]
     lines = [title, f"{'':<3}{'method':<13}{'schedule':<14}" + "".join(f"{head:>10}" for head in heads)]
-    for number, row in enumerate(planned.methods, start=1):
+    for place, row in enumerate(planned.methods, start=1):
         rate = row.n_trajectories / row.update_seconds
         numbers = (row.round_seconds, row.update_seconds, row.n_trajectories, rate, row.messages, row.staleness)
-        cells = "".join(f"{_number(value):>10}" for value in numbers)
+        cells = "".join(f"{number(value):>10}" for value in numbers)
         link = f"{row.link:>10.1%}" if is_serial else ""
-        lines.append(f"{number:<3}{row.method:<13}{row.schedule:<14}{cells}{row.discarded:>10.1%}{row.idle:>10.1%}{link}")
+        lines.append(f"{place:<3}{row.method:<13}{row.schedule:<14}{cells}{row.discarded:>10.1%}{row.idle:>10.1%}{link}")
     lines.append("traj. and messages: an update; discarded and idle: shares of the workers' time")
     return "\n".join([*lines, *["link: share of the time in which messages are under way"] * is_serial])
 
@@ -111,14 +146,14 @@ def _advice(planned: Plan) -> str:
     balanced = efficient_n_trajectories(tau, load.message_times, EFFICIENCY, load.aggregation)
     lines = [
         "Closed forms, for trajectories of the mean length",
-        f"Rennala      a round takes {_number(low)} to {_number(high)} s;"
+        f"Rennala      a round takes {number(low)} to {number(high)} s;"
         f" workers worth waiting for: the {waited_for} fastest of {n}",
         f"             M that balances: {balanced}, from there on {EFFICIENCY:.0%} of what the workers can do enters updates",
     ]
     if len(set(load.task_ids)) == n:
         low, high = malenia_bounds(tau, m)
         lines += [
-            f"Malenia      a round takes {_number(low)} to {_number(high)} s",
+            f"Malenia      a round takes {number(low)} to {number(high)} s",
             f"             M that balances: {malenia_free_n_trajectories(tau)}, up to there a round is one trajectory of the"
             " slowest worker",
         ]
@@ -133,8 +168,8 @@ def _advice_on_link(load: Workload) -> list[str]:
     low, high = serial_afedpg_bounds(tau, kappa)
     n = saturating_n_workers(tau, kappa)
     return [
-        f"AFedPG       an update every {_number(low)} to {_number(high)} s; its workers offer the link"
-        f" {_number(link_load(tau, kappa))} s of messages a second",
+        f"AFedPG       an update every {number(low)} to {number(high)} s; its workers offer the link"
+        f" {number(link_load(tau, kappa))} s of messages a second",
         *([] if n is None else [f"             a serial link saturates at {n} workers like these"]),
     ]
 
@@ -150,27 +185,23 @@ def _orders_table(planned: Plan) -> str:
     for order in ORDERS:
         cells = (order.compute_seconds(h, eps) / unit.compute_seconds(h, eps) for eps in sizes)
         text = f"{order.method:<14}{order.compute:<32}{order.communication:<21}"
-        lines.append(text + "".join(f"{_number(cell):>10}" for cell in cells))
+        lines.append(text + "".join(f"{number(cell):>10}" for cell in cells))
     return "\n".join(lines)
 
 
 def _workers_table(planned: Plan, workers: Sequence[int]) -> str:
     load = planned.workload
-    numbers = "".join(f"{number:>7}" for number in range(1, len(planned.methods) + 1))
+    numbers = "".join(f"{place:>7}" for place in range(1, len(planned.methods) + 1))
     lines = [
         "Share of each worker in the trajectories of an update, in %; columns: the methods above",
         f"{'worker':>6}{'s/step':>10}{'s/traj.':>10}{'s/message':>11}{numbers}",
     ]
     for i, worker in enumerate(workers):
         times = (
-            f"{worker:>6}{_number(load.step_times[i]):>10}{_number(load.durations[i]):>10}{_number(load.message_times[i]):>11}"
+            f"{worker:>6}{number(load.step_times[i]):>10}{number(load.durations[i]):>10}{number(load.message_times[i]):>11}"
         )
         lines.append(times + "".join(f"{100 * row.shares[i]:>7.1f}" for row in planned.methods))
     return "\n".join(lines)
-
-
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if 1000 <= value < 1e7 else f"{value:.4g}"
 
 
 def draw(planned: Plan, workers: Sequence[int], path: Path) -> None:
@@ -194,7 +225,7 @@ def draw(planned: Plan, workers: Sequence[int], path: Path) -> None:
             continue
         shown = takewhile(lambda round_: round_.started_at < arrived, planned.rounds(row.method, row.schedule))
         draw_timeline(ax, list(shown))
-        ax.set_title(f"{row.method}, {row.schedule}: update every {_number(row.update_seconds)} s", fontsize="medium")
+        ax.set_title(f"{row.method}, {row.schedule}: update every {number(row.update_seconds)} s", fontsize="medium")
         ax.label_outer()
     ax.set_xlim(0, until)
     if len(workers) <= 12:
@@ -206,6 +237,6 @@ def draw(planned: Plan, workers: Sequence[int], path: Path) -> None:
 def _columns(planned: Plan) -> list[list[MethodPlan]]:
     """Methods in turn left and right, so that Rennala and the barrier are left, Malenia and AFedPG right."""
     columns: list[list[MethodPlan]] = [[], []]
-    for number, (_, rows) in enumerate(groupby(planned.methods, key=lambda row: row.method)):
-        columns[number % 2] += rows
+    for place, (_, rows) in enumerate(groupby(planned.methods, key=lambda row: row.method)):
+        columns[place % 2] += rows
     return columns

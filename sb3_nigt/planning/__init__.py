@@ -16,13 +16,17 @@ from sb3_nigt.planning.methods import MethodPlan, Plan, plan
 from sb3_nigt.planning.orders import ORDERS, Order
 from sb3_nigt.planning.serial_link import link_load, saturating_n_workers, serial_afedpg_bounds
 from sb3_nigt.planning.simulation import Workload
+from sb3_nigt.planning.step_rounds import LOCKSTEP, StepRoundsPlan, StepRoundsRow, plan_steps
 
 __all__ = [
+    "LOCKSTEP",
     "ORDERS",
     "Measured",
     "MethodPlan",
     "Order",
     "Plan",
+    "StepRoundsPlan",
+    "StepRoundsRow",
     "Workload",
     "afedpg_interval",
     "efficient_n_trajectories",
@@ -32,6 +36,7 @@ __all__ = [
     "malenia_round_time",
     "measure",
     "plan",
+    "plan_steps",
     "rennala_bounds",
     "rennala_round_time",
     "saturating_n_workers",

@@ -27,19 +27,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=recording,
         help="recorded run whose speeds and lengths are measured; default: --step-times",
     )
-    counts = {
-        "--n-workers": "number of workers, needed with a word or a single number; default: as many as there are times",
-        "--n-trajectories": "M, trajectories of a round; default: %(default)s",
-        "--trajectory-steps": "steps of a trajectory; default: 1000, or those of the recorded run",
-    }
-    for name, text in counts.items():
-        parser.add_argument(name, metavar="N", type=positive_integer, help=text)
-    parser.set_defaults(n_trajectories=20)
+    _add_sizes(parser)
     parser.add_argument(
         "--message-times", metavar="TIMES", help="seconds per message; default: 0, or those of the recorded run"
     )
     add_link(parser, "parallel, or that of the recorded run", "all_reduce, or that of the recorded run")
     parser.add_argument("--output", metavar="PICTURE", type=picture, help="timelines of all methods to write; default: none")
+
+
+def _add_sizes(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--rollout",
+        choices=("trajectories", "steps"),
+        default="trajectories",
+        help="rounds of trajectories, or rounds of steps as the algorithms have by default; default: %(default)s",
+    )
+    counts = {
+        "--n-workers": "number of workers, needed with a word or a single number; default: as many as there are times",
+        "--n-trajectories": "M, trajectories of a round; default: 20",
+        "--n-steps": "with --rollout steps: steps of a round for each worker; default: that of the algorithms",
+        "--trajectory-steps": "steps of a trajectory; default: 1000, or those of the recorded run",
+    }
+    for name, text in counts.items():
+        parser.add_argument(name, metavar="N", type=positive_integer, help=text)
 
 
 def run(args: argparse.Namespace) -> None:
