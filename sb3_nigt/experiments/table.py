@@ -66,7 +66,7 @@ def speed_table(comparisons: Sequence[tuple[str, Curves]]) -> str:
 
     :param comparisons: name and curves of each
     """
-    return _against_the_first("Times sooner than", comparisons, _speed_cell)
+    return _against_the_first("Times sooner than", comparisons, speed_cell)
 
 
 def rate_table(comparisons: Sequence[tuple[str, Curves]]) -> str:
@@ -76,7 +76,7 @@ def rate_table(comparisons: Sequence[tuple[str, Curves]]) -> str:
     :param comparisons: name and curves of each
     """
     return _against_the_first(
-        "Times as many steps a second as", comparisons, lambda first, other: _number(_rate(first) / _rate(other))
+        "Times as many steps a second as", comparisons, lambda first, other: _number(rate(first) / rate(other))
     )
 
 
@@ -121,6 +121,31 @@ def speedup(first: Sequence[Curve], other: Sequence[Curve]) -> float:
     return float(end / seconds[reached[0]]) if reached[0] else math.nan
 
 
+def rate(runs: Sequence[Curve]) -> float:
+    """
+    Return the steps a second that a method makes.
+
+    :param runs: one a seed
+    """
+    return float(np.mean([curve["timesteps"][-1] / curve["seconds"][-1] for curve in runs]))
+
+
+def speed_cell(of_first: Sequence[Curve], of_other: Sequence[Curve]) -> str:
+    """
+    Write ``speedup`` with a 95 % bootstrap interval over runs.
+
+    :param of_first: one a seed
+    :param of_other: one a seed
+    """
+    text = _ratio(speedup(of_first, of_other))
+    if min(len(of_first), len(of_other)) == 1:
+        return text
+    rng = np.random.default_rng(0)
+    ratios = [speedup(_drawn(of_first, rng), _drawn(of_other, rng)) for _ in range(RESAMPLES)]
+    low, high = np.quantile(np.nan_to_num(ratios, nan=np.inf), [0.025, 0.975], method="inverted_cdf")
+    return f"{text} [{_ratio(float(low))}, {_ratio(float(high))}]"
+
+
 def _against_the_first(
     head: str, comparisons: Sequence[tuple[str, Curves]], cell: Callable[[Sequence[Curve], Sequence[Curve]], str]
 ) -> str:
@@ -133,12 +158,8 @@ def _against_the_first(
     return "\n".join(lines)
 
 
-def _rate(runs: Sequence[Curve]) -> float:
-    return float(np.mean([curve["timesteps"][-1] / curve["seconds"][-1] for curve in runs]))
-
-
 def _is_uneven(curves: Curves) -> bool:
-    rates = [_rate(runs) for runs in curves.values()]
+    rates = [rate(runs) for runs in curves.values()]
     return max(rates) > 1.05 * min(rates)
 
 
@@ -157,16 +178,6 @@ def _cell(finals: FloatArray, best: bool) -> str:
         return text
     low, high = statistics.bootstrap_interval(finals, statistics.interquartile_mean)
     return f"{text} [{_number(float(low))}, {_number(float(high))}]"
-
-
-def _speed_cell(of_first: Sequence[Curve], of_other: Sequence[Curve]) -> str:
-    text = _ratio(speedup(of_first, of_other))
-    if min(len(of_first), len(of_other)) == 1:
-        return text
-    rng = np.random.default_rng(0)
-    ratios = [speedup(_drawn(of_first, rng), _drawn(of_other, rng)) for _ in range(RESAMPLES)]
-    low, high = np.quantile(np.nan_to_num(ratios, nan=np.inf), [0.025, 0.975], method="inverted_cdf")
-    return f"{text} [{_ratio(float(low))}, {_ratio(float(high))}]"
 
 
 def _drawn(runs: Sequence[Curve], rng: np.random.Generator) -> list[Curve]:
