@@ -2,6 +2,10 @@
 One run of the search behind the defaults, appended to a file; without arguments, the tables of all runs in it.
 
     python docs/defaults/search.py Ant-v5 100 300000 n_steps=100 learning_rate=0.2
+    python docs/defaults/search.py Ant-v5 100 300000 entropy=0.003
+    python docs/defaults/search.py Ant-v5 100 300000 follow_noise=true
+
+The last two are no arguments of the algorithm: they change the gradient or α before each update.
 """
 
 from __future__ import annotations
@@ -9,9 +13,10 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -43,12 +48,64 @@ class Returns(BaseCallback):
         return [float(returns[tenths == tenth].mean()) for tenth in np.unique(tenths)]
 
 
+class Entropy:
+    """
+    Adds the gradient of c · H to the gradient, for a Gaussian head: H = Σ log σ + constant, so c for each log σ.
+
+    :param model: before training
+    :param coefficient: c, where advantages have unit variance
+    """
+
+    def __init__(self, model: RennalaNIGT, coefficient: float) -> None:
+        self.log_std, self.coefficient = model.policy.log_std, coefficient
+        model.policy.optimizer.register_step_pre_hook(self)
+
+    def __call__(self, optimizer: th.optim.Optimizer, *_: Any) -> None:
+        """Change the gradient of what is minimised."""
+        self.log_std.grad -= self.coefficient
+
+
+class FollowNoise:
+    """
+    Makes steps long where gradients agree: α² in proportion to max(0, cos(g_t, d_{t-1})), by a factor of 1/2 to 2.
+
+    Relative to the mean of the cosine so far, so that the mean length stays about the same.
+
+    :param model: before training
+    """
+
+    def __init__(self, model: RennalaNIGT, is_on: bool) -> None:
+        self.cosines: list[float] = []
+        if is_on:
+            model.policy.optimizer.register_step_pre_hook(self)
+
+    def __call__(self, optimizer: th.optim.Optimizer, *_: Any) -> None:
+        """Change α of this step."""
+        moving = [p for group in optimizer.param_groups for p in group["params"] if "direction" in optimizer.state[p]]
+        if not moving:
+            return
+        gradient, direction = (
+            th.cat([tensor.flatten() for tensor in tensors])
+            for tensors in ([p.grad for p in moving], [optimizer.state[p]["direction"] for p in moving])
+        )
+        self.cosines.append(max(0.0, float(th.cosine_similarity(gradient, direction, dim=0))))
+        factor = np.clip(self.cosines[-1] / max(1e-9, float(np.mean(self.cosines))), 0.5, 2.0)
+        for group in optimizer.param_groups:
+            group["lr"] *= float(factor) ** 0.5
+
+
+CHANGES: dict[str, Callable[[RennalaNIGT, Any], object]] = {"entropy": Entropy, "follow_noise": FollowNoise}
+
+
 def run(env_id: str, seed: int, timesteps: int, arguments: list[str]) -> None:
     """Train with ten equal simulated workers and write a line."""
     th.set_num_threads(1)
-    given = dict(argument.split("=", 1) for argument in arguments)
+    given = {name: json.loads(value) for name, value in (argument.split("=", 1) for argument in arguments)}
+    changes = {name: given.pop(name) for name in CHANGES if name in given}
     env = SimulatedVecEnv([partial(gym.make, env_id)] * 10)
-    model = RennalaNIGT("MlpPolicy", env, seed=seed, device="cpu", **{k: json.loads(v) for k, v in given.items()})
+    model = RennalaNIGT("MlpPolicy", env, seed=seed, device="cpu", **given)
+    for name, value in changes.items():
+        CHANGES[name](model, value)
     returns = Returns()
     model.learn(timesteps, callback=returns)
     tenths = returns.mean_of_tenths(timesteps)
