@@ -5,7 +5,7 @@ Every rank runs this same script. Rank 0 prints, evaluates and saves. When a ran
 starts all of them again, and they go on from the newest checkpoint.
 
     torchrun --standalone --nproc-per-node 2 examples/train_distributed.py
-    torchrun --standalone --nproc-per-node 2 --max-restarts 3 examples/train_distributed.py --processes --n-workers 4
+    torchrun --standalone --nproc-per-node 2 --max-restarts 3 examples/train_distributed.py --processes --folder other
     torchrun --nnodes 2 --nproc-per-node 4 --rdzv-backend c10d --rdzv-endpoint HOST:29400 examples/train_distributed.py
 """
 

@@ -49,6 +49,7 @@ FLOORS: tuple[dict[str, str], ...] = (
         "vec_env.base": "the contract of workers, wherever they are",
         "vec_env.positions": "where workers are between two rounds, as data",
         "vec_env.wrappers": "wrappers of Stable-Baselines3 around the workers",
+        "vec_env.env_fns": "the functions that make the environments, checked and packed",
     },
     {
         "vec_env.lockstep": "workers made of any VecEnv of Stable-Baselines3",

@@ -1,6 +1,7 @@
 """Invalid input: a ValueError before anything runs, naming the argument, what was given and what to type instead."""
 
 import inspect
+import threading
 
 import gymnasium as gym
 import numpy as np
@@ -15,6 +16,7 @@ import sb3_nigt
 from sb3_nigt import (
     AFedPG,
     FixedTimes,
+    ProcessVecEnv,
     RandomTimes,
     RennalaPG,
     ReplayedTimes,
@@ -277,9 +279,29 @@ def test_number_of_workers(n_workers):
         make_worker_vec_env(TwoStepEnv, n_workers)
 
 
-def test_no_workers():
-    with pytest.raises(ValueError, match=r"env_fns=\[\] is not allowed: give one function for each worker"):
-        SimulatedVecEnv([])
+@pytest.mark.parametrize("vec_env_cls", [SimulatedVecEnv, ProcessVecEnv])
+@pytest.mark.parametrize(
+    ("env_fns", "message"),
+    [
+        ([], r"env_fns=\[\] is not allowed: give one function for each worker"),
+        (TwoStepEnv, r"env_fns=<class .*TwoStepEnv'> is not allowed: give a list, one function for each worker"),
+        ([TwoStepEnv()], "env_fns: give functions that make the environments, not environments"),
+    ],
+)
+def test_functions_of_the_environments(vec_env_cls, env_fns, message):
+    with pytest.raises(ValueError, match=message):
+        vec_env_cls(env_fns)
+
+
+def test_functions_that_cannot_travel():
+    """The error says whose function it is, and no process has been started."""
+    lock = threading.Lock()
+
+    def make():
+        return TwoStepEnv(), lock
+
+    with pytest.raises(ValueError, match=r"the function of worker 1 cannot be sent to another process \(.*lock.*inside of"):
+        ProcessVecEnv([TwoStepEnv, make])
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,8 @@
 The numbers of the paper's methods, written down: they do not move by a bit when the inside of the package changes.
 
 Each digest is that of all parameters after fifty rounds on a ``SimulatedVecEnv``. The last bits of a matrix product depend on
-the processor and on the libraries, and fifty rounds of learning magnify them. So the file also holds the digest of some
-arithmetic; where that one comes out differently the others cannot be compared, and the test is skipped.
+the processor and on the libraries, and fifty rounds of learning magnify them. So the file also holds the version of torch
+and the digest of some arithmetic; where these differ the others cannot be compared, and the test is skipped.
 
 A change that is meant to move the numbers writes them anew: ``python tests/test_digests.py``.
 """
@@ -94,6 +94,10 @@ def arithmetic():
     return digest(np.concatenate([part.ravel() for part in parts]))
 
 
+def environment():
+    return {"torch": th.__version__.partition("+")[0], "arithmetic": arithmetic()}
+
+
 def trained(method, env):
     make_env, policy, policy_kwargs = ENVS[env]
     rate = 1e-3 if method.startswith(("RennalaPG", "SyncPG")) else 2**-6
@@ -111,12 +115,13 @@ def trained(method, env):
 @pytest.mark.parametrize("method", METHODS)
 def test_parameters_after_fifty_rounds_are_those_written_down(method, env):
     written = json.loads(FILE.read_text(encoding="utf-8"))
-    if written["arithmetic"] != arithmetic():
+    if written["environment"] != environment():
         pytest.skip("this processor or these libraries round differently from those of the file")
     assert trained(method, env) == written[env][method]
 
 
 if __name__ == "__main__":
-    found = {"arithmetic": arithmetic(), **{env: {method: trained(method, env) for method in METHODS} for env in ENVS}}
+    found = {env: {method: trained(method, env) for method in METHODS} for env in ENVS}
+    found["environment"] = environment()
     FILE.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     sys.stdout.write(f"{FILE.name} written\n")

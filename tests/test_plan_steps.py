@@ -110,6 +110,7 @@ def test_the_default_is_that_of_the_algorithms():
     [
         (([], None), "step_times"),
         (([1, -1], None), "step_times"),
+        (([1e-300, 1e300], None), "step_times: .* leave such workers out"),
         (([1, 1], 0), "n_steps"),
         (([1, 1], 1, [1, 1, 1]), "message_times"),
         (([1, 1], 1, 0.0, ["a"]), "task_ids"),
@@ -138,3 +139,13 @@ def test_command_with_a_recorded_run(tmp_path, capsys):
     recorded = capsys.readouterr().out
     main(["plan", "--rollout", "steps", "--step-times", "1,2.5,4", "--message-times", "2"])
     assert recorded == capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["plan", "--from", str(tmp_path / "run.jsonl")])
+    assert "give --rollout steps, or the lengths by --trajectory-steps" in capsys.readouterr().err
+    main(["plan", "--from", str(tmp_path / "run.jsonl"), "--trajectory-steps", "20"])
+    assert "20 steps per trajectory" in capsys.readouterr().out
+
+
+def test_there_is_no_row_of_other_methods():
+    with pytest.raises(KeyError, match="TRPO"):
+        plan_steps([1, 2])["TRPO"]

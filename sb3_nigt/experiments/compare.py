@@ -34,6 +34,7 @@ from sb3_nigt.experiments.results import (
 from sb3_nigt.experiments.setting import Budget, Run, Setting
 from sb3_nigt.experiments.tuned import Tuned, arguments_of
 
+LINEAR_UP_TO = 10.0  # messages, on their logarithmic axis
 AXIS_LABELS = {
     "seconds": "seconds on the workers' clock",
     "timesteps": "environment steps",
@@ -197,9 +198,9 @@ def draw(curves: Curves, heading: str, path: Path) -> None:
             draw_band(column[1], x, statistics.interquartile_mean(returns), low, high, numbers[name], name)
         column[1].set_xlabel(AXIS_LABELS[axis])
         column[1].locator_params(axis="x", nbins=5)  # more labels would touch
-        if axis == "messages":
-            column[1].set_xscale("symlog", linthresh=10.0, subs=[3])  # with a 0, where all begin
-            column[1].xaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=10, subs=[1, 3]))
+        if axis == "messages" and grid[-1] > LINEAR_UP_TO:
+            column[1].set_xscale("symlog", linthresh=LINEAR_UP_TO, subs=[3])  # with a 0, where all begin
+            column[1].xaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=LINEAR_UP_TO, subs=[1, 3]))
             column[1].xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
         for ax in column:
             ax.grid(alpha=0.3)

@@ -100,6 +100,11 @@ def _from_recording(args: argparse.Namespace) -> _Speeds:
     missing = sorted(set(range(len(args.recording.task_ids))) - set(measured.workers))
     if missing:
         print(f"Workers that made no step in this run, so they are left out: {', '.join(map(str, missing))}\n")
+    if args.rollout == "trajectories" and args.trajectory_steps is None and any(r.segments for r in args.recording.reports):
+        raise UsageError(
+            "--from: this run has rounds of steps, which do not tell the lengths of trajectories: "
+            "give --rollout steps, or the lengths by --trajectory-steps"
+        )
     n = len(measured.workers)
     message_times = measured.message_times
     if args.message_times is not None:

@@ -28,17 +28,17 @@ def number(value: float) -> str:
 
 def _methods_table(planned: StepRoundsPlan) -> str:
     n = len(planned.step_times)
-    heads = ("s/round", "s/update", "steps", "steps/s", "more steps", "more updates")
+    heads = ("s/round", "s/update", "steps", "steps/s", "x steps", "x updates")
     lines = [
-        f"{n} workers, rounds of {planned.n_steps * n:,} steps",
-        f"{'':<3}{'method':<13}" + "".join(f"{head:>13}" for head in heads),
+        f"{n} worker{'s' * (n > 1)}, rounds of {planned.n_steps * n:,} steps",
+        f"{'':<3}{'method':<13}" + "".join(f"{head:>11}" for head in heads),
     ]
     for place, row in enumerate(planned.methods, start=1):
         values = (row.round_seconds, row.update_seconds, row.steps, row.steps_per_second)
         steps, updates = planned.lead(row.method)
         cells = [*map(number, values), f"{steps:.2f}", "-" if row.method == LOCKSTEP else f"{updates:.2f}"]
-        lines.append(f"{place:<3}{row.method:<13}" + "".join(f"{cell:>13}" for cell in cells))
-    lines.append("more steps, more updates: Rennala's per second over those of the method; an update of PPO is a rollout")
+        lines.append(f"{place:<3}{row.method:<13}" + "".join(f"{cell:>11}" for cell in cells))
+    lines.append("x steps, x updates: Rennala's per second over those of the method. An update of PPO is a rollout")
     return "\n".join(lines)
 
 

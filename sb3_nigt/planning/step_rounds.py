@@ -20,6 +20,7 @@ FloatArray = npt.NDArray[np.float64]
 
 N_ROUNDS = 50  # of which all but the first enter the means
 LOCKSTEP = "PPO"  # and all other methods that step the workers together
+LARGEST_RATIO = 1_000_000  # of two step times; the barrier would take as many steps of the fast worker
 ROLLOUT = 2048  # steps of all workers together, the size for which the defaults of PPO are meant
 
 
@@ -72,8 +73,13 @@ class StepRoundsPlan:
     methods: tuple[StepRoundsRow, ...]
 
     def __getitem__(self, method: str) -> StepRoundsRow:
-        """Return the row of a method."""
-        return next(row for row in self.methods if row.method == method)
+        """
+        Return the row of a method.
+
+        :raises KeyError: if there is none with this name
+        """
+        rows = {row.method: row for row in self.methods}
+        return rows[method]
 
     def lead(self, method: str) -> tuple[float, float]:
         """
@@ -100,7 +106,8 @@ def plan_steps(
     Predict the rounds of ``rollout="steps"`` from the speeds of the workers: the rule of each method on step after step.
 
     A step that is under way at the end of a round ends, counts for nothing, and delays its worker in the next round.
-    Methods that step all workers together, such as PPO, pay max h_i for each step, and max κ_i for each rollout.
+    Methods that step all workers together, such as PPO, pay max h_i for each step, and max κ_i for each rollout, which has
+    about 2,048 steps. The learner takes no time.
 
     :param step_times: h_i, seconds per environment step, one number, or one per worker
     :param n_steps: a round has ``n_steps`` · n steps; None: the default of the algorithms
@@ -112,6 +119,8 @@ def plan_steps(
     """
     h = np.atleast_1d(time_values("step_times", step_times, positive=True))
     n = check_integer("len(step_times)", len(h), 1)
+    if h.max() > LARGEST_RATIO * h.min():
+        raise ValueError(f"step_times: {h.max()} is more than {LARGEST_RATIO:,} times {h.min()}: leave such workers out.")
     if n_steps is not None:
         check_integer("n_steps", n_steps, 1)
     kappa = per_worker("message_times", message_times, n, positive=False)

@@ -26,6 +26,7 @@ from sb3_nigt.timing.clock import SimulatedClock
 from sb3_nigt.timing.link import UploadQueue, aggregation_messages
 from sb3_nigt.timing.time_models import FixedTimes, TimeModel, TimePer
 from sb3_nigt.vec_env.base import Cancelled, RolloutSpec, Segments, WorkerVecEnv, check_same_spaces, checked_task_ids
+from sb3_nigt.vec_env.env_fns import checked_env_fns
 from sb3_nigt.vec_env.positions import FlightPosition, Position
 from sb3_nigt.vec_env.stepping import SimulatedSegments
 
@@ -84,11 +85,7 @@ class SimulatedVecEnv(DummyVecEnv, WorkerVecEnv):
         time_model: TimeModel | None = None,
         task_ids: Sequence[Hashable] | None = None,
     ) -> None:
-        env_fns = list(env_fns)
-        if not env_fns:
-            raise ValueError("env_fns=[] is not allowed: give one function for each worker, at least one.")
-        if not all(callable(env_fn) for env_fn in env_fns):
-            raise ValueError("env_fns: give functions that make the environments, not environments: [lambda: env].")
+        env_fns = checked_env_fns(env_fns)
         self.task_ids = checked_task_ids(task_ids, len(env_fns))
         self.task_ids_given = task_ids is not None
         self.tasks_differ = task_ids is not None and len(set(task_ids)) > 1

@@ -6,10 +6,10 @@ import multiprocessing as mp
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
-import cloudpickle
 import gymnasium as gym
 
 from sb3_nigt.timing.time_models import TimeModel
+from sb3_nigt.vec_env.env_fns import checked_env_fns, packed
 from sb3_nigt.vec_env.pool.pool import WorkerPool
 from sb3_nigt.vec_env.pool.restarts import RestartLimits
 from sb3_nigt.vec_env.pool.roster import Roster
@@ -53,14 +53,12 @@ class ProcessVecEnv(WorkerPool):
         time_model: TimeModel | None = None,
         info_keys: Sequence[str] | None = (),
     ) -> None:
-        env_fns = list(env_fns)
+        env_fns = checked_env_fns(env_fns)
         if getattr(mp.current_process(), "_inheriting", False):
             raise RuntimeError(
                 "ProcessVecEnv was made while a worker imports your script: make it below the line "
                 'if __name__ == "__main__": of the script.'
             )
-        if not env_fns:
-            raise ValueError("env_fns=[] is not allowed: give one function for each worker, at least one.")
         if start_method not in (None, "forkserver", "spawn"):
             raise ValueError(f'start_method: cannot find context for {start_method!r}, give "forkserver", "spawn" or None.')
         limits = RestartLimits(max_restarts, max_restarts_per_minute)
@@ -69,7 +67,7 @@ class ProcessVecEnv(WorkerPool):
         context = mp.get_context(start_method or ("forkserver" if "forkserver" in mp.get_all_start_methods() else "spawn"))
         if context.get_start_method() == "forkserver":
             context.set_forkserver_preload(["sb3_nigt.vec_env.process.preload"])
-        transport = ProcessTransport(context, [cloudpickle.dumps(env_fn) for env_fn in env_fns], self._now, self.info_keys)
+        transport = ProcessTransport(context, packed(env_fns), self._now, self.info_keys)
         self._assemble(Roster(self.task_ids, limits, speeds, self.timeout), transport)
         try:
             self._start_all()

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
-import cloudpickle
 import gymnasium as gym
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices
 
 from sb3_nigt.errors import WorkerError
 from sb3_nigt.timing.time_models import TimeModel
 from sb3_nigt.validation import check_bool, check_integer, check_interval
+from sb3_nigt.vec_env.env_fns import checked_env_fns, packed
 from sb3_nigt.vec_env.pool import protocol
 from sb3_nigt.vec_env.pool.pool import WorkerPool
 from sb3_nigt.vec_env.pool.protocol import raise_remote
@@ -81,9 +81,7 @@ class RayVecEnv(WorkerPool):
         time_model: TimeModel | None = None,
         info_keys: Sequence[str] | None = (),
     ) -> None:
-        env_fns = list(env_fns)
-        if not env_fns:
-            raise ValueError("env_fns=[] is not allowed: give one function for each worker, at least one.")
+        env_fns = checked_env_fns(env_fns)
         limits = RestartLimits(max_restarts, max_restarts_per_minute)
         speeds = self._take_arguments(len(env_fns), task_ids, timeout, time_model, info_keys)
         options = actor_options(len(env_fns), num_cpus, num_gpus, resources, scheduling_strategy)
@@ -94,7 +92,7 @@ class RayVecEnv(WorkerPool):
                 f'address={address!r} is not allowed: give "local", "auto", "host:port", "ray://host:port" or None.'
             )
         check_bool("allow_unauthenticated", allow_unauthenticated)
-        makers, beat = [cloudpickle.dumps(env_fn) for env_fn in env_fns], min(LONGEST_BEAT_SECONDS, self.timeout / 20)
+        makers, beat = packed(env_fns), min(LONGEST_BEAT_SECONDS, self.timeout / 20)
         roster = Roster(
             self.task_ids, limits, speeds, self.timeout, PLACE_SECONDS, self.placement_timeout, LONGEST_BEAT_SECONDS
         )
