@@ -1,6 +1,7 @@
 """Faults that environments can have, and what a run must have done when one of its workers had them."""
 
 import itertools
+import math
 import re
 import resource
 import time
@@ -161,22 +162,25 @@ def seconds_to_recover(diaries):
 
 
 class NanOnce(NanEnv):
-    """One trajectory of the worker's whole life goes wrong, counted from 0."""
+    """One trajectory of the worker's whole life goes wrong, counted from 0; with a period more of them, one in so many."""
 
-    def __init__(self, what, number):
+    def __init__(self, what, number, period=math.inf):
         super().__init__(what)
-        self.number, self.n_resets = number, -1  # the first reset is that of ``learn``
+        self.number, self.period, self.n_resets = number, period, -1  # the first reset is that of ``learn``
 
     def reset(self, *, seed=None, options=None):
         self.n_resets += 1
         observation, info = super().reset(seed=seed, options=options)
-        if self.what == "reset" and self.n_resets - 1 == self.number:
+        if self.what == "reset" and self._is_bad():
             observation[1] = np.inf
         return observation, info
 
     def step(self, action):
-        step = super().step if self.n_resets - 1 == self.number else super(NanEnv, self).step
+        step = super().step if self._is_bad() else super(NanEnv, self).step
         return step(action)
+
+    def _is_bad(self):
+        return (self.n_resets - 1 - self.number) % self.period == 0
 
     def _episode_length(self, first_action):
         return 3
