@@ -4,8 +4,9 @@ One run of the search behind the defaults, appended to a file; without arguments
     python docs/defaults/search.py Ant-v5 100 300000 n_steps=100 learning_rate=0.2
     python docs/defaults/search.py Ant-v5 100 300000 entropy=0.003
     python docs/defaults/search.py Ant-v5 100 300000 follow_noise=true
+    python docs/defaults/search.py Ant-v5 100 300000 extrapolation=false
 
-The last two are no arguments of the algorithm: they change the gradient or α before each update.
+The last three are no arguments of the algorithm: they change the gradient or α before each update, or θ̃ after it.
 """
 
 from __future__ import annotations
@@ -94,7 +95,28 @@ class FollowNoise:
             group["lr"] *= float(factor) ** 0.5
 
 
-CHANGES: dict[str, Callable[[RennalaNIGT, Any], object]] = {"entropy": Entropy, "follow_noise": FollowNoise}
+class Extrapolation:
+    """
+    Momentum without extrapolation: every round begins at θ.
+
+    :param model: before training
+    """
+
+    def __init__(self, model: RennalaNIGT, is_on: bool) -> None:
+        if not is_on:
+            model.policy.optimizer.register_step_post_hook(self)
+
+    def __call__(self, optimizer: th.optim.Optimizer, *_: Any) -> None:
+        """Forget the last step."""
+        for state in optimizer.state.values():
+            state["last_update"].zero_()
+
+
+CHANGES: dict[str, Callable[[RennalaNIGT, Any], object]] = {
+    "entropy": Entropy,
+    "follow_noise": FollowNoise,
+    "extrapolation": Extrapolation,
+}
 
 
 def run(env_id: str, seed: int, timesteps: int, arguments: list[str]) -> None:

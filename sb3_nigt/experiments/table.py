@@ -55,7 +55,7 @@ def returns_table(comparisons: Sequence[tuple[str, Curves]]) -> str:
         finals = {method: np.array([curve.final_return for curve in runs]) for method, runs in curves.items()}
         means = {method: float(statistics.interquartile_mean(values)) for method, values in finals.items()}
         best = max(means, key=lambda method: means[method])
-        cells = [_cell(finals[method], method == best) if method in finals else "" for method in methods]
+        cells = [returns_cell(finals[method], method == best) if method in finals else "" for method in methods]
         lines.append(_row([name, str(len(next(iter(curves.values())))), *cells]))
     return "\n".join(lines)
 
@@ -97,7 +97,7 @@ def tasks_table(name: str, curves: Curves) -> str:
     for task in next(iter(finals.values())):
         means = {method: float(statistics.interquartile_mean(of_method[task])) for method, of_method in finals.items()}
         best = max(means, key=lambda method: means[method])
-        lines.append(_row([task, *(_cell(of_method[task], method == best) for method, of_method in finals.items())]))
+        lines.append(_row([task, *(returns_cell(of_method[task], method == best) for method, of_method in finals.items())]))
     return "\n".join(lines)
 
 
@@ -128,6 +128,21 @@ def rate(runs: Sequence[Curve]) -> float:
     :param runs: one a seed
     """
     return float(np.mean([curve["timesteps"][-1] / curve["seconds"][-1] for curve in runs]))
+
+
+def returns_cell(finals: FloatArray, best: bool) -> str:
+    """
+    Write the interquartile mean of final returns with a 95 % bootstrap interval over runs.
+
+    :param finals: one a seed
+    :param best: write it bold
+    """
+    mean = _number(float(statistics.interquartile_mean(finals)))
+    text = f"**{mean}**" if best else mean
+    if len(finals) == 1:
+        return text
+    low, high = statistics.bootstrap_interval(finals, statistics.interquartile_mean)
+    return f"{text} [{_number(float(low))}, {_number(float(high))}]"
 
 
 def speed_cell(of_first: Sequence[Curve], of_other: Sequence[Curve]) -> str:
@@ -169,15 +184,6 @@ def _methods(comparisons: Sequence[tuple[str, Curves]]) -> list[str]:
 
 def _row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
-
-
-def _cell(finals: FloatArray, best: bool) -> str:
-    mean = _number(float(statistics.interquartile_mean(finals)))
-    text = f"**{mean}**" if best else mean
-    if len(finals) == 1:
-        return text
-    low, high = statistics.bootstrap_interval(finals, statistics.interquartile_mean)
-    return f"{text} [{_number(float(low))}, {_number(float(high))}]"
 
 
 def _drawn(runs: Sequence[Curve], rng: np.random.Generator) -> list[Curve]:
