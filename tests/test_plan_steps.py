@@ -135,14 +135,14 @@ def test_command_with_a_recorded_run(tmp_path, capsys):
 
     env = make_worker_vec_env("CartPole-v1", 3, step_times=SPEEDS, message_times=2.0)
     RennalaNIGT("MlpPolicy", env, seed=0).learn(3_000, callback=RunRecorder(tmp_path / "run.jsonl"))
-    main(["plan", "--rollout", "steps", "--from", str(tmp_path / "run.jsonl")])
+    main(["plan", "--from", str(tmp_path / "run.jsonl")])  # the kind of rounds is that of the run
     recorded = capsys.readouterr().out
     main(["plan", "--rollout", "steps", "--step-times", "1,2.5,4", "--message-times", "2"])
     assert recorded == capsys.readouterr().out
     with pytest.raises(SystemExit):
-        main(["plan", "--from", str(tmp_path / "run.jsonl")])
+        main(["plan", "--rollout", "trajectories", "--from", str(tmp_path / "run.jsonl")])
     assert "give --rollout steps, or the lengths by --trajectory-steps" in capsys.readouterr().err
-    main(["plan", "--from", str(tmp_path / "run.jsonl"), "--trajectory-steps", "20"])
+    main(["plan", "--rollout", "trajectories", "--from", str(tmp_path / "run.jsonl"), "--trajectory-steps", "20"])
     assert "20 steps per trajectory" in capsys.readouterr().out
 
 

@@ -56,10 +56,10 @@ def run(args: argparse.Namespace) -> None:
 
     :param args: parsed command line
     """
-    _check_rollout(args)
+    rollout = _rollout(args)
     speeds = _from_recording(args) if args.recording else _from_times(args)
     of_workers = speeds.task_ids, speeds.link, speeds.aggregation
-    if args.rollout == "steps":
+    if rollout == "steps":
         of_steps = plan_steps(speeds.step_times, args.n_steps, speeds.message_times, *of_workers)
         print(step_rounds_report(of_steps, speeds.workers))
         return
@@ -74,16 +74,21 @@ def run(args: argparse.Namespace) -> None:
     print(report(planned, speeds.workers))
 
 
-def _check_rollout(args: argparse.Namespace) -> None:
-    """Refuse options that say nothing about the kind of rounds."""
-    if args.rollout == "trajectories":
-        if args.n_steps is not None:
-            raise UsageError("--n-steps goes with --rollout steps: a round of trajectories has --n-trajectories")
-        return
-    for name in ("n_trajectories", "trajectory_steps", "output"):
+def _rollout(args: argparse.Namespace) -> str:
+    """Return the kind of rounds, and refuse options that say nothing about it."""
+    has_steps = args.recording is not None and any(report.segments for report in args.recording.reports)
+    rollout: str = args.rollout or ("steps" if has_steps else "trajectories")
+    others = ("n_steps",) if rollout == "trajectories" else ("n_trajectories", "trajectory_steps", "output")
+    for name in others:
         if getattr(args, name) is not None:
-            option = name.replace("_", "-")
-            raise UsageError(f"--{option} goes with --rollout trajectories: leave it out, or leave out --rollout steps")
+            option, needed = name.replace("_", "-"), "steps" if rollout == "trajectories" else "trajectories"
+            raise UsageError(f"--{option} goes with --rollout {needed}: leave it out, or add --rollout {needed}")
+    if has_steps and rollout == "trajectories" and args.trajectory_steps is None:
+        raise UsageError(
+            "--from: this run has rounds of steps, which do not tell the lengths of trajectories: "
+            "give --rollout steps, or the lengths by --trajectory-steps"
+        )
+    return rollout
 
 
 def _from_times(args: argparse.Namespace) -> _Speeds:
@@ -100,11 +105,6 @@ def _from_recording(args: argparse.Namespace) -> _Speeds:
     missing = sorted(set(range(len(args.recording.task_ids))) - set(measured.workers))
     if missing:
         print(f"Workers that made no step in this run, so they are left out: {', '.join(map(str, missing))}\n")
-    if args.rollout == "trajectories" and args.trajectory_steps is None and any(r.segments for r in args.recording.reports):
-        raise UsageError(
-            "--from: this run has rounds of steps, which do not tell the lengths of trajectories: "
-            "give --rollout steps, or the lengths by --trajectory-steps"
-        )
     n = len(measured.workers)
     message_times = measured.message_times
     if args.message_times is not None:

@@ -39,8 +39,8 @@ def _add_sizes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rollout",
         choices=("trajectories", "steps"),
-        default="trajectories",
-        help="rounds of trajectories, or rounds of steps as the algorithms have by default; default: %(default)s",
+        help="rounds of trajectories, or rounds of steps as the algorithms have by default; default: trajectories, or that of"
+        " the recorded run",
     )
     counts = {
         "--n-workers": "number of workers, needed with a word or a single number; default: as many as there are times",
