@@ -6,6 +6,7 @@ import inspect
 import itertools
 import json
 import re
+import runpy
 import secrets
 import shlex
 import subprocess
@@ -254,6 +255,13 @@ def test_verdicts_on_the_long_runs_are_up_to_date(tmp_path):
     words = [str(ROOT / word) if word.startswith("docs/") else word for word in command.split()]
     main([*words, "--output", str(tmp_path / "verdicts.md")])
     assert (tmp_path / "verdicts.md").read_text(encoding="utf-8") == (RESULTS / "verdicts.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("script", "write"), [("ablation", "table"), ("asynchrony", "table"), ("search", "tables")])
+def test_tables_of_the_defaults_are_those_of_their_files(script, write):
+    folder = ROOT / "docs" / "defaults"
+    written = runpy.run_path(str(folder / f"{script}.py"))[write]()
+    assert written + "\n" == (folder / f"{script}.md").read_text(encoding="utf-8")
 
 
 def test_keys_in_the_source_are_documented():

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from stable_baselines3.common.callbacks import BaseCallback
+from envs import run_rounds
 
 from sb3_nigt import MaleniaNIGT, RennalaNIGT, SyncNIGT, make_worker_vec_env
 from sb3_nigt.experiments.command_line import main
@@ -47,47 +47,16 @@ def test_a_message_ends_a_round():
     assert plan_steps([1, 1], 2, [4, 5])["PPO"].update_seconds == 1024 + 5
 
 
-class Clock(BaseCallback):
-    """Notes the end of each round with its message."""
-
-    def __init__(self):
-        super().__init__()
-        self.ends, self.counts = [], []
-
-    def _on_step(self):
-        return True
-
-    def _on_rollout_end(self):
-        report = self.model.last_round
-        self.ends.append(max(message.ended for message in report.messages))
-        self.counts.append(report.counts)
-
-
 @pytest.mark.parametrize("link", ["all_reduce", "server"])
 @pytest.mark.parametrize("algorithm", ROW_OF, ids=ROW_OF.values())
 def test_simulated_workers_do_what_was_planned(algorithm, link):
     links = {"link": "parallel" if link == "all_reduce" else "serial", "aggregation": link}
     env = make_worker_vec_env("CartPole-v1", 3, step_times=SPEEDS, message_times=MESSAGES, **links)
-    model, clock = algorithm("MlpPolicy", env, n_steps=5, seed=0), Clock()
     row = plan_steps(SPEEDS, 5, MESSAGES, **links)[ROW_OF[algorithm]]
-    model.learn(10_000, callback=[clock, StopAfter(N_ROUNDS)])
-    assert len(clock.ends) == N_ROUNDS
-    assert row.update_seconds == pytest.approx((clock.ends[-1] - clock.ends[0]) / (N_ROUNDS - 1))
-    np.testing.assert_allclose(row.counts, np.mean(clock.counts[1:], axis=0))
-
-
-class StopAfter(BaseCallback):
-    """Stops when so many rounds have been made."""
-
-    def __init__(self, n_rounds):
-        super().__init__()
-        self.left = n_rounds
-
-    def _on_step(self):
-        return self.left > 0
-
-    def _on_rollout_end(self):
-        self.left -= 1
+    reports = run_rounds(algorithm("MlpPolicy", env, n_steps=5, seed=0), N_ROUNDS)
+    ends = [max(message.ended for message in report.messages) for report in reports]
+    assert row.update_seconds == pytest.approx((ends[-1] - ends[0]) / (N_ROUNDS - 1))
+    np.testing.assert_allclose(row.counts, np.mean([report.counts for report in reports[1:]], axis=0))
 
 
 def test_all_workers_step_together():

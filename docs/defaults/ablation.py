@@ -34,9 +34,7 @@ CHANGES = {
 def table() -> str:
     """Write a line for each change, a column for each task; the best mean of a task is bold."""
     finals = {folder.name.removesuffix("-ablation"): _finals(folder) for folder in sorted(FOLDER.glob("*-ablation"))}
-    best = {
-        task: max(of_task, key=lambda method: float(interquartile_mean(of_task[method]))) for task, of_task in finals.items()
-    }
+    best = {task: _best(of_task) for task, of_task in finals.items()}
     lines = ["| Change | " + " | ".join(finals) + " |", "| --- " * (len(finals) + 1) + "|"]
     for method, text in CHANGES.items():
         cells = (returns_cell(of_task[method], method == best[task]) for task, of_task in finals.items())

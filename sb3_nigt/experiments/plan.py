@@ -11,6 +11,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from sb3_nigt.experiments.arguments import FloatArray, UsageError, link_of, parse_times
+from sb3_nigt.experiments.figures import N_TRAJECTORIES
 from sb3_nigt.experiments.plan_steps import number, step_rounds_report
 from sb3_nigt.experiments.plots import TIMELINE_KEY, draw_timeline, save_picture
 from sb3_nigt.planning import (
@@ -32,7 +33,6 @@ from sb3_nigt.planning import (
 )
 from sb3_nigt.timing.link import Aggregation, Link
 
-N_TRAJECTORIES = 20  # M, by default
 EFFICIENCY = 0.8  # at the M that balances
 SHOWN_UPDATES = 3  # of planned Rennala, in the picture
 

@@ -6,6 +6,7 @@ import argparse
 
 from sb3_nigt.experiments.arguments import picture, positive_integer
 from sb3_nigt.experiments.commands.options import add_link, recording
+from sb3_nigt.experiments.figures import N_TRAJECTORIES
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +45,7 @@ def _add_sizes(parser: argparse.ArgumentParser) -> None:
     )
     counts = {
         "--n-workers": "number of workers, needed with a word or a single number; default: as many as there are times",
-        "--n-trajectories": "M, trajectories of a round; default: 20",
+        "--n-trajectories": f"M, trajectories of a round; default: {N_TRAJECTORIES}",
         "--n-steps": "with --rollout steps: steps of a round for each worker; default: that of the algorithms",
         "--trajectory-steps": "steps of a trajectory; default: 1000, or those of the recorded run",
     }
