@@ -14,8 +14,10 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from sb3_nigt.__main__ import main
 from sb3_nigt.experiments import training
 from sb3_nigt.experiments.baselines import policy_for, tuned_values
+from sb3_nigt.experiments.evaluation import Evaluator, normalized_as
 from sb3_nigt.experiments.methods import check_method, make_model
 from sb3_nigt.experiments.setting import ONE_TASK, Budget, Run, Setting
+from sb3_nigt.experiments.wall_clock import FOREVER
 
 ROOT = Path(__file__).parents[1]
 
@@ -41,7 +43,7 @@ COMPARE = [
 
 
 def model_of(method, setting=PENDULUM, paper=False, **arguments):
-    return make_model(method, setting.make_workers(0), 0, arguments, paper)
+    return make_model(method, setting.env, setting.make_workers(0), 0, arguments, paper)
 
 
 def test_baselines_are_normalised_as_ours_are():
@@ -65,7 +67,7 @@ def test_images_get_convolutions_and_are_not_normalised(monkeypatch, tmp_path, m
     assert isinstance(model.policy.features_extractor, NatureCNN)
     normalized = model.get_vec_normalize_env()
     assert normalized is None or (normalized.norm_reward and not normalized.norm_obs)
-    returns = training.Evaluator(setting, 10, 0).returns(model, 0)
+    returns = Evaluator(setting, 10, 0).returns(model, 0)
     assert set(returns) == {ONE_TASK}
     assert -1 <= returns[ONE_TASK] <= 1
 
@@ -78,7 +80,7 @@ def test_evaluation_normalises_with_the_statistics_of_training():
     """Covers: the statistics are copied, and do not move in the evaluation."""
     trained = VecNormalize(PENDULUM.make_workers(0))
     trained.obs_rms.mean, trained.obs_rms.var = np.full(3, 2.0), np.full(3, 4.0)
-    env = training.normalized_as(trained, DummyVecEnv([lambda: Monitor(gym.make("Pendulum-v1"))]))
+    env = normalized_as(trained, DummyVecEnv([lambda: Monitor(gym.make("Pendulum-v1"))]))
     observation = env.reset()
     np.testing.assert_allclose(observation * np.sqrt(4.0 + 1e-8) + 2.0, env.get_original_obs(), rtol=1e-5)
     _, reward, _, _ = env.step(np.zeros((1, 1)))
@@ -111,7 +113,7 @@ def test_schedules_of_a_baseline_reach_their_end(tmp_path):
         workers = CARTPOLE.make_workers(0)
         total = training.timesteps_of(run, workers)
         assert 1024 <= total <= 1024 + 2 * workers.num_envs
-    assert training.timesteps_of(Run("rennala", 0, CARTPOLE, Budget(seconds=1.0)), workers) == training.FOREVER
+    assert training.timesteps_of(Run("rennala", 0, CARTPOLE, Budget(seconds=1.0)), workers) == FOREVER
 
 
 def test_names_of_variants_and_of_tuned_methods():

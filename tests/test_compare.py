@@ -21,6 +21,7 @@ from PIL import Image
 from sb3_nigt.__main__ import main
 from sb3_nigt.experiments import campaign, compare, training
 from sb3_nigt.experiments.campaign import FailedRunsError, execute_all
+from sb3_nigt.experiments.evaluation import Evaluator
 from sb3_nigt.experiments.methods import BASELINES, check_method, make_model
 from sb3_nigt.experiments.plots import method_style, save_picture, style_numbers
 from sb3_nigt.experiments.results import ALL_CURVES, Curve, default_threshold, grid_of, on_grid, table
@@ -58,8 +59,8 @@ def test_every_method_trains_and_is_measured(name, tmp_path):
 
 def test_names_of_methods():
     workers = CARTPOLE.make_workers(0)
-    assert make_model("rennala:first_finished", workers, 0, {}).schedule == "first_finished"
-    assert make_model("rennala", workers, 0, {"eta": 0.5}).eta == 0.5
+    assert make_model("rennala:first_finished", "CartPole-v1", workers, 0, {}).schedule == "first_finished"
+    assert make_model("rennala", "CartPole-v1", workers, 0, {"eta": 0.5}).eta == 0.5
     assert check_method(" rennala:planned") == "rennala"
     assert check_method("rennala:pipelined") == "rennala:pipelined"
     for wrong, message in {
@@ -75,10 +76,10 @@ def test_sizes_of_baselines():
     """As for one environment: PPO 32 batches of about 64 steps, TRPO 16 of about 128."""
     for n_workers, n_steps, batch_size in ((1, 2048, 64), (2, 1024, 64), (10, 192, 60), (100, 32, 100)):
         workers = Setting("CartPole-v1", (1.0,) * n_workers, (0.0,) * n_workers).make_workers(0)
-        model = make_model("ppo", workers, 0, {})
+        model = make_model("ppo", "CartPole-v1", workers, 0, {})
         assert (model.n_steps, model.batch_size) == (n_steps, batch_size)
-    assert make_model("trpo", CARTPOLE.make_workers(0), 0, {}).n_steps == 1024
-    assert make_model("ars", CARTPOLE.make_workers(0), 0, {}).n_eval_episodes == 2
+    assert make_model("trpo", "CartPole-v1", CARTPOLE.make_workers(0), 0, {}).n_steps == 1024
+    assert make_model("ars", "CartPole-v1", CARTPOLE.make_workers(0), 0, {}).n_eval_episodes == 2
 
 
 # Clock, timesteps, messages, by hand
@@ -102,8 +103,8 @@ def curve_of(method, setting, budget, monkeypatch, **arguments):
     workers, file = setting.make_workers(0), StringIO()
     run = Run(method, 0, setting, budget, arguments)
     writer = training.CurveWriter(run, workers, file)
-    with pytest.raises(training._BudgetSpent):
-        make_model(method, workers, 0, arguments, paper=True).learn(10**9, callback=writer)
+    with pytest.raises(training.BudgetSpent):
+        make_model(method, setting.env, workers, 0, arguments, paper=True).learn(10**9, callback=writer)
     rows = list(csv.DictReader(StringIO(file.getvalue())))
     names = ("seconds", "timesteps", "messages", "return")
     return [tuple(float(row[name]) for name in names) for row in rows]
@@ -168,8 +169,8 @@ def test_evaluation_leaves_training_alone(method):
     for points in (6, 1):
         workers = CARTPOLE.make_workers(3)
         run = Run(method, 3, CARTPOLE, Budget(seconds=1500.0, points=points, episodes=1), SHORT_ROUNDS[method])
-        model = make_model(method, workers, 3, run.arguments, paper=True)
-        with pytest.raises(training._BudgetSpent):
+        model = make_model(method, CARTPOLE.env, workers, 3, run.arguments, paper=True)
+        with pytest.raises(training.BudgetSpent):
             model.learn(10**9, callback=training.CurveWriter(run, workers, StringIO()))
         assert model._n_updates > 5
         trained.append(parameters(model))
@@ -178,11 +179,11 @@ def test_evaluation_leaves_training_alone(method):
 
 def test_returns_are_of_the_iterate_on_episodes_of_its_own():
     """Seeded by run and number, whatever the training does."""
-    evaluator = training.Evaluator(CARTPOLE, 3, seed=1)
+    evaluator = Evaluator(CARTPOLE, 3, seed=1)
     model = RennalaNIGT("MlpPolicy", CARTPOLE.make_workers(0), seed=0, device="cpu")
     assert evaluator.returns(model, 0) == evaluator.returns(model, 0)
     assert evaluator.returns(model, 0) != evaluator.returns(model, 1)
-    assert evaluator.returns(model, 0) != training.Evaluator(CARTPOLE, 3, seed=2).returns(model, 0)
+    assert evaluator.returns(model, 0) != Evaluator(CARTPOLE, 3, seed=2).returns(model, 0)
 
 
 def test_actions_are_sampled():
@@ -190,7 +191,7 @@ def test_actions_are_sampled():
     model = RennalaNIGT("MlpPolicy", CARTPOLE.make_workers(0), seed=0, device="cpu")
     for parameter in model.policy.action_net.parameters():
         parameter.data.zero_()
-    assert training.Evaluator(CARTPOLE, 10, seed=0).returns(model, 0)["return"] > 12
+    assert Evaluator(CARTPOLE, 10, seed=0).returns(model, 0)["return"] > 12
 
 
 def test_tasks_are_columns_and_weigh_equally(tmp_path):

@@ -9,10 +9,10 @@ import pytest
 
 from sb3_nigt.__main__ import main
 from sb3_nigt.experiments.command_line import COMMANDS
+from sb3_nigt.experiments.curve_file import COLUMNS
 from sb3_nigt.experiments.figures import FIGURES, TRAJECTORY_STEPS, Experiment, number_of_parameters
 from sb3_nigt.experiments.methods import check_method
 from sb3_nigt.experiments.setting import Budget
-from sb3_nigt.experiments.training import COLUMNS
 from sb3_nigt.experiments.tuned import load
 
 PAGE = (Path(__file__).parents[1] / "docs/guide/reproduce.md").read_text(encoding="utf-8")
@@ -124,7 +124,7 @@ def test_commands_on_the_page_can_be_typed(tmp_path, monkeypatch):
     commands = re.findall(r"^sb3-nigt (.+)$", PAGE, re.MULTILINE)
     for command in commands:
         main(command.split())
-    assert len(typed) == len(commands) == 10
+    assert len(typed) == len(commands) == 11
 
 
 def step_times_of(experiment):

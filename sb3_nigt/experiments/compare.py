@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,26 @@ def setting_of(args: argparse.Namespace) -> Setting:
     return setting
 
 
+def check_processes(args: argparse.Namespace, setting: Setting) -> None:
+    """
+    Check that a comparison on real processes is asked nothing that only simulated workers can do.
+
+    :param args: parsed command line
+    :param setting: made of it
+    :raises UsageError: if it is
+    """
+    plain = Setting(setting.env, (1.0,) * setting.n_workers, (0.0,) * setting.n_workers)
+    if setting != plain:
+        raise UsageError(
+            "--workers processes takes as long as the environments take: leave out --step-times, --message-times, --link, "
+            "--aggregation, --time-per and --tasks, which need --workers simulated, and give --n-workers"
+        )
+    if args.seconds is None:
+        raise UsageError("--workers processes needs --seconds, the length of a run in real seconds")
+    if "ars" in [name.partition("@")[0] for name in args.algos]:
+        raise UsageError("ars does not count its steps: leave it out of --algos, or use --workers simulated")
+
+
 def run(args: argparse.Namespace) -> None:
     """
     Train, print, draw.
@@ -74,6 +95,9 @@ def run(args: argparse.Namespace) -> None:
     :param args: parsed command line
     """
     setting, budget = setting_of(args), Budget(args.timesteps, args.seconds, args.points, args.episodes)
+    if args.workers == "processes":
+        check_processes(args, setting)
+        setting, args.processes = dataclasses.replace(setting, workers="processes"), 1
     check_given(args.set, args.algos)
     baselines = [name for name in args.algos if is_baseline(name)]
     if baselines and setting.time_per == "trajectory":
@@ -161,6 +185,8 @@ def title(setting: Setting) -> str:
 
     :param setting: of the picture
     """
+    if setting.workers == "processes":
+        return f"{setting.env}, {setting.n_workers} worker processes, real seconds"
     messages = f"{_range(setting.message_times)} a message" if any(setting.message_times) else "messages take no time"
     if setting.link == "serial":
         messages += f", serial link, {'server' if setting.aggregation == 'server' else 'all-reduce'}"

@@ -117,7 +117,7 @@ def number_of_parameters(env: str) -> int:
     from sb3_nigt.experiments.methods import make_model
     from sb3_nigt.experiments.setting import Setting
 
-    model = make_model("rennala", Setting(env, (1.0,), (0.0,)).make_workers(0), 0, {}, paper=True)
+    model = make_model("rennala", env, Setting(env, (1.0,), (0.0,)).make_workers(0), 0, {}, paper=True)
     return sum(p.numel() for p in model.policy.parameters())
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_nigt.algorithms.base import AsyncPolicyGradient
 from sb3_nigt.algorithms.paper import PAPER
@@ -80,12 +81,13 @@ def _parts(method: str) -> tuple[str, str]:
 
 
 def make_model(
-    method: str, workers: CountedVecEnv, seed: int, arguments: dict[str, Any], paper: bool = False
+    method: str, env_id: str, workers: VecEnv, seed: int, arguments: dict[str, Any], paper: bool = False
 ) -> BaseAlgorithm:
     """
     Make the algorithm.
 
     :param method: its name
+    :param env_id: the environment of the workers, for tuned values
     :param workers: to train on
     :param seed: of everything random
     :param arguments: where they are not the defaults
@@ -93,7 +95,7 @@ def make_model(
     """
     base, kind = _parts(method)
     if base in BASELINES:
-        return make_baseline(base, kind == TUNED, workers.env_id, workers, seed, arguments, normalize=not paper)
+        return make_baseline(base, kind == TUNED, env_id, workers, seed, arguments, normalize=not paper)
     common: dict[str, Any] = {"seed": seed, "device": "cpu"}
     if kind:
         common |= {"schedule": kind, **({"rollout": "trajectories"} if METHODS[base].takes("rollout") else {})}
@@ -145,8 +147,7 @@ def deliver_messages(model: BaseAlgorithm, workers: CountedVecEnv) -> int:
     Count the messages to the learner at the end of a rollout; those of baselines take their time now.
 
     A baseline sends one message per worker after each rollout and waits for the slowest, max κ_i. Our algorithms have spent
-    the time already: one message of each worker with an accepted trajectory, or one per trajectory where each is sent on its
-    own.
+    the time already: one message of each worker that has contributed, or one per trajectory where each is sent on its own.
 
     :param model: in training
     :param workers: what it trains on
@@ -154,6 +155,15 @@ def deliver_messages(model: BaseAlgorithm, workers: CountedVecEnv) -> int:
     if not isinstance(model, AsyncPolicyGradient):
         workers.aggregate_messages(range(workers.num_envs))
         return workers.num_envs
+    return messages_of_round(model)
+
+
+def messages_of_round(model: AsyncPolicyGradient) -> int:
+    """
+    Count the messages of the last round, whose time has passed already.
+
+    :param model: in training
+    """
     report = model.last_round
     assert report is not None
     if model.make_schedule().uploads:

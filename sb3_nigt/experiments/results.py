@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from sb3_nigt.experiments import statistics
+from sb3_nigt.experiments.curve_file import COLUMNS
 from sb3_nigt.experiments.setting import Run
 from sb3_nigt.experiments.statistics import FloatArray
-from sb3_nigt.experiments.training import COLUMNS, files_of
+from sb3_nigt.experiments.training import files_of
 
 ALL_CURVES = "curves.csv"  # the curves of all runs in one file
 AXES = ("seconds", "timesteps", "messages")

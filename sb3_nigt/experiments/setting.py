@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
@@ -23,14 +23,14 @@ from sb3_nigt.timing.time_models import FixedTimes, TimeModel, TimePer, VaryingT
 from sb3_nigt.vec_env import SimulatedVecEnv, make_worker_vec_env
 from sb3_nigt.vec_env.simulated import DEFAULT_EPISODE_STEPS
 
+Workers = Literal["simulated", "processes"]
 ONE_TASK = "return"  # name of the only task
 
 
 class CountedVecEnv(SimulatedVecEnv):
-    """Workers that count their lock-steps, since not every baseline counts the steps it makes, and know their environment."""
+    """Workers that count their lock-steps, since not every baseline counts the steps it makes."""
 
     lockstep_timesteps = 0
-    env_id = ""
 
     def step_wait(self) -> VecEnvStepReturn:
         """See ``SimulatedVecEnv``."""
@@ -53,6 +53,7 @@ class Setting:
     :param change_seconds: on the workers' clock
     :param link: "parallel", or "serial": the learner takes one message at a time, see ``TimeModel``
     :param aggregation: "all_reduce", or "server": a round pays for all its messages, see ``TimeModel``
+    :param workers: "simulated", or "processes": real ones, whose times are what they are
     """
 
     env: str
@@ -65,6 +66,7 @@ class Setting:
     change_seconds: float = 0.0
     link: Link = "parallel"
     aggregation: Aggregation = "all_reduce"
+    workers: Workers = "simulated"
 
     @property
     def n_workers(self) -> int:
@@ -105,7 +107,7 @@ class Setting:
 
     def make_workers(self, seed: int) -> CountedVecEnv:
         """
-        Make the workers.
+        Make simulated workers.
 
         :param seed: of the first lock-step reset
         """
@@ -116,7 +118,6 @@ class Setting:
             seed=seed,
         )
         assert isinstance(workers, CountedVecEnv)
-        workers.env_id = self.env
         return workers
 
     def _time_model(self) -> TimeModel:

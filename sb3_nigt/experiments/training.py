@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import os
@@ -10,15 +9,14 @@ import platform
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
-import numpy as np
-import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.evaluation import evaluate_policy
-from stable_baselines3.common.vec_env import VecEnv, VecNormalize, sync_envs_normalization
 
+from sb3_nigt.experiments import wall_clock
+from sb3_nigt.experiments.curve_file import CurveFile
+from sb3_nigt.experiments.evaluation import Evaluator
 from sb3_nigt.experiments.methods import (
     deliver_messages,
     effective_arguments,
@@ -27,15 +25,12 @@ from sb3_nigt.experiments.methods import (
     timesteps_made,
     updates_made,
 )
-from sb3_nigt.experiments.setting import ONE_TASK, Budget, CountedVecEnv, Run, Setting
+from sb3_nigt.experiments.setting import Budget, CountedVecEnv, Run, Setting
 
-COLUMNS = ("method", "seed", "seconds", "timesteps", "messages", "updates", "return")
 PACKAGES = ("sb3_nigt", "stable-baselines3", "sb3-contrib", "gymnasium", "mujoco", "torch", "numpy")
-EVALUATION_STREAM = 1  # keeps evaluation's random numbers apart from those of training
-FOREVER = 10**12  # timesteps for learn(): the budget ends a run
 
 
-class _BudgetSpent(Exception):
+class BudgetSpent(Exception):
     """ARS does not stop when a callback returns False, an exception stops all of it."""
 
 
@@ -56,12 +51,9 @@ def execute(run: Run, directory: Path) -> None:
     :param directory: takes the files
     """
     curve, configuration = files_of(run, directory)
-    workers = run.setting.make_workers(run.seed)
-    model = make_model(run.method, workers, run.seed, run.arguments, run.paper)
+    train = wall_clock.train if run.setting.workers == "processes" else train_simulated
     with curve.open("w", newline="", encoding="utf-8") as file:
-        writer = CurveWriter(run, workers, file)
-        with suppress(_BudgetSpent):
-            model.learn(timesteps_of(run, workers), callback=writer, log_interval=None)  # type: ignore[arg-type]
+        model = train(run, file)
     record = {
         "run": run.as_json(),
         "algorithm": type(model).__name__,
@@ -74,6 +66,22 @@ def execute(run: Run, directory: Path) -> None:
     os.replace(unfinished, configuration)  # there at once and complete, or not at all
 
 
+def train_simulated(run: Run, file: TextIO) -> BaseAlgorithm:
+    """
+    Train on simulated workers, and evaluate meanwhile: it takes no time on their clock.
+
+    :param run: what to do
+    :param file: takes the curve
+    :return: the model at its end
+    """
+    workers = run.setting.make_workers(run.seed)
+    model = make_model(run.method, run.setting.env, workers, run.seed, run.arguments, run.paper)
+    with suppress(BudgetSpent):
+        callback = CurveWriter(run, workers, file)
+        model.learn(timesteps_of(run, workers), callback=callback, log_interval=None)  # type: ignore[arg-type]
+    return model
+
+
 def timesteps_of(run: Run, workers: CountedVecEnv) -> int:
     """
     Return what a budget allows, or a little more: schedules of a baseline depend on it, the budget ends the run.
@@ -81,57 +89,11 @@ def timesteps_of(run: Run, workers: CountedVecEnv) -> int:
     :param workers: what it trains on
     """
     if not is_baseline(run.method):
-        return FOREVER
+        return wall_clock.FOREVER
     if run.budget.timesteps is not None:
         return run.budget.timesteps + workers.num_envs
     assert run.budget.seconds is not None
     return run.setting.lockstep_timesteps(run.budget.seconds)
-
-
-class Evaluator:
-    """
-    Returns of the iterate on separate episodes; the random numbers of training are left as they are.
-
-    :param setting: names the environments
-    :param episodes: for each task
-    :param seed: of the run
-    """
-
-    def __init__(self, setting: Setting, episodes: int, seed: int) -> None:
-        self.envs = setting.make_evaluation_envs(episodes)
-        self.episodes, self.seed = episodes, seed
-
-    def returns(self, model: BaseAlgorithm, number: int) -> dict[str, float]:
-        """
-        Mean return of each task, with sampled actions as in training.
-
-        :param model: whose policy is evaluated
-        :param number: of the evaluation in its run; the same for all methods, so that they meet the same episodes
-        """
-        found, training = {}, model.get_vec_normalize_env()
-        with th.random.fork_rng(devices=[]):
-            for task, (name, env) in enumerate(self.envs.items()):
-                sequence = np.random.SeedSequence((self.seed, EVALUATION_STREAM, number, task))
-                seed = int(sequence.generate_state(1)[0]) // 2  # room for one seed an environment
-                th.manual_seed(seed)
-                env.seed(seed)
-                mean, _ = evaluate_policy(model, normalized_as(training, env), self.episodes, deterministic=False)
-                found[name] = float(np.mean(mean))
-        return found
-
-
-def normalized_as(training: VecNormalize | None, env: VecEnv) -> VecEnv:
-    """
-    Normalise observations as in training.
-
-    :param training: what the model trains on; None: nothing is normalised
-    :param env: to evaluate on
-    """
-    if training is None:
-        return env
-    normalized = VecNormalize(env, training=False, norm_obs=training.norm_obs, norm_reward=False)
-    sync_envs_normalization(training, normalized)
-    return normalized
 
 
 class CurveWriter(BaseCallback):
@@ -148,16 +110,14 @@ class CurveWriter(BaseCallback):
 
     def __init__(self, run: Run, workers: CountedVecEnv, file: TextIO) -> None:
         super().__init__()
-        self.run, self.workers, self.file = run, workers, file
+        self.run, self.workers = run, workers
         self.interval = _interval(run.setting, run.budget)
         self.evaluator = Evaluator(run.setting, run.budget.episodes, run.seed)
-        tasks = [name for name in self.evaluator.envs if name != ONE_TASK]
-        self.lines = csv.DictWriter(file, [*COLUMNS, *tasks], lineterminator="\n")
+        self.lines = CurveFile(run, self.evaluator.envs, file)
         self.n_evaluations = self.n_messages = 0
         self.in_force_since = 0.0  # the policy, in seconds
 
     def _on_training_start(self) -> None:
-        self.lines.writeheader()
         self._evaluate()
         self._write(0.0)
 
@@ -182,7 +142,7 @@ class CurveWriter(BaseCallback):
             if self.in_force_since > self.evaluated_since:
                 self._evaluate()
             self._write(min(now, end))
-            raise _BudgetSpent
+            raise BudgetSpent
 
     def _far_from_last_line(self) -> bool:
         """With a budget of timesteps the time is a guess: never more than twice as many points as wanted."""
@@ -196,17 +156,8 @@ class CurveWriter(BaseCallback):
 
     def _write(self, seconds: float) -> None:
         self.written_timesteps = timesteps_made(self.model, self.workers)
-        values: dict[str, Any] = {
-            "method": self.run.label or self.run.method,
-            "seed": self.run.seed,
-            "seconds": seconds,
-            "timesteps": self.written_timesteps,
-            "messages": self.n_messages,
-            "updates": updates_made(self.model),
-            "return": float(np.mean(list(self.returns.values()))),
-        }
-        self.lines.writerow({**{name: value for name, value in self.returns.items() if name != ONE_TASK}, **values})
-        self.file.flush()
+        updates = updates_made(self.model)
+        self.lines.write(self.returns, seconds, self.written_timesteps, self.n_messages, updates)
 
 
 def _interval(setting: Setting, budget: Budget) -> float:

@@ -102,7 +102,7 @@ def far_lookahead(method: str, arguments: dict[str, Any], setting: Setting) -> l
         return []
     eta, alpha = arguments["eta"], arguments["learning_rate"]
     lookahead = (1 - eta) / eta * alpha
-    model = make_model(method, setting.make_workers(0), 0, arguments, paper=True)
+    model = make_model(method, setting.env, setting.make_workers(0), 0, arguments, paper=True)
     norm = float(np.linalg.norm(flatten(model.policy)))
     if lookahead <= norm:
         return []

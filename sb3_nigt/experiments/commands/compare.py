@@ -16,6 +16,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """
     add_setting(parser)
     parser.add_argument(
+        "--workers",
+        choices=("simulated", "processes"),
+        default="simulated",
+        help="processes: real worker processes and real seconds, one run at a time; default: %(default)s",
+    )
+    parser.add_argument(
         "--algos",
         metavar="NAMES",
         type=methods,
