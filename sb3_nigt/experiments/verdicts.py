@@ -75,11 +75,11 @@ def comparison_rows(name: str, curves: Curves, returns: Sequence[float]) -> list
         for first in firsts
         for other in curves
         if other not in firsts
-        for measure, found in effects(*_paired(curves[first], curves[other]), returns).items()
+        for measure, found in effects(*paired(curves[first], curves[other]), returns).items()
     ]
 
 
-def _paired(first: Sequence[Curve], other: Sequence[Curve]) -> tuple[list[Curve], list[Curve]]:
+def paired(first: Sequence[Curve], other: Sequence[Curve]) -> tuple[list[Curve], list[Curve]]:
     """The runs of both methods with the seeds that both have, in the order of the seeds."""
     by_seed = [{curve["seed"][0]: curve for curve in runs} for runs in (first, other)]
     seeds = sorted(by_seed[0].keys() & by_seed[1].keys())

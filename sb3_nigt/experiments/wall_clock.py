@@ -84,7 +84,7 @@ class SnapshotCallback(BaseCallback):
     """
     Keeps the policy at equally spaced moments and ends the run.
 
-    A moment that passes during an update is taken at the first step after it.
+    A moment that passes during an update is taken at the first step after it; the last one counts as the end of the run.
 
     :param budget: seconds of the run, and number of moments
     """
@@ -103,7 +103,7 @@ class SnapshotCallback(BaseCallback):
     def _on_step(self) -> bool:
         now = self.clock.now()
         if now >= len(self.snapshots) * self.interval:
-            self._keep(now)
+            self._keep(min(now, self.seconds))
         return now < self.seconds
 
     def _on_rollout_end(self) -> None:
