@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
+from typing import Any
 
 EXIT_CODE = 143  # of a run that a signal ends; what a shell says of a process that SIGTERM has ended
 
@@ -19,6 +20,9 @@ class WorkerError(RuntimeError):
     def __init__(self, message: str, worker: int, task_id: Hashable) -> None:
         super().__init__(f"Worker {worker} (task {task_id!r}): {message}")
         self.message, self.worker, self.task_id = message, worker, task_id
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.message, self.worker, self.task_id)  # the default gives only the text, and cannot be read
 
 
 class LostWorkerError(WorkerError):
@@ -39,6 +43,9 @@ class Preempted(SystemExit):
     def __init__(self, reason: str) -> None:
         super().__init__(EXIT_CODE)
         self.reason = reason
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.reason,)
 
 
 class RemoteError(Exception):

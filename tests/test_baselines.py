@@ -16,8 +16,7 @@ from sb3_nigt.experiments import training
 from sb3_nigt.experiments.baselines import policy_for, tuned_values
 from sb3_nigt.experiments.evaluation import Evaluator, normalized_as
 from sb3_nigt.experiments.methods import check_method, make_model
-from sb3_nigt.experiments.setting import ONE_TASK, Budget, Run, Setting
-from sb3_nigt.experiments.wall_clock import FOREVER
+from sb3_nigt.experiments.setting import FOREVER, ONE_TASK, Budget, Run, Setting
 
 ROOT = Path(__file__).parents[1]
 

@@ -80,7 +80,7 @@ def check_processes(args: argparse.Namespace, setting: Setting) -> None:
     if setting != plain:
         raise UsageError(
             "--workers processes takes as long as the environments take: leave out --step-times, --message-times, --link, "
-            "--aggregation, --time-per and --tasks, which need --workers simulated, and give --n-workers"
+            "--aggregation, --time-per and --tasks, which need --workers simulated"
         )
     if args.seconds is None:
         raise UsageError("--workers processes needs --seconds, the length of a run in real seconds")
@@ -94,6 +94,8 @@ def run(args: argparse.Namespace) -> None:
 
     :param args: parsed command line
     """
+    if args.workers == "processes" and args.n_workers is None:
+        raise UsageError("--workers processes needs --n-workers, for example --n-workers 10")
     setting, budget = setting_of(args), Budget(args.timesteps, args.seconds, args.points, args.episodes)
     if args.workers == "processes":
         check_processes(args, setting)

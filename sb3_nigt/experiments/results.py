@@ -37,7 +37,7 @@ class Curve:
         """
         Read a file.
 
-        :param path: as ``CurveWriter`` has written it
+        :param path: as ``CurveFile`` has written it
         """
         with path.open(newline="", encoding="utf-8") as file:
             return cls.of(list(csv.DictReader(file)))

@@ -24,6 +24,7 @@ from sb3_nigt.vec_env import SimulatedVecEnv, make_worker_vec_env
 from sb3_nigt.vec_env.simulated import DEFAULT_EPISODE_STEPS
 
 Workers = Literal["simulated", "processes"]
+FOREVER = 10**12  # timesteps for learn(): the budget ends a run
 ONE_TASK = "return"  # name of the only task
 
 

@@ -25,7 +25,7 @@ from sb3_nigt.experiments.methods import (
     timesteps_made,
     updates_made,
 )
-from sb3_nigt.experiments.setting import Budget, CountedVecEnv, Run, Setting
+from sb3_nigt.experiments.setting import FOREVER, Budget, CountedVecEnv, Run, Setting
 
 PACKAGES = ("sb3_nigt", "stable-baselines3", "sb3-contrib", "gymnasium", "mujoco", "torch", "numpy")
 
@@ -89,7 +89,7 @@ def timesteps_of(run: Run, workers: CountedVecEnv) -> int:
     :param workers: what it trains on
     """
     if not is_baseline(run.method):
-        return wall_clock.FOREVER
+        return FOREVER
     if run.budget.timesteps is not None:
         return run.budget.timesteps + workers.num_envs
     assert run.budget.seconds is not None

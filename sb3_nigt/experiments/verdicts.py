@@ -80,7 +80,13 @@ def comparison_rows(name: str, curves: Curves, returns: Sequence[float]) -> list
 
 
 def paired(first: Sequence[Curve], other: Sequence[Curve]) -> tuple[list[Curve], list[Curve]]:
-    """The runs of both methods with the seeds that both have, in the order of the seeds."""
+    """
+    Return the runs of both methods with the seeds that both have, in the order of the seeds.
+
+    :param first: one a seed
+    :param other: one a seed
+    :raises UsageError: if they have no seed in common
+    """
     by_seed = [{curve["seed"][0]: curve for curve in runs} for runs in (first, other)]
     seeds = sorted(by_seed[0].keys() & by_seed[1].keys())
     if not seeds:
