@@ -97,7 +97,7 @@ def test_no_panel_is_left_empty(n_comparisons, tmp_path, monkeypatch):
     assert [ax.get_title() for ax in drawn[0].axes if ax.axison] == names
 
 
-@pytest.mark.parametrize("kind", ["one-slow", "equal", "one-worker"])
+@pytest.mark.parametrize("kind", ["processes", "one-slow", "sqrt", "equal", "one-worker"])
 def test_tables_in_the_docs_are_those_of_the_files(kind):
     """No number is typed: each kept table is made again from the curves next to it, in its order of lines."""
     folder = Path(__file__).parents[1] / "docs/defaults"
