@@ -70,6 +70,7 @@ def test_other_blocks_are_left_alone(tmp_path, monkeypatch):
 
 def test_where_blocks_cannot_be_listed(tmp_path, monkeypatch):
     monkeypatch.setattr(blocks, "FOLDER", tmp_path / "nowhere")
+    monkeypatch.setattr(blocks, "PREFIX", "unlisted_")  # tests beside this one would remove a block that has no lock
     arrays = SharedArrays(FIELDS, 1)
     arrays.of(0)["numbers"][:] = 1.0
     arrays.close()
