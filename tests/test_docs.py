@@ -250,11 +250,20 @@ def documented_keys():
     return set(rows)
 
 
-def test_verdicts_on_the_long_runs_are_up_to_date(tmp_path):
-    [command] = re.findall(r"^sb3-nigt (verdicts .*) --output docs/results/verdicts.md$", VERDICTS_PAGE, re.MULTILINE)
+VERDICTS = re.findall(r"^sb3-nigt (verdicts .*) --output docs/results/([\w-]+).md$", VERDICTS_PAGE, re.MULTILINE)
+
+
+@pytest.mark.parametrize(("command", "name"), VERDICTS)
+def test_verdicts_on_the_long_runs_are_up_to_date(command, name, tmp_path):
+    assert {name for _, name in VERDICTS} == {path.stem for path in RESULTS.glob("verdicts*.md")}
     words = [str(ROOT / word) if word.startswith("docs/") else word for word in command.split()]
     main([*words, "--output", str(tmp_path / "verdicts.md")])
-    assert (tmp_path / "verdicts.md").read_text(encoding="utf-8") == (RESULTS / "verdicts.md").read_text(encoding="utf-8")
+    assert (tmp_path / "verdicts.md").read_text(encoding="utf-8") == (RESULTS / f"{name}.md").read_text(encoding="utf-8")
+
+
+def test_the_claims_are_decided_from_the_files():
+    written = runpy.run_path(str(RESULTS / "claims.py"))["table"]()
+    assert written + "\n" == (RESULTS / "claims.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(("script", "write"), [("ablation", "table"), ("asynchrony", "table"), ("search", "tables")])
