@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from sb3_nigt.experiments.results import load_all
 from sb3_nigt.experiments.statistics import interquartile_mean
-from sb3_nigt.experiments.table import returns_cell
+from sb3_nigt.experiments.table import markdown_row, returns_cell
 
 FOLDER = Path(__file__).parent
 CHANGES = {
@@ -35,10 +35,10 @@ def table() -> str:
     """Write a line for each change, a column for each task; the best mean of a task is bold."""
     finals = {folder.name.removesuffix("-ablation"): _finals(folder) for folder in sorted(FOLDER.glob("*-ablation"))}
     best = {task: _best(of_task) for task, of_task in finals.items()}
-    lines = ["| Change | " + " | ".join(finals) + " |", "| --- " * (len(finals) + 1) + "|"]
+    lines = [markdown_row(["Change", *finals]), markdown_row(["---"] * (len(finals) + 1))]
     for method, text in CHANGES.items():
         cells = (returns_cell(of_task[method], method == best[task]) for task, of_task in finals.items())
-        lines.append(f"| {text} | " + " | ".join(cells) + " |")
+        lines.append(markdown_row([text, *cells]))
     return "\n".join(lines)
 
 

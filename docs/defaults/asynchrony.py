@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from sb3_nigt.experiments.results import load_all
-from sb3_nigt.experiments.table import rate, speed_cell
+from sb3_nigt.experiments.table import markdown_row, rate, speed_cell
 from sb3_nigt.planning import plan_steps
 
 TEN, HUNDRED = np.arange(1.0, 11.0), np.arange(1.0, 101.0)
@@ -28,7 +28,7 @@ METHODS = {"sync": "Synchronous", "ppo": "PPO", "trpo": "PPO"}  # TRPO steps all
 def table() -> str:
     """Write a line for each task, setting and method that RennalaNIGT is compared with."""
     heads = ("Task", "Workers", "Method", "Predicted: steps", "Predicted: updates", "Measured: steps", "Times sooner")
-    lines = [_row(heads), _row(["---"] * len(heads))]
+    lines = [markdown_row(heads), markdown_row(["---"] * len(heads))]
     for kind, (workers, step_times) in SPEEDS.items():
         planned = plan_steps(step_times)
         for task in TASKS:
@@ -41,12 +41,8 @@ def table() -> str:
                 measured = rate(curves["rennala"]) / rate(curves[method])
                 sooner = speed_cell(curves["rennala"], curves[method])
                 of_updates = f"{updates:.1f}" if row != "PPO" else ""
-                lines.append(_row((task, workers, method, f"{steps:.1f}", of_updates, f"{measured:.1f}", sooner)))
+                lines.append(markdown_row((task, workers, method, f"{steps:.1f}", of_updates, f"{measured:.1f}", sooner)))
     return "\n".join(lines)
-
-
-def _row(cells: tuple[str, ...] | list[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 if __name__ == "__main__":

@@ -6,12 +6,12 @@ The paper's claims, decided from the committed runs, as a Markdown table.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from pathlib import Path
 
 from sb3_nigt.experiments.results import load_all
-from sb3_nigt.experiments.verdicts import Effect, effects, paired
+from sb3_nigt.experiments.table import markdown_row
+from sb3_nigt.experiments.verdicts import effects, paired
 
 HEADS = ("Claim", "Reading", "Planned", "The paper's rule")
 EQUAL = {
@@ -38,58 +38,41 @@ TWO_TASKS = {
     )
     for unit in ("step", "trajectory")
 }
-CLAIMS = (
-    ("(a) Equal speeds: Rennala and Sync have similar curves", "rennala", "sync", EQUAL),
-    ("(a) Equal speeds: Rennala and AFedPG have similar curves", "rennala", "afedpg", EQUAL),
-    ("(b) h_i = κ_i = √i: Rennala is ahead of Sync", "rennala", "sync", SQRT),
-    ("(b) h_i = κ_i = √i: Rennala is ahead of AFedPG", "rennala", "afedpg", SQRT),
-    ("(c) κ_i = √i·d^(1/4): Rennala is ahead of Sync", "rennala", "sync", COMMUNICATION),
-    ("(c) κ_i = √i·d^(1/4): Rennala is ahead of AFedPG", "rennala", "afedpg", COMMUNICATION),
-    ("Two tasks, h = (1, 10): Malenia is ahead of AFedPG", "malenia", "afedpg", TWO_TASKS),
+CLAIMS = (  # text, method, the other one, the verdict with which it holds, readings
+    ("(a) Equal speeds: Rennala and Sync have similar curves", "rennala", "sync", "no difference", EQUAL),
+    ("(a) Equal speeds: Rennala and AFedPG have similar curves", "rennala", "afedpg", "no difference", EQUAL),
+    ("(b) h_i = κ_i = √i: Rennala is ahead of Sync", "rennala", "sync", "ahead", SQRT),
+    ("(b) h_i = κ_i = √i: Rennala is ahead of AFedPG", "rennala", "afedpg", "ahead", SQRT),
+    ("(c) κ_i = √i·d^(1/4): Rennala is ahead of Sync", "rennala", "sync", "ahead", COMMUNICATION),
+    ("(c) κ_i = √i·d^(1/4): Rennala is ahead of AFedPG", "rennala", "afedpg", "ahead", COMMUNICATION),
+    ("Two tasks, h = (1, 10): Malenia is ahead of AFedPG", "malenia", "afedpg", "ahead", TWO_TASKS),
 )
-LONG = ("reacher-communication", "humanoid-communication")  # per trajectory, with both links
+LONG = (*COMMUNICATION["per trajectory"], *COMMUNICATION["per trajectory, serial link"])
 
 
 def table() -> str:
     """Write a line for each claim and reading."""
-    lines = [_row(HEADS), _row(("---",) * len(HEADS))]
-    for claim, first, other, readings in CLAIMS:
-        for reading, directories in readings.items():
-            cells = ("<br>".join(_decided(claim, first + rule, other, directories)) for rule in ("", ":first_finished"))
-            lines.append(_row((claim if reading == next(iter(readings)) else "", reading, *cells)))
+    lines = [markdown_row(HEADS), markdown_row(["---"] * len(HEADS))]
+    for text, first, other, wanted, readings in CLAIMS:
+        for number, (reading, directories) in enumerate(readings.items()):
+            cells = ["<br>".join(_decided(first + rule, other, wanted, directories)) for rule in ("", ":first_finished")]
+            lines.append(markdown_row(["" if number else text, reading, *cells]))
     return "\n".join(lines)
 
 
-def _decided(claim: str, first: str, other: str, directories: tuple[str, ...]) -> Iterator[str]:
+def _decided(first: str, other: str, wanted: str, directories: tuple[str, ...]) -> Iterator[str]:
     for directory in directories:
         curves = load_all(Path(__file__).parent / directory / "curves.csv")
         effect = effects(*paired(curves[first], curves[other]), returns=())["mean over the run"]
-        text = f"{_name(directory)}: {_verdict(claim, effect)}, {_number(effect.ratio)}"
-        yield f"{text} [{_number(effect.low)}, {_number(effect.high)}]"
+        verdict = "holds" if effect.verdict == wanted else effect.verdict
+        yield f"{_name(directory)}: {verdict}, {effect.ratio:.2f} [{effect.low:.2f}, {effect.high:.2f}]"
 
 
 def _name(directory: str) -> str:
-    """The task; bold for long runs."""
-    first = directory.partition("-")[0]
-    if first == "malenia":
-        return directory.removeprefix("malenia-").partition("-per")[0]
-    name = first.capitalize()
-    return f"**{name}**" if directory.startswith(LONG) and directory.endswith("trajectory") else name
-
-
-def _verdict(claim: str, effect: Effect) -> str:
-    wanted = "no difference" if "similar" in claim else "ahead"
-    return "holds" if effect.verdict == wanted else effect.verdict
-
-
-def _number(value: float) -> str:
-    if math.isfinite(value):
-        return f"{value:.0f}" if value >= 100 else f"{value:.2f}"
-    return "∞" if value == math.inf else "?"
-
-
-def _row(cells: tuple[str, ...]) -> str:
-    return f"| {' | '.join(cells)} |"
+    """The environment, or for Malenia the tasks; bold for long runs."""
+    env, _, tasks = directory.partition("-per")[0].partition("-")
+    name = tasks if env == "malenia" else env.capitalize()
+    return f"**{name}**" if directory in LONG else name
 
 
 if __name__ == "__main__":

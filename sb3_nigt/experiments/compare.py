@@ -68,16 +68,17 @@ def setting_of(args: argparse.Namespace) -> Setting:
     return setting
 
 
-def check_processes(args: argparse.Namespace, setting: Setting) -> None:
+def processes_of(args: argparse.Namespace) -> Setting:
     """
-    Check that a comparison on real processes is asked nothing that only simulated workers can do.
+    Return the environment and the number of workers on real processes.
 
     :param args: parsed command line
-    :param setting: made of it
-    :raises UsageError: if it is
+    :raises UsageError: if it asks for something that only simulated workers can do
     """
-    plain = Setting(setting.env, (1.0,) * setting.n_workers, (0.0,) * setting.n_workers)
-    if setting != plain:
+    if args.n_workers is None:
+        raise UsageError("--workers processes needs --n-workers, for example --n-workers 10")
+    setting = setting_of(args)
+    if setting != Setting(setting.env, (1.0,) * setting.n_workers, (0.0,) * setting.n_workers):
         raise UsageError(
             "--workers processes takes as long as the environments take: leave out --step-times, --message-times, --link, "
             "--aggregation, --time-per and --tasks, which need --workers simulated"
@@ -86,6 +87,7 @@ def check_processes(args: argparse.Namespace, setting: Setting) -> None:
         raise UsageError("--workers processes needs --seconds, the length of a run in real seconds")
     if "ars" in [name.partition("@")[0] for name in args.algos]:
         raise UsageError("ars does not count its steps: leave it out of --algos, or use --workers simulated")
+    return dataclasses.replace(setting, workers="processes")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -94,12 +96,9 @@ def run(args: argparse.Namespace) -> None:
 
     :param args: parsed command line
     """
-    if args.workers == "processes" and args.n_workers is None:
-        raise UsageError("--workers processes needs --n-workers, for example --n-workers 10")
-    setting, budget = setting_of(args), Budget(args.timesteps, args.seconds, args.points, args.episodes)
-    if args.workers == "processes":
-        check_processes(args, setting)
-        setting, args.processes = dataclasses.replace(setting, workers="processes"), 1
+    is_real = args.workers == "processes"
+    setting = processes_of(args) if is_real else setting_of(args)
+    budget = Budget(args.timesteps, args.seconds, args.points, args.episodes)
     check_given(args.set, args.algos)
     baselines = [name for name in args.algos if is_baseline(name)]
     if baselines and setting.time_per == "trajectory":
@@ -111,7 +110,7 @@ def run(args: argparse.Namespace) -> None:
     runs = seeded_runs(
         args.algos, range(args.first_seed, args.first_seed + args.seeds), setting, budget, args.tuned, paper, args.set
     )
-    compare(runs, args.output, args.processes, args.target_return)
+    compare(runs, args.output, 1 if is_real else args.processes, args.target_return)
 
 
 def seeded_runs(
@@ -187,8 +186,6 @@ def title(setting: Setting) -> str:
 
     :param setting: of the picture
     """
-    if setting.workers == "processes":
-        return f"{setting.env}, {setting.n_workers} worker processes, real seconds"
     messages = f"{_range(setting.message_times)} a message" if any(setting.message_times) else "messages take no time"
     if setting.link == "serial":
         messages += f", serial link, {'server' if setting.aggregation == 'server' else 'all-reduce'}"
@@ -197,6 +194,8 @@ def title(setting: Setting) -> str:
     later = f" (at the end {final[0]:.3g} to {final[-1]:.3g} s)" if final else ""
     steps = f"{_range(setting.step_times)} a {setting.time_per}{later}"
     workers = "1 worker" if setting.n_workers == 1 else f"{setting.n_workers} workers"
+    if setting.workers == "processes":
+        return f"{setting.env}, {workers}, real seconds"
     return f"{setting.env}{tasks}, {workers}, {steps}, {messages}"
 
 

@@ -50,13 +50,13 @@ def returns_table(comparisons: Sequence[tuple[str, Curves]]) -> str:
     :param comparisons: name and curves of each
     """
     methods = _methods(comparisons)
-    lines = [_row(["Return", "runs", *methods]), _row(["---"] * (len(methods) + 2))]
+    lines = [markdown_row(["Return", "runs", *methods]), markdown_row(["---"] * (len(methods) + 2))]
     for name, curves in comparisons:
         finals = {method: np.array([curve.final_return for curve in runs]) for method, runs in curves.items()}
         means = {method: float(statistics.interquartile_mean(values)) for method, values in finals.items()}
         best = max(means, key=lambda method: means[method])
         cells = [returns_cell(finals[method], method == best) if method in finals else "" for method in methods]
-        lines.append(_row([name, str(len(next(iter(curves.values())))), *cells]))
+        lines.append(markdown_row([name, str(len(next(iter(curves.values())))), *cells]))
     return "\n".join(lines)
 
 
@@ -93,11 +93,13 @@ def tasks_table(name: str, curves: Curves) -> str:
     }
     for of_method in finals.values():
         of_method["worst task"] = np.min(list(of_method.values()), axis=0)
-    lines = [_row([name, *curves]), _row(["---"] * (len(curves) + 1))]
+    lines = [markdown_row([name, *curves]), markdown_row(["---"] * (len(curves) + 1))]
     for task in next(iter(finals.values())):
         means = {method: float(statistics.interquartile_mean(of_method[task])) for method, of_method in finals.items()}
         best = max(means, key=lambda method: means[method])
-        lines.append(_row([task, *(returns_cell(of_method[task], method == best) for method, of_method in finals.items())]))
+        lines.append(
+            markdown_row([task, *(returns_cell(of_method[task], method == best) for method, of_method in finals.items())])
+        )
     return "\n".join(lines)
 
 
@@ -161,15 +163,24 @@ def speed_cell(of_first: Sequence[Curve], of_other: Sequence[Curve]) -> str:
     return f"{text} [{_ratio(float(low))}, {_ratio(float(high))}]"
 
 
+def markdown_row(cells: Sequence[str]) -> str:
+    """
+    Write a line of a Markdown table.
+
+    :param cells: from left to right
+    """
+    return f"| {' | '.join(cells)} |"
+
+
 def _against_the_first(
     head: str, comparisons: Sequence[tuple[str, Curves]], cell: Callable[[Sequence[Curve], Sequence[Curve]], str]
 ) -> str:
     """Write a line for each comparison, and a cell for each method but the first, from the runs of both."""
     methods = _methods(comparisons)[1:]
-    lines = [_row([head, *methods]), _row(["---"] * (len(methods) + 1))]
+    lines = [markdown_row([head, *methods]), markdown_row(["---"] * (len(methods) + 1))]
     for name, curves in comparisons:
         first, *others = curves
-        lines.append(_row([name, *(cell(curves[first], curves[m]) if m in others else "" for m in methods)]))
+        lines.append(markdown_row([name, *(cell(curves[first], curves[m]) if m in others else "" for m in methods)]))
     return "\n".join(lines)
 
 
@@ -180,10 +191,6 @@ def _is_uneven(curves: Curves) -> bool:
 
 def _methods(comparisons: Sequence[tuple[str, Curves]]) -> list[str]:
     return list(dict.fromkeys(method for _, curves in comparisons for method in curves))
-
-
-def _row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 def _drawn(runs: Sequence[Curve], rng: np.random.Generator) -> list[Curve]:

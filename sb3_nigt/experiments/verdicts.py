@@ -13,6 +13,7 @@ from sb3_nigt.experiments import statistics
 from sb3_nigt.experiments.arguments import UsageError
 from sb3_nigt.experiments.results import Curve, Curves
 from sb3_nigt.experiments.statistics import FloatArray
+from sb3_nigt.experiments.table import markdown_row
 
 FACTOR = 1.5  # an interval within (1/FACTOR, FACTOR) excludes a difference of practical importance
 HEAD = ("Comparison", "First", "Other", "Measure", "Effect", "95 % interval", "Not reached", "Verdict")
@@ -54,7 +55,7 @@ def run(args: argparse.Namespace) -> None:
     """
     rows = [HEAD, ("---",) * len(HEAD)]
     rows += [row for name, curves in args.comparisons for row in comparison_rows(name, curves, args.returns)]
-    text = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    text = "\n".join(markdown_row(row) for row in rows)
     print(text)
     if args.output is not None:
         args.output.write_text(text + "\n", encoding="utf-8")

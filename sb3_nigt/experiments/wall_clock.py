@@ -23,6 +23,7 @@ from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
 from sb3_nigt.algorithms.base import AsyncPolicyGradient
+from sb3_nigt.experiments.benchmark.rates import rate
 from sb3_nigt.experiments.curve_file import CurveFile
 from sb3_nigt.experiments.evaluation import Evaluator
 from sb3_nigt.experiments.methods import is_baseline, make_model, messages_of_round, updates_made
@@ -68,24 +69,31 @@ def make_workers(run: Run) -> VecEnv:
     env_id, n_workers = run.setting.env, run.setting.n_workers
     if not is_baseline(run.method):
         return make_worker_vec_env(env_id, n_workers, vec_env_cls=ProcessVecEnv, seed=run.seed)
-    make = partial(make_vec_env, partial(gym.make, env_id), n_workers, seed=run.seed)
+    make_env = partial(gym.make, env_id)  # the id alone would be made with a renderer
+    make = partial(make_vec_env, make_env, n_workers, seed=run.seed)
     rates = {cls: random_steps_a_second(make(vec_env_cls=cls)) for cls in (DummyVecEnv, SubprocVecEnv)}
     return make(vec_env_cls=max(rates, key=lambda cls: rates[cls]))
 
 
 def random_steps_a_second(env: VecEnv) -> float:
     """
-    Step all environments together with random actions for ``TRIAL_SECONDS``.
+    Step all environments together for ``TRIAL_SECONDS``, each with a random action that it repeats.
 
     :param env: is closed
     """
     env.reset()
-    actions, steps, start = [env.action_space.sample() for _ in range(env.num_envs)], 0, time.perf_counter()
-    while time.perf_counter() - start < TRIAL_SECONDS:
-        env.step(np.array(actions))
-        steps += env.num_envs
+    actions = np.array([env.action_space.sample() for _ in range(env.num_envs)])
+
+    def work() -> int:
+        steps, end = 0, time.perf_counter() + TRIAL_SECONDS
+        while time.perf_counter() < end:
+            env.step(actions)
+            steps += env.num_envs
+        return steps
+
+    measured = rate(work)
     env.close()
-    return steps / TRIAL_SECONDS
+    return measured
 
 
 def close(workers: VecEnv) -> None:
