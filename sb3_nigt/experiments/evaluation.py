@@ -1,4 +1,4 @@
-"""Returns of a policy on episodes of its own."""
+"""Returns of a policy on separate episodes."""
 
 from __future__ import annotations
 
