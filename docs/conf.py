@@ -1,6 +1,13 @@
 """Sphinx configuration: ``sphinx-build -W -b html docs docs/_build``."""
 
+import sys
+from pathlib import Path
+
+from sphinx.application import Sphinx
+
 from sb3_nigt import __version__
+
+sys.path.insert(0, str(Path(__file__).parent))  # for the pictures
 
 project = "sb3_nigt"
 author = "The sb3_nigt developers"
@@ -19,3 +26,10 @@ autodoc_mock_imports = ["ray"]  # an extra that the documentation does not need
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # the signature has them
 nitpicky = False  # types of Stable-Baselines3 and torch are not ours to resolve
+
+
+def setup(app: Sphinx) -> None:
+    """Draw the pictures before the pages are read."""
+    from curves import draw_all
+
+    app.connect("builder-inited", lambda app: draw_all())

@@ -2,9 +2,11 @@
 
 import ast
 import glob
+import importlib
 import inspect
 import itertools
 import json
+import os
 import re
 import runpy
 import secrets
@@ -13,6 +15,7 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch as th
@@ -53,6 +56,13 @@ FILE = re.compile(r"`([\w./-]+/[\w.-]+\.(?:py|md|png|txt))`")
 RECORD = re.compile(r"logger\.record\(\s*f?\"([^\"]+)\"")
 
 
+RESULTS = ROOT / "docs/results"
+with mock.patch.object(sys, "path", [str(ROOT / "docs"), *sys.path]):
+    curves = importlib.import_module("curves")  # as the build of the pages does
+DRAWN_AT_THE_BUILD = {path.with_name("curves.png") for path in RESULTS.glob(f"*/{ALL_CURVES}")}
+DRAWN_AT_THE_BUILD |= {ROOT / "docs" / "images" / f"defaults-{name}.png" for name in curves.PANELS}
+
+
 def name_of(page):
     return str(page.relative_to(ROOT))
 
@@ -68,9 +78,13 @@ def python_blocks(page):
     ]
 
 
+INCLUDE = re.compile(r"^```{include} (\S+)\n```$", re.MULTILINE)
+
+
 def prose(page):
-    """The page without its fenced blocks."""
-    return FENCE.sub("", page.read_text(encoding="utf-8"))
+    """The page without its fenced blocks, but with the files that it includes."""
+    text = INCLUDE.sub(lambda found: prose(page.parent / found[1]), page.read_text(encoding="utf-8"))
+    return FENCE.sub("", text)
 
 
 def anchors(page):
@@ -126,7 +140,7 @@ def test_links_lead_somewhere(page):
             continue
         path, _, anchor = link.partition("#")
         target = page.parent / path if path else page
-        assert target.exists(), f"{link} in {name_of(page)}"
+        assert target.exists() or target.resolve() in DRAWN_AT_THE_BUILD, f"{link} in {name_of(page)}"
         assert not anchor or anchor in anchors(target), f"{link} in {name_of(page)}: there is no such heading"
 
 
@@ -165,8 +179,7 @@ def test_tables_in_the_readme_are_what_commands_have_printed():
     assert set(blocks) <= set(kept)
 
 
-RESULTS = ROOT / "docs/results"
-RESULTS_PAGE = (ROOT / "docs/guide/paper_tables.md").read_text(encoding="utf-8")
+RESULTS_PAGE = (RESULTS / "experiments.md").read_text(encoding="utf-8")
 VERDICTS_PAGE = (ROOT / "docs/guide/results.md").read_text(encoding="utf-8")
 EXPERIMENT = re.compile(
     r"results/([\w-]+)/table.txt\n```\n\n!\[[^\]]*\]\(../results/\1/curves.png\)\n\n```bash\nsb3-nigt (reproduce .*)\n```"
@@ -188,13 +201,13 @@ def test_command_beneath_an_experiment_is_the_one_that_made_it(name, command, mo
     main(command.split())
     runs, output = asked[0]
     assert output.name == name
-    curves = load_all(RESULTS / name / ALL_CURVES)
-    assert {run.method: run.seed + 1 for run in runs} == {method: len(of_one) for method, of_one in curves.items()}
+    kept_runs = load_all(RESULTS / name / ALL_CURVES)
+    assert {run.method: run.seed + 1 for run in runs} == {method: len(of_one) for method, of_one in kept_runs.items()}
     for run in runs:
         if run.seed == 0:
             kept = json.loads((RESULTS / name / f"{run.name}.json").read_text(encoding="utf-8"))["run"]
             assert completed({"paper": True} | kept) == run.as_json()  # before there was a choice all were the paper's
-    assert (RESULTS / name / "table.txt").read_text(encoding="utf-8") == compare.report(runs, curves, None) + "\n"
+    assert (RESULTS / name / "table.txt").read_text(encoding="utf-8") == compare.report(runs, kept_runs, None) + "\n"
 
 
 @pytest.mark.parametrize("page", sorted((ROOT / "docs/modules").glob("*.md")), ids=name_of)
@@ -264,6 +277,45 @@ def test_verdicts_on_the_long_runs_are_up_to_date(command, name, tmp_path):
 def test_the_claims_are_decided_from_the_files():
     written = runpy.run_path(str(RESULTS / "claims.py"))["table"]()
     assert written + "\n" == (RESULTS / "claims.md").read_text(encoding="utf-8")
+
+
+def test_the_page_of_experiments_is_made_from_their_commands():
+    written = runpy.run_path(str(RESULTS / "experiments.py"))["page"]()
+    assert written + "\n" == (RESULTS / "experiments.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", curves.TABLES)
+def test_tables_of_the_comparisons_are_those_of_their_curves(name):
+    assert curves.table(name) + "\n" == (ROOT / "docs" / "defaults" / f"{name}.md").read_text(encoding="utf-8")
+
+
+def test_every_comparison_that_is_kept_is_on_the_page():
+    shown = {name for kind in (curves.TABLES, curves.PANELS) for names in kind.values() for name in names}
+    kept = {path.parent.name for path in (ROOT / "docs" / "defaults").glob(f"*/{ALL_CURVES}")}
+    others = {name for name in kept if name.endswith(("-ablation", "-large"))}  # they have tables of their own
+    assert kept - others <= shown
+
+
+def test_the_build_draws_what_is_missing_or_old(tmp_path, monkeypatch):
+    folder = tmp_path / "results" / "some"
+    folder.mkdir(parents=True)
+    for name in (ALL_CURVES, "table.txt"):
+        (folder / name).write_bytes((RESULTS / "malenia-bit-per-step" / name).read_bytes())
+    (tmp_path / "defaults").symlink_to(ROOT / "docs" / "defaults")
+    (tmp_path / "images").mkdir()
+    monkeypatch.setattr(curves, "DOCS", tmp_path)
+    monkeypatch.setattr(curves, "PANELS", {"asynchrony": ("Hopper-v5-sqrt",), curves.ON_THE_README: ("Hopper-v5-one-slow",)})
+    pictures = [folder / "curves.png", tmp_path / "images" / "defaults-asynchrony.png"]
+    curves.draw_all()
+    assert all(picture.read_bytes().startswith(b"\x89PNG") for picture in pictures)
+    assert not (tmp_path / "images" / "defaults-one-slow.png").exists()
+    for picture in pictures:
+        picture.write_bytes(b"kept")
+    curves.draw_all()
+    assert all(picture.read_bytes() == b"kept" for picture in pictures)
+    os.utime(pictures[0], (0, 0))
+    curves.draw_all()
+    assert pictures[0].read_bytes() != b"kept" == pictures[1].read_bytes()
 
 
 @pytest.mark.parametrize(("script", "write"), [("ablation", "table"), ("asynchrony", "table"), ("search", "tables")])

@@ -1,0 +1,89 @@
+"""
+Tables and pictures of these pages that are made from curves.
+
+``python docs/curves.py`` writes the tables and the picture of the README; every build of the pages draws the other pictures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from sb3_nigt.experiments.compare import draw
+from sb3_nigt.experiments.panels import draw_panels
+from sb3_nigt.experiments.results import ALL_CURVES, Curves, comparison, load_all
+from sb3_nigt.experiments.table import all_tables
+
+DOCS = Path(__file__).parent
+TASKS = (
+    *("Hopper-v5", "Walker2d-v5", "HalfCheetah-v5", "Humanoid-v5", "Reacher-v5"),
+    *("Pendulum-v1", "CartPole-v1", "LunarLander-v3", "Catch-v0"),
+)
+TABLES = {
+    **{kind: tuple(f"{task}-{kind}" for task in TASKS) for kind in ("processes", "one-slow", "sqrt", "equal", "one-worker")},
+    "tasks": tuple(f"tasks-{family}" for family in ("gravity", "friction", "velocity")),
+}
+ON_THE_README = "one-slow"
+PANELS = {
+    **{kind: TABLES[kind] for kind in ("processes", "sqrt", "equal", ON_THE_README)},
+    "asynchrony": ("Hopper-v5-one-slow", "Hopper-v5-slow-100x", "Hopper-v5-sqrt", "Hopper-v5-100-workers"),
+}
+AXES = {"equal": "timesteps"}  # the others are over seconds
+
+
+def comparisons(names: Sequence[str]) -> list[tuple[str, Curves]]:
+    """
+    Read those comparisons of the defaults that there are.
+
+    :param names: of their folders
+    """
+    return [comparison(str(folder)) for name in names if (folder := DOCS / "defaults" / name).exists()]
+
+
+def table(name: str) -> str:
+    """
+    Write the tables of a kind of workers.
+
+    :param name: of the kind
+    """
+    return all_tables(comparisons(TABLES[name]))
+
+
+def draw_kind(name: str) -> None:
+    """
+    Draw the picture of a kind of workers: a panel for each comparison.
+
+    :param name: of the kind
+    """
+    draw_panels(comparisons(PANELS[name]), DOCS / "images" / f"defaults-{name}.png", AXES.get(name, "seconds"))
+
+
+def draw_experiment(folder: Path) -> None:
+    """
+    Draw the picture of one of the paper's experiments.
+
+    :param folder: with its curves and its table, whose first line says what it is
+    """
+    heading, *_ = (folder / "table.txt").read_text(encoding="utf-8").splitlines()
+    draw(load_all(folder / ALL_CURVES), heading, folder / "curves.png")
+
+
+def draw_all() -> None:
+    """Draw what is missing or older than its curves; the picture of the README is committed."""
+    for curves in (DOCS / "results").glob(f"*/{ALL_CURVES}"):
+        if _is_old(curves.with_name("curves.png"), [curves]):
+            draw_experiment(curves.parent)
+    for name in PANELS.keys() - {ON_THE_README}:
+        sources = [DOCS / "defaults" / one / ALL_CURVES for one in PANELS[name]]
+        if _is_old(DOCS / "images" / f"defaults-{name}.png", [source for source in sources if source.exists()]):
+            draw_kind(name)
+
+
+def _is_old(picture: Path, sources: Sequence[Path]) -> bool:
+    return not picture.exists() or picture.stat().st_mtime < max(source.stat().st_mtime for source in sources)
+
+
+if __name__ == "__main__":
+    for name in TABLES:
+        (DOCS / "defaults" / f"{name}.md").write_text(table(name) + "\n", encoding="utf-8")
+    draw_kind(ON_THE_README)
