@@ -16,7 +16,7 @@ version = release = __version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinx.ext.viewcode"]
 myst_heading_anchors = 4  # pages link to headings of other pages
-exclude_patterns = ["_build", "defaults"]  # tables that a page includes
+exclude_patterns = ["_build", "defaults", "results"]  # tables that a page includes
 html_theme = "furo"
 html_title = f"{project} {version}"
 # Fonts that have all symbols of the formulas at one width:
