@@ -309,6 +309,8 @@ def test_a_run_that_fails_stops_no_other(tmp_path):
         ("--env CartPole-v1 --seconds -1", "give a number greater than 0"),
         ("--env CartPole-v1 --timesteps 9", "for example --n-workers 10"),
         ("--env CartPole-v1 --timesteps 9 --step-times 1,2 --message-times 1,2,3", "--message-times has 3 values for 2"),
+        ("--env CartPole-v1 --timesteps 9 --step-times 1,2 --final-step-times 2,1", "--final-step-times needs --seconds"),
+        ("--env CartPole-v1 --seconds 9 --step-times 1,2 --final-step-times 2,1,3", "--final-step-times has 3 values for 2"),
         ("--env CartPole-v1 --timesteps 9 --step-times 1,2 --output taken", "is a file, give the name of a directory"),
         ("--env CartPole-v1 --timesteps 9 --step-times 1,2 --algos ppo --seeds 1 --output other", "with another method"),
         ("--env CartPole-v1 --timesteps 9 --step-times 1,2 --algos a2c --seeds 1 --output other", "is damaged: remove it"),
@@ -334,6 +336,18 @@ def test_wrong_arguments_cost_one_line(arguments, message, tmp_path, monkeypatch
     assert error.startswith("sb3-nigt compare: ")
     assert error.count("\n") == 1
     assert message in error
+
+
+def test_speeds_that_change(monkeypatch, tmp_path):
+    """Both workers pass √(1·4) = 2 seconds a step in the middle of the run."""
+    asked = []
+    monkeypatch.setattr(compare, "compare", lambda runs, *_: asked.extend(runs))
+    words = "--env CartPole-v1 --seconds 100 --step-times 1,4 --final-step-times 4,1 --algos rennala --seeds 1"
+    main(["compare", *words.split(), "--output", str(tmp_path)])
+    setting = asked[0].setting
+    assert compare.title(setting) == "CartPole-v1, 2 workers, 1 to 4 s a step (at the end 4 to 1 s), messages take no time"
+    times = setting.make_workers(0).time_model.step_times
+    assert [times(now).tolist() for now in (0.0, 50.0, 100.0, 200.0)] == [[1, 4], [2, 2], [4, 1], [4, 1]]
 
 
 def test_summary_of_files_made_by_hand(tmp_path, capsys):

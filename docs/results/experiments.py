@@ -31,9 +31,10 @@ def commands() -> dict[str, str]:
 
 def page() -> str:
     """Write a section for each."""
-    return "\n\n".join(
-        SECTION.format(name=name, command=command, **COMMAND.match(command).groupdict()) for name, command in commands().items()
-    )
+    sections = []
+    for name, command in commands().items():
+        sections.append(SECTION.format(name=name, command=command, **COMMAND.match(command).groupdict()))
+    return "\n\n".join(sections)
 
 
 if __name__ == "__main__":

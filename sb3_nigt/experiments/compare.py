@@ -48,6 +48,7 @@ def setting_of(args: argparse.Namespace) -> Setting:
     Return environment and workers.
 
     :param args: parsed command line
+    :raises UsageError: if it has arguments that do not go together
     """
     step_times = tuple(parse_times(args.step_times, args.n_workers).tolist())
     message_times = parse_times(args.message_times, len(step_times), name="--message-times", positive=False)
@@ -58,6 +59,8 @@ def setting_of(args: argparse.Namespace) -> Setting:
         tuple(message_times.tolist()),
         args.time_per,
         args.tasks,
+        final_step_times=_final_step_times(args, len(step_times)),
+        change_seconds=args.seconds if args.final_step_times else 0.0,
         link=link,
         aggregation=aggregation,
     )
@@ -66,6 +69,14 @@ def setting_of(args: argparse.Namespace) -> Setting:
     except ValueError as error:
         raise UsageError(str(error)) from None
     return setting
+
+
+def _final_step_times(args: argparse.Namespace, n_workers: int) -> tuple[float, ...] | None:
+    if args.final_step_times is None:
+        return None
+    if args.seconds is None:
+        raise UsageError("--final-step-times needs --seconds: the times change until then")
+    return tuple(parse_times(args.final_step_times, n_workers, name="--final-step-times").tolist())
 
 
 def processes_of(args: argparse.Namespace) -> Setting:
@@ -80,8 +91,8 @@ def processes_of(args: argparse.Namespace) -> Setting:
     setting = setting_of(args)
     if setting != Setting(setting.env, (1.0,) * setting.n_workers, (0.0,) * setting.n_workers):
         raise UsageError(
-            "--workers processes takes as long as the environments take: leave out --step-times, --message-times, --link, "
-            "--aggregation, --time-per and --tasks, which need --workers simulated"
+            "--workers processes takes as long as the environments take: leave out --step-times, --final-step-times, "
+            "--message-times, --link, --aggregation, --time-per and --tasks, which need --workers simulated"
         )
     if args.seconds is None:
         raise UsageError("--workers processes needs --seconds, the length of a run in real seconds")

@@ -40,6 +40,12 @@ def add_setting(parser: argparse.ArgumentParser) -> None:
         help="seconds per step: 1,1.4,2 or equal, sqrt, linear; default: %(default)s",
     )
     parser.add_argument(
+        "--final-step-times",
+        metavar="TIMES",
+        help="what the seconds per step have become at the end of a run, by equal factors in equal times; needs --seconds; "
+        "default: they stay the same",
+    )
+    parser.add_argument(
         "--message-times", metavar="TIMES", default="0", help="seconds per message, in the same format; default: %(default)s"
     )
     add_link(parser)
