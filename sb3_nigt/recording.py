@@ -90,6 +90,12 @@ class Recording:
         return cls(**{**values, "task_ids": tuple(header["task_ids"])}, rounds=tuple(rounds))
 
 
+DECISIVE = (  # arguments that decide what is learned from the steps of a round; the others decide which steps those are
+    *("n_steps", "horizon", "gamma", "gae_lambda", "eta", "learning_rate", "geometry", "rollout", "stagger"),
+    *("fisher_samples", "fisher_rounds"),
+)
+
+
 class RunRecorder(BaseCallback):
     """
     Callback that writes every round to a file, one line of JSON each, so a crash loses no complete round.
@@ -115,7 +121,7 @@ class RunRecorder(BaseCallback):
                 "task_ids": [str(task_id) for task_id in model.workers.task_ids],
                 "link": model.workers.link,
                 "aggregation": model.workers.aggregation,
-                "settings": settings_of(model),
+                "settings": replay_settings(model),
                 # steps are at the learner, which sums them in one sweep
                 "sums_by_worker": model.workers.sums_by_worker and model.rollout == "trajectories",
             }
@@ -136,15 +142,14 @@ class RunRecorder(BaseCallback):
         return True
 
 
-def settings_of(model: Any) -> dict[str, Any]:
+def replay_settings(model: Any) -> dict[str, Any]:
     """
     What two models must share for one to repeat the run of the other.
 
     :param model: one of this package's
     :return: numbers and names among its arguments, and a checksum of its parameters
     """
-    names = ("n_steps", "horizon", "gamma", "gae_lambda", "eta", "learning_rate", "geometry", "rollout", "stagger")
-    numbers = {name: value for name in names if isinstance(value := getattr(model, name), int | float | str)}
+    numbers = {name: value for name in DECISIVE if isinstance(value := getattr(model, name), int | float | str)}
     return {**numbers, "parameters": zlib.crc32(flatten(model.policy).tobytes())}
 
 

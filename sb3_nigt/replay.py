@@ -16,7 +16,7 @@ from sb3_nigt.algorithms.book import RoundResult
 from sb3_nigt.algorithms.group import Alone, RoundPlan
 from sb3_nigt.algorithms.trained import TrainedModel
 from sb3_nigt.messages import Arrival, Job, RoundReport, SamplingPoint, TrajectoryKey
-from sb3_nigt.recording import Recording, settings_of
+from sb3_nigt.recording import Recording, replay_settings
 from sb3_nigt.sampling.trajectory import Trajectory
 from sb3_nigt.vec_env import SimulatedVecEnv, TrajectoryWorkers
 from sb3_nigt.vec_env.wrappers import WrapperStack
@@ -134,7 +134,7 @@ def _fitting_workers(model: AsyncPolicyGradient, recording: Recording) -> Simula
             f"model: it has made {model.n_updates} updates, the recording begins after {recording.rounds[0].report.round}: "
             "give a fresh model, or the one that was saved before the recording began."
         )
-    settings = settings_of(model)
+    settings = replay_settings(model)
     for name, was in recording.settings.items():
         if settings.get(name) != was:
             raise ValueError(

@@ -11,6 +11,8 @@ from stable_baselines3.common.callbacks import CallbackList
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_nigt import AFedPG, ProcessVecEnv, Recording, RunRecorder, SimulatedVecEnv, replay
+from sb3_nigt.algorithms.settings import CHANGEABLE
+from sb3_nigt.recording import DECISIVE
 
 ENV_FNS = [LengthFromSeedEnv] * 3
 SETTINGS = {"n_trajectories": 7, "horizon": 5, "learning_rate": 0.1, "seed": 3, "policy_kwargs": {"net_arch": [8]}}
@@ -179,3 +181,8 @@ def test_model_that_does_not_fit(tmp_path):
         replay(other, recording)
     with pytest.raises(ValueError, match=r"run.jsonl' is not a recording: give Recording.load"):
         replay(make("planned", SimulatedVecEnv(ENV_FNS)), "run.jsonl")
+
+
+def test_a_replay_asks_for_all_arguments_that_decide_what_is_learned():
+    which_steps = {"n_trajectories", "n_initial_trajectories", "schedule", "on_lost_task"}
+    assert set(DECISIVE) == set(CHANGEABLE) - which_steps

@@ -12,10 +12,6 @@ import numpy.typing as npt
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
 
-MORE_WORK_KEEPS_COMPLETE = "A complete round stays complete when one count grows."
-WEIGHTS_SUM_TO_ONE = "The weights of all accepted trajectories together, Σ_i w_i c_i, are 1."
-IDLE_WORKER_HAS_NO_WEIGHT = "A worker that contributed nothing is neither waited for in the reduction nor weighed."
-
 
 @dataclass(frozen=True)
 class TicketPool:

@@ -15,11 +15,13 @@ from sb3_nigt.algorithms.statistics import RoundStatistics
 from sb3_nigt.errors import NonFiniteError, WorkerError
 from sb3_nigt.messages import RETURNED, Arrival, Discarded, Message, RoundReport, SamplingPoint, Segment
 from sb3_nigt.sampling.actions import diverged
+from sb3_nigt.sampling.segments import MAX_BAD_EPISODES
 from sb3_nigt.sampling.trajectory import Trajectory
 from sb3_nigt.vec_env.base import Cancelled, RoundWorkers
 
 LENGTH_SMOOTHING = 0.1  # weight of a new trajectory in the running mean of lengths
-MAX_REJECTED_IN_A_ROW = 5  # non-finite trajectories of one worker, or non-finite gradients, before a run stops
+# Non-finite trajectories of one worker, or non-finite gradients, before a run stops; the sampler has stopped stepping then.
+MAX_REJECTED_IN_A_ROW = MAX_BAD_EPISODES
 
 Accepted = list[tuple[Arrival, Trajectory]]
 

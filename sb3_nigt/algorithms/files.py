@@ -28,8 +28,8 @@ def check_file(cls: type[Any], path: str | pathlib.Path | io.BufferedIOBase) -> 
     classes = data.get("saved_classes")
     if classes is None and "eta" in data and "rollout" not in data:
         raise ValueError(
-            f"{shown} was saved by sb3_nigt 0.1.0, whose policies have other parameters: load it with that version "
-            '(pip install "sb3_nigt==0.1.0"), or train a new model.'
+            f"{shown} was saved by sb3_nigt 0.1.0, whose policies have other parameters: load it with that version, or train "
+            "a new model."
         )
     if classes is None and "rollout" not in data:
         raise ValueError(f"{shown} was not saved by a class of sb3_nigt: load it with the class that saved it.")

@@ -56,7 +56,15 @@ OF_A_RUN = (  # attributes that are made anew from the others
     *("_workers", "_stack", "_group", "_ticks", "_accepted", "_schedule", "_estimator", "_round_logger", "_fisher", "_point"),
     *("_layout", "_statistics", "_buffers", "_spec", "_structure", "_has_batch_norm", "_memory", "_usual_logger"),
     *("eta_schedule", "_settings", "_is_in_round", "_preemption", "_before_round", "_traps", "_is_learning"),
+    *("_is_prepared", "_extrapolation_norm"),
 )
+COUNTERS = {  # name and attribute of the numbers that decide how a run continues
+    "num_timesteps": "num_timesteps",
+    "n_updates": "_n_updates",
+    "root_seed": "_root_seed",
+    "mean_length": "_mean_length",
+    "bad_gradients": "_bad_gradients",
+}
 
 SelfModel = TypeVar("SelfModel", bound="Model")
 
@@ -387,14 +395,18 @@ class Model(OnPolicyAlgorithm):
 
     @property
     def workers(self) -> TrajectoryWorkers:
-        """The workers that rounds run on; of all ranks where there are several."""
-        assert self._group is not None, "there are no workers before learn()"
+        """
+        The workers that rounds run on; of all ranks where there are several.
+
+        :raises RuntimeError: before ``learn()``
+        """
+        if self._group is None:
+            raise RuntimeError("There are no workers yet: they are connected when learn() begins.")
         return self._group.workers
 
     def counters(self) -> dict[str, Any]:
         """Return the numbers that decide how a run goes on, apart from parameters and optimizer."""
-        names = ("num_timesteps", "_n_updates", "_root_seed", "_mean_length", "_bad_gradients")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, attribute) for name, attribute in COUNTERS.items()}
 
     def set_counters(self, values: dict[str, Any]) -> None:
         """
@@ -402,7 +414,7 @@ class Model(OnPolicyAlgorithm):
 
         :param values: its ``counters()``
         """
-        for name in self.counters():
-            setattr(self, name, values[name])
+        for name, attribute in COUNTERS.items():
+            setattr(self, attribute, values[name])
         if self._mean_length is not None:
             self._memory.lengths = LengthEstimate(self._mean_length, seen=True)

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sb3_nigt.algorithms.model import Model
 
-CHANGEABLE = (
+OF_A_RUN = (
     *("learning_rate", "eta", "gamma", "gae_lambda", "geometry", "rollout", "n_steps", "n_trajectories"),
-    *("n_initial_trajectories", "horizon", "schedule", "stagger", "fisher_samples", "fisher_rounds", "on_lost_task"),
+    *("n_initial_trajectories", "horizon", "schedule", "stagger", "fisher_samples", "fisher_rounds"),
 )
+CHANGEABLE = (*OF_A_RUN, "on_lost_task")
 FINAL = {
     "seed": "call model.set_random_seed(seed), which takes effect with the next learn()",
     "policy_kwargs": "the networks are built: make a new model",

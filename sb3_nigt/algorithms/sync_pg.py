@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 
 import torch as th
 from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.type_aliases import GymEnv, Schedule
+from stable_baselines3.common.type_aliases import GymEnv
+from stable_baselines3.common.type_aliases import Schedule as ProgressSchedule
 
 from sb3_nigt.aggregators import Aggregator, Synchronous
 from sb3_nigt.algorithms.arguments import refuse_fixed
@@ -29,7 +30,7 @@ class SyncPG(AsyncPolicyGradient):
         self,
         policy: str | type[ActorCriticPolicy],
         env: GymEnv | str,
-        learning_rate: float | Schedule = 1e-4,
+        learning_rate: float | ProgressSchedule = 1e-4,
         n_trajectories: int = 20,
         horizon: int = 1000,
         gamma: float = 0.99,

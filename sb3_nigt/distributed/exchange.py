@@ -60,6 +60,24 @@ class Told:
     workers: FloatArray
     vectors: list[FloatArray]
 
+    def of_ranks(self, name: str) -> FloatArray:
+        """
+        Return one number for each rank, shape (ranks,).
+
+        :param name: a field of ``Header``
+        """
+        column: FloatArray = getattr(Header(*self.header.T), name)
+        return column
+
+    def of_workers(self, name: str) -> FloatArray:
+        """
+        Return one number for each worker, shape (workers,).
+
+        :param name: a field of ``WorkerRow``
+        """
+        column: FloatArray = getattr(WorkerRow(*self.workers.T), name)
+        return column
+
 
 def exchange(ranks: Ranks, key: str, own: Told, n_workers: Sequence[int]) -> Told:
     """
@@ -93,14 +111,18 @@ def worker_rows(
     """
     rows = [WorkerRow(count, second) for count, second in zip(counts, seconds.tolist(), strict=True)]
     for segment in segments:
-        start = segment.start
-        place = (True, start.n_steps, start.n_episodes, start.new_episode, segment.n_steps)
-        index = segment.worker - own.start
-        rows[index] = WorkerRow(*rows[index][:2], *map(float, place))
+        start, index = segment.start, segment.worker - own.start
+        rows[index] = rows[index]._replace(
+            has_segment=1.0,
+            n_steps_before=float(start.n_steps),
+            n_episodes_before=float(start.n_episodes),
+            new_episode=float(start.new_episode),
+            n_steps=float(segment.n_steps),
+        )
     advantages = {} if statistics.assessment is None else statistics.assessment.advantages
     for worker, (task, moments) in advantages.items():
-        index = worker - own.start
-        rows[index] = WorkerRow(*rows[index][:7], float(task), *moments.vector())
+        index, (weight, mean, m2) = worker - own.start, moments.vector().tolist()
+        rows[index] = rows[index]._replace(task=float(task), advantage_weight=weight, advantage_mean=mean, advantage_m2=m2)
     return np.array(rows)
 
 
@@ -150,7 +172,9 @@ def statistics_told(own: RoundStatistics, told: Told) -> RoundStatistics:
         return RoundStatistics(merged, None)
     of_returns = told.vectors[len(told.vectors) - len(observations) - 1]
     advantages = {
-        worker: WorkerMoments(int(row.task), Moments(*map(np.asarray, row[-3:])))
+        worker: WorkerMoments(
+            int(row.task), Moments(*map(np.asarray, (row.advantage_weight, row.advantage_mean, row.advantage_m2)))
+        )
         for worker, row in enumerate(WorkerRow(*row) for row in told.workers.tolist())
         if row.advantage_weight
     }

@@ -20,6 +20,7 @@ from sb3_nigt.algorithms.book import RoundResult
 from sb3_nigt.algorithms.critic_tasks import n_critic_tasks
 from sb3_nigt.algorithms.group import RoundPlan
 from sb3_nigt.algorithms.preemption import savers_in
+from sb3_nigt.algorithms.settings import OF_A_RUN
 from sb3_nigt.algorithms.statistics import RoundStatistics
 from sb3_nigt.algorithms.trained import TrainedModel
 from sb3_nigt.distributed import state
@@ -50,23 +51,10 @@ from sb3_nigt.sampling.trajectory import Trajectory
 from sb3_nigt.vec_env.base import WorkerVecEnv
 from sb3_nigt.vec_env.wrappers import WrapperStack
 
-ARGUMENTS = (
-    "rollout",
-    "n_steps",
-    "n_trajectories",
-    "n_initial_trajectories",
-    "horizon",
-    "gamma",
-    "gae_lambda",
-    "eta",
-    "learning_rate",
-    "geometry",
-    "schedule",
-    "stagger",
-    "fisher_samples",
-    "fisher_rounds",
+MUST_AGREE = (
+    *("algorithm", *OF_A_RUN, "observation_space", "action_space"),
+    *("n_parameters", "n_statistics", "timeout", "debug"),
 )
-MUST_AGREE = ("algorithm", *ARGUMENTS, "observation_space", "action_space", "n_parameters", "n_statistics", "timeout", "debug")
 
 
 class Before(NamedTuple):
@@ -176,7 +164,7 @@ class Session:
         counters = {"total_timesteps": total_timesteps, "newest_file": self._newest_file, **state.counters(model)}
         counters["fisher"] = [len(packed) for packed in self._packed_fisher_rounds()]
         rows = [json.loads(text) for text in ranks.share_text(f"{key}/counters", json.dumps(counters))]
-        first, updates = rows[self._source], rows[self._source]["_n_updates"]
+        first, updates = rows[self._source], rows[self._source]["n_updates"]
         for rank, (newest, path) in enumerate(row["newest_file"] for row in rows):
             if newest > updates:
                 raise ValueError(not_loaded(path, updates, f" of rank {rank}"))
@@ -234,7 +222,7 @@ class Session:
         counts = self._counts_of(own, told)
         arrivals = own.arrivals(self.ranks, told, before.started_at)
         self._forget(prefix, own.keys)
-        if not told.header[:, 0].all():
+        if not told.of_ranks("goes_on").all():
             return None
         self._stack.merge(told.vectors[0])
         used_steps = sum(arrival.n_steps for arrival in arrivals.accepted)
@@ -246,7 +234,7 @@ class Session:
             discarded=tuple(own.discarded),
             rejected=arrivals.rejected,
             used_steps=used_steps,
-            discarded_steps=int(told.header[:, 4].sum()) - used_steps,
+            discarded_steps=int(told.of_ranks("executed").sum()) - used_steps,
             started_at=before.started_at,
             finished_at=clock.now(),
             segments=segments_told(told),
@@ -282,20 +270,18 @@ class Session:
         vectors = [self._stack.moments([piece for _, piece in accepted]), *statistics_vectors(own)]
         mine = Told(np.array(header, dtype=np.float64), rows, vectors)
         told = exchange(self.ranks, f"{workers.prefix}gather", mine, self.n_workers)
-        for name, column in (("round", 1), ("checksum of θ̃", 2)):
-            if (told.header[:, column] != told.header[0, column]).any():
-                raise RankError(
-                    f"the ranks have drifted apart: {name} {told.header[:, column].astype(int).tolist()} on ranks 0, 1, …"
-                )
-        model.num_timesteps = before.timesteps + int(told.header[:, 3].sum())
-        workers.total_restarts = int(told.header[:, 5].sum())
-        self._seconds_per_step = told.workers[:, 1].copy()
+        for name, text in (("round", "round"), ("checksum", "checksum of θ̃")):
+            if len(set(numbers := told.of_ranks(name).astype(int).tolist())) > 1:
+                raise RankError(f"the ranks have drifted apart: {text} {numbers} on ranks 0, 1, …")
+        model.num_timesteps = before.timesteps + int(told.of_ranks("timesteps").sum())
+        workers.total_restarts = int(told.of_ranks("restarts").sum())
+        self._seconds_per_step = told.of_workers("seconds_per_step").copy()
         return told, statistics_told(own, told)
 
     def _counts_of(self, done: RankSteps | RankRound, told: Told) -> npt.NDArray[np.int64]:
         """The counts of all workers; of trajectories all ranks have counted them before, so that they must agree."""
-        counts = told.workers[:, 0].astype(np.int64)
-        if told.header[:, 0].all() and done.expected is not None and (counts != done.expected).any():
+        counts = told.of_workers("n_counted").astype(np.int64)
+        if told.of_ranks("goes_on").all() and done.expected is not None and (counts != done.expected).any():
             raise RankError(f"the ranks hold {counts.tolist()} trajectories of their workers, not {done.expected.tolist()}")
         return counts
 

@@ -77,6 +77,6 @@ class RankSteps:
         :param started_at: when the round began here
         """
         own = arrival_rows(self.accepted, self.rejected, self._started_at)
-        rows = ranks.gather_rows(own, told.header[:, -1].astype(int).tolist())
+        rows = ranks.gather_rows(own, told.of_ranks("n_arrivals").astype(int).tolist())
         assert rows is not None
         return arrivals_of(rows, self._plan.point.round, self._workers.task_ids, started_at)

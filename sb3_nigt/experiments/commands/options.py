@@ -33,6 +33,22 @@ def add_setting(parser: argparse.ArgumentParser) -> None:
         type=positive_integer,
         help="number of workers, needed with a word or a single number; default: as many as there are times",
     )
+    _add_times(parser)
+    add_link(parser)
+    parser.add_argument(
+        "--time-per", choices=("step", "trajectory"), default="step", help="what --step-times measures; default: %(default)s"
+    )
+    parser.add_argument("--tasks", choices=FAMILIES, help="the workers hold different tasks, see the guide; default: the same")
+    length = parser.add_mutually_exclusive_group(required=True)
+    length.add_argument(
+        "--timesteps", metavar="N", type=positive_integer, help="length of a run in environment steps; default: --seconds"
+    )
+    length.add_argument(
+        "--seconds", metavar="S", type=positive_number, help="length of a run on the workers' clock; default: --timesteps"
+    )
+
+
+def _add_times(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--step-times",
         metavar="TIMES",
@@ -47,18 +63,6 @@ def add_setting(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--message-times", metavar="TIMES", default="0", help="seconds per message, in the same format; default: %(default)s"
-    )
-    add_link(parser)
-    parser.add_argument(
-        "--time-per", choices=("step", "trajectory"), default="step", help="what --step-times measures; default: %(default)s"
-    )
-    parser.add_argument("--tasks", choices=FAMILIES, help="the workers hold different tasks, see the guide; default: the same")
-    length = parser.add_mutually_exclusive_group(required=True)
-    length.add_argument(
-        "--timesteps", metavar="N", type=positive_integer, help="length of a run in environment steps; default: --seconds"
-    )
-    length.add_argument(
-        "--seconds", metavar="S", type=positive_number, help="length of a run on the workers' clock; default: --timesteps"
     )
 
 

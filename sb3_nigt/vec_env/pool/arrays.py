@@ -1,4 +1,4 @@
-"""The arrays that each worker exchanges with its parent: their names, shapes and dtypes. No pickle, only flat arrays."""
+"""The arrays that each worker exchanges with its parent: their names, shapes, dtypes. Flat arrays; only infos are pickled."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Memory that the parent and its workers share, and the layout of what lies in it. No pickle, only flat arrays."""
+"""Memory that the parent and its workers share, and the layout of what lies in it. Flat arrays; only infos are pickled."""
 
 from __future__ import annotations
 
