@@ -463,6 +463,7 @@ class AsyncPolicyGradient(Model):
         update.log_update(self.logger, self.policy, self._n_updates, gradient, self._extrapolation_norm)
         self._estimator.log(self.logger)
         if has_metric and self._group.is_first:
-            update.log_kl(self.logger, self.policy, self._layout, self._fisher.rounds[-1], before, self._point)
+            moved = update.log_kl(self.logger, self.policy, self._layout, self._fisher.rounds[-1], before, self._point)
+            self._traps.after_step(moved, alpha)
         self._is_in_round = False
         self._group.after_update(self.logger)

@@ -157,7 +157,7 @@ def move_batch_norm(policy: ActorCriticPolicy, trajectories: Sequence[Trajectory
 
 def log_kl(
     logger: Logger, policy: ActorCriticPolicy, layout: Layout, observations: Any, before: Array, point: SamplingPoint
-) -> None:
+) -> float:
     """
     Record how far the update has moved the policy: KL(θ_t ‖ θ_{t+1}), and KL(θ̃_t ‖ θ̃_{t+1}) between sampling points.
 
@@ -167,6 +167,7 @@ def log_kl(
     :param observations: on which the divergences are measured, as the policy gets them
     :param before: θ_t, flat
     :param point: θ̃_t
+    :return: KL(θ_t ‖ θ_{t+1})
     :raises NonFiniteError: if the policy's output is no number any more
     """
     optimizer = policy.optimizer
@@ -179,8 +180,10 @@ def log_kl(
         except ValueError as error:  # torch's distributions refuse parameters that are no numbers
             raise NonFiniteError(f"The update cannot be assessed: {diverged(point.round + 1)}") from error
 
-    logger.record("train/kl", divergence(before, layout.flatten()))
+    moved = divergence(before, layout.flatten())
+    logger.record("train/kl", moved)
     logger.record("train/kl_sampling", divergence(point.parameters, layout.flatten(optimizer.extrapolated())))
+    return moved
 
 
 def log_update(
