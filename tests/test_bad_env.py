@@ -117,6 +117,35 @@ class BatchNormExtractor(BaseFeaturesExtractor):
         return self.net(observations)
 
 
+class Bag(BaseFeaturesExtractor):
+    """A layer that torch differentiates once only."""
+
+    def __init__(self, observation_space):
+        super().__init__(observation_space, 3)
+        self.net = th.nn.EmbeddingBag(4, 3)
+
+    def forward(self, observations):
+        return self.net((observations > 0).long())
+
+
+def test_no_second_derivative():
+    kwargs = {"policy_kwargs": {"features_extractor_class": Bag}}
+    model = sb3_nigt.RennalaNIGT("MlpPolicy", workers(), **kwargs)
+    with pytest.raises(
+        ValueError, match=r"geometry='natural' is not possible .*_embedding_bag.* geometry='euclidean' or"
+    ):
+        model.learn(4)
+    assert model.num_timesteps == 0
+    sb3_nigt.RennalaNIGT("MlpPolicy", workers(), geometry="spectral", **kwargs).learn(4)
+
+
+def test_nothing_is_trained():
+    model = sb3_nigt.RennalaNIGT("MlpPolicy", workers())
+    model.policy.requires_grad_(False)
+    with pytest.raises(ValueError, match="policy=ActorPolicy: all its parameters are frozen"):
+        model.learn(4)
+
+
 def test_batch_norm():
     kwargs = {"policy_kwargs": {"features_extractor_class": BatchNormExtractor}}
     with pytest.raises(ValueError, match=r"policy=ActorPolicy has BatchNorm layers.*use LayerNorm, or a DummyVecEnv"):

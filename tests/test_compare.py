@@ -307,6 +307,7 @@ def test_a_run_that_fails_stops_no_other(tmp_path):
         ("--env CartPole-v1 --timesteps 9 --algos sync:planned", "sync has no choice of schedule"),
         ("--env CartPole-v1 --timesteps 9 --seconds 9", "not allowed with argument"),
         ("--env CartPole-v1 --seconds -1", "give a number greater than 0"),
+        ("--env CartPole-v1 --timesteps 9 --first-seed -1", "'-1' is not allowed: give an integer of at least 0"),
         ("--env CartPole-v1 --timesteps 9", "for example --n-workers 10"),
         ("--env CartPole-v1 --timesteps 9 --step-times 1,2 --message-times 1,2,3", "--message-times has 3 values for 2"),
         ("--env CartPole-v1 --timesteps 9 --step-times 1,2 --final-step-times 2,1", "--final-step-times needs --seconds"),

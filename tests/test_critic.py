@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.torch_layers import CombinedExtractor, NatureCNN
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, NatureCNN
 from torch import nn
 
 import sb3_nigt.critic.critic
@@ -125,6 +125,70 @@ def test_frozen_parameters_and_subclasses_are_left_to_torch():
     network.value_net.bias.requires_grad_(False)
     assert not is_mlp(network)
     assert not is_mlp(type("Other", (ValueNetwork,), {})(VECTOR))
+
+
+class PartlyTrained(BaseFeaturesExtractor):
+    """A frozen layer, a layer that is not used, and one that is trained."""
+
+    def __init__(self, observation_space):
+        super().__init__(observation_space, 4)
+        self.frozen, self.unused, self.trained = (nn.Linear(3, 4) for _ in range(3))
+        self.frozen.requires_grad_(False)
+
+    def forward(self, observations):
+        return self.frozen(observations) + self.trained(observations)
+
+
+def test_parameters_without_a_gradient_keep_their_place_in_the_state():
+    """Restored, the critic goes on with the same bits; Adam's moments are 0 where there was no gradient."""
+    first, second = (
+        Critic(seeded_value_network(seed, VECTOR, features_extractor_class=PartlyTrained), seed=0) for seed in (0, 1)
+    )
+    rows = some_rows(VECTOR, 300)
+    first.fit(rows.observations, rows.targets, np.zeros(300))
+    second.load_state_dict(first.state_dict())
+    for critic in (first, second):
+        critic.fit(rows.observations, rows.targets, np.zeros(300))
+    np.testing.assert_array_equal(first.vector(), second.vector())
+    moments = dict(zip(*_by_name(first), strict=True))
+    assert not moments["features_extractor.frozen.weight"].any()
+    assert not moments["features_extractor.unused.weight"].any()
+    assert moments["features_extractor.trained.weight"].any()
+
+
+def _by_name(critic):
+    names, parameters = zip(*critic.network.named_parameters(), strict=True)
+    state = critic.state_dict()["adam"][2]
+    return names, np.split(state, np.cumsum([p.numel() for p in parameters])[:-1])
+
+
+def test_a_minibatch_of_one_row_with_batch_norm():
+    network = seeded_value_network(0, VECTOR)
+    network.hidden.insert(1, nn.BatchNorm1d(64))
+    before = vector_of(network).copy()
+    TorchRegression(network, 1e-3).fit(some_rows(VECTOR, 129), [np.arange(129)], 128)
+    assert (vector_of(network) != before).any()
+    assert int(network.hidden[1].num_batches_tracked) == 1
+
+
+def test_a_network_that_is_frozen_later_stays_as_it_is():
+    """First its last layer, which takes the moments along to torch, then all of it."""
+    critic = Critic(seeded_value_network(0, VECTOR), seed=0)
+    rows = some_rows(VECTOR, 200)
+    critic.fit(rows.observations, rows.targets, np.zeros(200))
+    step = critic.state_dict()["adam"][0]
+    critic.network.value_net.requires_grad_(False)
+    last = critic.network.value_net.weight.clone()
+    first = critic.network.hidden[0].weight.clone()
+    critic.fit(rows.observations, rows.targets, np.zeros(200))
+    assert th.equal(critic.network.value_net.weight, last)
+    assert not th.equal(critic.network.hidden[0].weight, first)
+    assert critic.state_dict()["adam"][0] > step > 0
+    critic.network.requires_grad_(False)
+    before = vector_of(critic.network).copy()
+    report = critic.fit(rows.observations, rows.targets, np.zeros(200))
+    np.testing.assert_array_equal(vector_of(critic.network), before)
+    assert report.value_loss > 0
 
 
 def test_loss_and_explained_variance_by_hand():

@@ -10,7 +10,7 @@ from gymnasium import spaces
 from sb3_contrib.common.utils import conjugate_gradient_solver
 from stable_baselines3.common.distributions import kl_divergence
 from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.torch_layers import FlattenExtractor
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor
 from torch import nn
 
 from sb3_nigt import NIGT
@@ -413,3 +413,27 @@ def test_the_policy_is_left_as_it_was(kind):
     outputs_at(policy, layout, point, sample(policy))
     for name, value in policy.state_dict().items():
         assert th.equal(value, before[name]), name
+
+
+class Attention(BaseFeaturesExtractor):
+    """Each observation is a sequence of numbers."""
+
+    def __init__(self, observation_space):
+        super().__init__(observation_space, 8)
+        self.embed = nn.Linear(1, 8)
+        self.layer = nn.TransformerEncoderLayer(8, 2, 8, dropout=0.0, batch_first=True)
+
+    def forward(self, observations):
+        return self.layer(self.embed(observations[..., None])).mean(dim=1)
+
+
+def test_attention_has_a_metric():
+    """torch's quick kernels have no second derivatives; vᵀFv is twice the KL of a small step along v."""
+    policy = make_policy("gaussian", features_extractor_class=Attention)
+    policy.set_training_mode(False)
+    layout, vector, observations = Layout(policy), flatten(policy), sample(policy)
+    v = th.randn(layout.n_parameters, generator=th.Generator().manual_seed(0)) / layout.n_parameters**0.5
+    predicted = float(v @ fisher_product(policy, layout, vector, observations)(v))
+    size = 0.02
+    points = (outputs_at(policy, layout, vector[: layout.n_parameters] + s * size * v.numpy(), observations) for s in (0, 1))
+    assert 2 * float(kl(*points)) / size**2 == pytest.approx(predicted, rel=0.05)

@@ -46,6 +46,14 @@ def test_euclidean_kl_by_hand():
         assert optimizer.metric.calls == 1
 
 
+def test_euclidean_kl_is_short_where_the_metric_nearly_vanishes():
+    """F = 10⁻⁶ I and λ = 0.1: α (10/λ)^½ = 10 α in place of 1,000 α; a hundredth of the KL in F is left for each."""
+    bounded, free = (optimizer_in_the_plane("euclidean_kl", 1e-6 * np.eye(2), lr=0.7, damping=d) for d in (0.1, 0.0))
+    assert one_step(bounded, [3.0, 4.0]) == pytest.approx([-4.2, -5.6], rel=1e-12)
+    assert bounded.predicted_kl == pytest.approx(0.5 * 1e-6 * 49, rel=1e-12)
+    assert one_step(free, [3.0, 4.0]) == pytest.approx([-420, -560], rel=1e-12)
+
+
 def test_spectral_by_hand():
     """
     A matrix and a vector: each moves by α = 0.1.

@@ -5,6 +5,7 @@ from functools import partial
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch as th
 from envs import FixedLengthEnv, LengthFromSeedEnv, NanEnv, NeverEndingEnv, parameters, run_rounds
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -127,6 +128,30 @@ def test_steps_by_undoes_rounding():
 
 
 # Environments between rounds
+
+
+class Offset(FixedLengthEnv):
+    """The same observations with other rewards."""
+
+    def __init__(self, offset):
+        super().__init__(5)
+        self.offset = offset
+
+    def step(self, action):
+        observation, reward, *rest = super().step(action)
+        return observation, reward + self.offset, *rest
+
+
+def test_each_environment_of_a_plain_vec_env_is_a_task_of_malenia():
+    """Its critic tells them apart: the values of one observation differ by the reward."""
+    env = DummyVecEnv([partial(Offset, offset) for offset in (0.0, 10.0)])
+    model = MaleniaNIGT("MlpPolicy", env, n_steps=50, seed=0, device="cpu", policy_kwargs=SMALL, fisher_samples=12)
+    run_rounds(model, 60)
+    assert model.n_critic_tasks == 2
+    tasks = th.arange(2)
+    poor, rich = model.policy.value_network.real_values(th.zeros(2, *env.observation_space.shape), tasks)
+    assert rich > poor + 5
+    assert RennalaNIGT("MlpPolicy", env, device="cpu", policy_kwargs=SMALL).n_critic_tasks == 1
 
 
 def test_environments_live_on_between_rounds():

@@ -28,7 +28,9 @@ from sb3_nigt.algorithms.checks import (
     check_kind_of_env,
     check_learn,
     check_learning_rate,
+    check_metric,
     check_precision,
+    check_trained,
     warn_of_no_effect,
     warn_of_untrained,
 )
@@ -228,6 +230,9 @@ class AsyncPolicyGradient(Model):
         settings.check(self)
         check_precision(self.policy)
         check_batch_norm(self.policy, self.env)
+        check_trained(self.policy)
+        if isinstance(self.policy.optimizer, NIGT) and self.policy.optimizer.needs_metric:
+            check_metric(self.policy, self.geometry)
         if self._workers is None:
             self._workers, self._stack = workers_behind(self.env)
             self._ticks = TickAssembler(self.env.num_envs, None if self._left_off is None else self._left_off.rest)

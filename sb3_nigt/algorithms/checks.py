@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
+import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_nigt.optimizers.geometry import check_geometry
-from sb3_nigt.parameters import EXACT_IN_FLOAT32, actor_parameters, has_batch_norm
+from sb3_nigt.parameters import EXACT_IN_FLOAT32, Layout, actor_parameters, has_batch_norm
 from sb3_nigt.policies import NO_SDE
+from sb3_nigt.replica.fisher import fisher_product
+from sb3_nigt.replica.network import has_numpy_network
 from sb3_nigt.schedules import SCHEDULES
 from sb3_nigt.validation import check_bool, check_integer, check_interval
 from sb3_nigt.vec_env.base import WorkerVecEnv
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
 
 ROLLOUTS = ("steps", "trajectories")
 ON_LOST_TASK = ("raise", "drop")
+TRIED = 32  # observations; some layers have a second derivative for large batches only
 OBSERVATION_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary, spaces.Dict)
 
 
@@ -203,6 +207,52 @@ def check_precision(policy: ActorCriticPolicy) -> None:
             f"policy={type(policy).__name__} has parameters in {', '.join(sorted(others))}, which is not supported: call "
             "torch.set_default_dtype(torch.float32) before making the model, or policy.float() if you have converted it."
         )
+
+
+def check_trained(policy: ActorCriticPolicy) -> None:
+    """
+    Refuse a policy that cannot move.
+
+    :param policy: may have been frozen since it was made
+    :raises ValueError: if no parameter that acts requires a gradient
+    """
+    if not any(p.requires_grad for p in actor_parameters(policy)):
+        raise ValueError(
+            f"policy={type(policy).__name__}: all its parameters are frozen, so there is nothing to train. Call "
+            "requires_grad_(True) for the layers that shall learn."
+        )
+
+
+def check_metric(policy: ActorCriticPolicy, geometry: str) -> None:
+    """
+    Refuse layers that the Fisher matrix cannot be taken through, before a round is sampled.
+
+    :param policy: of the model
+    :param geometry: its name, for the message
+    :raises ValueError: if torch has no second derivative of some layer
+    """
+    if has_numpy_network(policy):
+        return
+    layout, was_training = Layout(policy), policy.training
+    policy.set_training_mode(False)
+    try:
+        with th.random.fork_rng(devices=[]):  # a policy may draw numbers
+            product = fisher_product(policy, layout, layout.flatten(), _zeros(policy.observation_space))
+            product(th.ones(layout.n_parameters, device=policy.device))
+    except Exception as error:  # any other comes up again where it belongs
+        if (isinstance(error, RuntimeError) and "derivative" in str(error)) or isinstance(error, NotImplementedError):
+            raise ValueError(
+                f"geometry={geometry!r} is not possible with this policy, since torch has no second derivative of a layer: "
+                f"{str(error).splitlines()[0]} Give geometry='euclidean' or 'spectral'."
+            ) from error
+    finally:
+        policy.set_training_mode(was_training)
+
+
+def _zeros(space: spaces.Space[Any]) -> Any:
+    if isinstance(space, spaces.Dict):
+        return {name: _zeros(part) for name, part in space.spaces.items()}
+    return np.zeros((TRIED, *(space.shape or ())), space.dtype)
 
 
 def warn_of_untrained(policy: ActorCriticPolicy) -> None:

@@ -11,28 +11,30 @@ from sb3_nigt.policies import ActorPolicy
 from sb3_nigt.vec_env.base import TrajectoryWorkers
 
 
-def critic_tasks(workers: TrajectoryWorkers | None, every_worker: bool) -> dict[Hashable, int]:
+def critic_tasks(workers: TrajectoryWorkers | None, n_envs: int, every_worker: bool) -> dict[Hashable, int]:
     """
     Number the tasks that the critic is told of: those that the user gave, else a single one.
 
     :param workers: all of them; None if they are environments that are stepped together
+    :param n_envs: how many of these
     :param every_worker: where the user gave none, each worker counts as its own task
     """
     if workers is None:
-        return {}
+        return {env: env for env in range(n_envs)} if every_worker else {}
     if not (workers.tasks_differ or every_worker):
         return dict.fromkeys(workers.task_ids, 0)
     return {task: number for number, task in enumerate(dict.fromkeys(workers.task_ids))}
 
 
-def n_critic_tasks(workers: TrajectoryWorkers | None, every_worker: bool) -> int:
+def n_critic_tasks(workers: TrajectoryWorkers | None, n_envs: int, every_worker: bool) -> int:
     """
     Count them.
 
     :param workers: see ``critic_tasks``
+    :param n_envs: see ``critic_tasks``
     :param every_worker: where the user gave none, each worker counts as its own task
     """
-    return max(critic_tasks(workers, every_worker).values(), default=0) + 1
+    return max(critic_tasks(workers, n_envs, every_worker).values(), default=0) + 1
 
 
 def value_network(policy: ActorCriticPolicy, tasks: dict[Hashable, int]) -> ValueNetwork:

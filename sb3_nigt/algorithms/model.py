@@ -137,7 +137,7 @@ class Model(OnPolicyAlgorithm):
         if self.gae_lambda is None:
             return ReturnToGo(self.gamma)
         workers = self._all_workers()
-        tasks = critic_tasks(workers, self.weighs_tasks_equally)
+        tasks = critic_tasks(workers, self.n_envs, self.weighs_tasks_equally)
         scale = RewardScale(self.n_envs if workers is None else len(workers.task_ids), self.gamma)
         critic = Critic(value_network(self.policy, tasks), self._root_seed)
         return GeneralizedAdvantage(self.gamma, self.gae_lambda, critic, scale, partial(update.as_seen, self.policy), tasks)
@@ -147,7 +147,7 @@ class Model(OnPolicyAlgorithm):
         if self.gae_lambda is None or not issubclass(self.policy_class, ActorPolicy):
             return {}
         if self._n_critic_tasks is None:
-            self._n_critic_tasks = n_critic_tasks(self._all_workers(), self.weighs_tasks_equally)
+            self._n_critic_tasks = n_critic_tasks(self._all_workers(), self.n_envs, self.weighs_tasks_equally)
         return {"n_critic_tasks": self._n_critic_tasks}
 
     def _all_workers(self) -> TrajectoryWorkers | None:

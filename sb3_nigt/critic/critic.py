@@ -60,7 +60,7 @@ class Critic:
         self.network = network
         self.n_epochs, self.batch_size = n_epochs, batch_size
         self.pool = RoundPool(n_rounds)
-        self._rng = np.random.default_rng(seed)
+        self._rng, self._learning_rate = np.random.default_rng(seed), learning_rate
         self._regression: Regression = (NumpyRegression if is_mlp(network) else TorchRegression)(network, learning_rate)
 
     def values(self, observations: Any, tasks: npt.NDArray[np.int64] | None = None) -> FloatArray:
@@ -100,6 +100,9 @@ class Critic:
         self.pool.add(Rows.of(observations, targets, tasks))
         rows = self.pool.rows()
         permutations = [self._rng.permutation(len(rows)) for _ in range(self.n_epochs)]
+        if isinstance(self._regression, NumpyRegression) and not is_mlp(self.network):  # it was frozen, or moved, in between
+            state, self._regression = self._regression.adam_state(), TorchRegression(self.network, self._learning_rate)
+            self._regression.set_adam_state(state)
         loss = self._regression.fit(rows, permutations, self.batch_size)
         return FitReport(loss, float(explained_variance(values, targets)))
 

@@ -91,28 +91,31 @@ class TorchRegression(Regression):
     def fit(self, rows: Rows, permutations: Permutations, batch_size: int) -> float:
         """See ``Regression.fit``."""
         total = 0.0
-        self.network.train()
         for batch in _minibatches(rows, permutations, batch_size):
+            self.network.train(len(batch) > 1)  # BatchNorm has no variance of a single row
             observations = obs_as_tensor(batch.observations, self.network.device)
             tasks, targets = (th.as_tensor(x, device=self.network.device) for x in (batch.tasks, batch.targets))
             values = self.network(observations, tasks)
             loss = th.nn.functional.mse_loss(values, targets.to(values.dtype))
-            self.optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            self.optimizer.step()
+            if loss.requires_grad:  # not where all of it is frozen
+                self.optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                self.optimizer.step()
             total += loss.item() * len(batch)
         self.network.eval()
         return total / (len(rows) * len(permutations))
 
     def adam_state(self) -> AdamState:
         """See ``Regression.adam_state``."""
-        states = [self.optimizer.state[p] for p in self.network.parameters() if p in self.optimizer.state]
+        states = self.optimizer.state
         if not states:
             return AdamState.zeros(self.network)
         first, second = (
-            th.cat([state[name].reshape(-1) for state in states]).cpu().numpy() for name in ("exp_avg", "exp_avg_sq")
+            th.cat([(states[p][name] if p in states else th.zeros_like(p)).reshape(-1) for p in self.network.parameters()])
+            for name in ("exp_avg", "exp_avg_sq")  # a parameter that has had no gradient has no state
         )
-        return AdamState(int(states[0]["step"]), first, second)
+        step = max(int(state["step"]) for state in states.values())
+        return AdamState(step, first.detach().cpu().numpy(), second.detach().cpu().numpy())
 
     def set_adam_state(self, state: AdamState) -> None:
         """See ``Regression.set_adam_state``."""

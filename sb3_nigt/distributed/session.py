@@ -131,7 +131,7 @@ class Session:
         """
         model, n_tasks = self.model, first["n_critic_tasks"]
         if n_tasks is not None and not first["n_updates"]:
-            n_tasks = n_critic_tasks(self.workers, model.weighs_tasks_equally)
+            n_tasks = n_critic_tasks(self.workers, len(self.workers.task_ids), model.weighs_tasks_equally)
         if n_tasks != model.n_critic_tasks:
             model.make_critic(n_tasks)
 

@@ -99,6 +99,17 @@ def positive_integer(text: str) -> int:
     return int(text)
 
 
+def seed(text: str) -> int:
+    """
+    Convert an argument that seeds random numbers.
+
+    :param text: what the user typed
+    """
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not allowed: give an integer of at least 0, for example 100")
+    return int(text)
+
+
 def positive_number(text: str) -> float:
     """
     Convert an argument that measures something.

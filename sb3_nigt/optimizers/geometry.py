@@ -19,6 +19,7 @@ Metric = Callable[[list[th.Tensor]], Sequence[th.Tensor]]  # v -> F v, one tenso
 # About three products for MLPs: the cosine with the exact direction, in the norm of F + λI, is then 0.96 to 0.98 (Hopper,
 # HalfCheetah, Humanoid). With 0.01 it is 0.99 for twice the products, and returns do not differ visibly.
 LEAST_GAIN = 0.1
+FLOOR = 0.1  # of λ; on tasks where policies learn, uᵀFu of the unit direction is larger than λ
 
 
 @dataclass(frozen=True)
@@ -73,10 +74,12 @@ def euclidean_kl(d: list[th.Tensor], model: Model) -> Step:
     The paper's direction with a length in the metric: u = d, ‖u‖ = (uᵀFu)^½.
 
     With the Fisher matrix of a policy a step of length α changes it by KL ≈ α²/2. Where uᵀFu is not a positive number there
-    is no such step, and the parameters stay where they are.
+    is no such step, and the parameters stay where they are. Where it is nearly 0, as for a policy that is all but
+    deterministic, a step as long would leave the region in which F says anything: ‖u‖² is at least λ/10 of the squared
+    length, so no step is longer than α (10/λ)^½.
 
     :param d: one tensor a parameter
-    :param model: F
+    :param model: F and λ
     """
     norm = global_norm(d)
     if not 0 < float(norm) < math.inf:
@@ -85,7 +88,8 @@ def euclidean_kl(d: list[th.Tensor], model: Model) -> Step:
     curvature = float(u @ _flat(model.metric(_split(u, d))))
     if not 0 < curvature < math.inf:
         return _stay(d, fell_back=True)
-    return Step(_split(u, d), norm.new_tensor(curvature**-0.5), kl_share=1.0)
+    squared = max(curvature, FLOOR * model.damping)
+    return Step(_split(u, d), norm.new_tensor(squared**-0.5), kl_share=curvature / squared)
 
 
 def natural(d: list[th.Tensor], model: Model) -> Step:

@@ -39,7 +39,7 @@ class NIGT(Optimizer):
     :param lr: α, the length of a step in the norm of the geometry, at least 0; groups with another one scale their part
     :param eta: η in (0, 1], the weight of the new gradient; 1 - η is what torch calls momentum
     :param geometry: a key of ``geometry.GEOMETRIES``, the same for all groups
-    :param damping: λ in F + λI, for the natural geometry, in units of ``damping_unit``
+    :param damping: λ in F + λI of the natural geometry, in units of ``damping_unit``; a bound on steps of euclidean_kl
     :param n_products: maximum number of products with F in a natural step
     :raises ValueError: if an argument is not allowed
     """

@@ -19,6 +19,7 @@ from stable_baselines3.common.utils import obs_as_tensor
 from torch import nn
 from torch.distributions import kl_divergence
 from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sb3_nigt.parameters import Layout
 from sb3_nigt.replica.fisher_heads import Product, normalised
@@ -114,7 +115,7 @@ class AutogradFisher:
             p: values[name].requires_grad_() for name, p in policy.named_parameters() if p in layout and p.requires_grad
         }
         here = outputs_at(policy, layout, parameters, observations)
-        with th.enable_grad():
+        with th.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # the other kernels have no second derivatives
             divergence = kl(here, _call(policy, values, _distributions, observations), weights)
         leaves = list(self._leaves.values())
         self._gradients = th.autograd.grad(divergence, leaves, create_graph=True, allow_unused=True)
@@ -127,8 +128,10 @@ class AutogradFisher:
         """
         with th.enable_grad():
             parts = [(self._layout.view(vector, p), g) for p, g in zip(self._leaves, self._gradients, strict=True)]
-            slope = th.stack([(v * g).sum() for v, g in parts if g is not None]).sum()
-        products = th.autograd.grad(slope, list(self._leaves.values()), retain_graph=True, allow_unused=True)
+            slopes = [(v * g).sum() for v, g in parts if g is not None]
+        if not slopes:  # nothing that is trained has an effect on the actions
+            return th.zeros_like(vector)
+        products = th.autograd.grad(th.stack(slopes).sum(), list(self._leaves.values()), retain_graph=True, allow_unused=True)
         return self._layout.join(dict(zip(self._leaves, products, strict=True)))
 
 

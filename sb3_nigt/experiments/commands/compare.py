@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from sb3_nigt.experiments.arguments import finite_number, positive_integer
+from sb3_nigt.experiments.arguments import finite_number, positive_integer, seed
 from sb3_nigt.experiments.commands.options import add_execution, add_setting, given_argument, methods, tuned_file
 
 
@@ -32,7 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seeds", metavar="N", type=positive_integer, default=5, help="runs of each method; default: %(default)s"
     )
-    parser.add_argument("--first-seed", metavar="N", type=int, default=0, help="the seeds are N, N+1, …; default: %(default)s")
+    parser.add_argument(
+        "--first-seed", metavar="N", type=seed, default=0, help="the seeds are N, N+1, …; default: %(default)s"
+    )
     parser.add_argument(
         "--set",
         metavar="METHOD.ARGUMENT=VALUE",
