@@ -19,26 +19,33 @@ TASKS = (
     *("Hopper-v5", "Walker2d-v5", "HalfCheetah-v5", "Humanoid-v5", "Reacher-v5"),
     *("Pendulum-v1", "CartPole-v1", "LunarLander-v3", "Catch-v0"),
 )
-TABLES = {
-    **{kind: tuple(f"{task}-{kind}" for task in TASKS) for kind in ("processes", "one-slow", "sqrt", "equal", "one-worker")},
-    "tasks": tuple(f"tasks-{family}" for family in ("gravity", "friction", "velocity")),
+Rows = dict[str, str]  # what a row or a panel is called, and the folder of its comparison
+TABLES: dict[str, Rows] = {
+    **{k: {task: f"{task}-{k}" for task in TASKS} for k in ("processes", "one-slow", "sqrt", "equal", "one-worker")},
+    "tasks": {family: f"tasks-{family}" for family in ("gravity", "friction", "velocity")},
 }
 ON_THE_README = "one-slow"
-PANELS = {
+PANELS: dict[str, Rows] = {
     **{kind: TABLES[kind] for kind in ("processes", "sqrt", "equal", ON_THE_README)},
-    "asynchrony": ("Hopper-v5-one-slow", "Hopper-v5-slow-100x", "Hopper-v5-sqrt", "Hopper-v5-100-workers"),
+    "asynchrony": {
+        "one of ten workers 10 times slower": "Hopper-v5-one-slow",
+        "one of ten workers 100 times slower": "Hopper-v5-slow-100x",
+        "ten workers with speeds √i": "Hopper-v5-sqrt",
+        "ten of a hundred workers 10 times slower": "Hopper-v5-100-workers",
+    },
 }
 DRAWN = ("rennala", "sync", "ppo", "ppo:tuned", "trpo")  # more lines would hide each other; the tables have all methods
 AXES = {"equal": "timesteps"}  # the others are over seconds
 
 
-def comparisons(names: Sequence[str]) -> list[tuple[str, Curves]]:
+def comparisons(rows: Rows) -> list[tuple[str, Curves]]:
     """
     Read those comparisons of the defaults that there are.
 
-    :param names: of their folders
+    :param rows: names and folders
     """
-    return [comparison(str(folder)) for name in names if (folder := DOCS / "defaults" / name).exists()]
+    folders = {name: DOCS / "defaults" / folder for name, folder in rows.items()}
+    return [(name, comparison(str(folder))[1]) for name, folder in folders.items() if folder.exists()]
 
 
 def table(name: str) -> str:
@@ -76,7 +83,7 @@ def draw_all() -> None:
         if _is_old(curves.with_name("curves.png"), [curves]):
             draw_experiment(curves.parent)
     for name in PANELS.keys() - {ON_THE_README}:
-        sources = [DOCS / "defaults" / one / ALL_CURVES for one in PANELS[name]]
+        sources = [DOCS / "defaults" / folder / ALL_CURVES for folder in PANELS[name].values()]
         if _is_old(DOCS / "images" / f"defaults-{name}.png", [source for source in sources if source.exists()]):
             draw_kind(name)
 

@@ -131,9 +131,7 @@ class Bag(BaseFeaturesExtractor):
 def test_no_second_derivative():
     kwargs = {"policy_kwargs": {"features_extractor_class": Bag}}
     model = sb3_nigt.RennalaNIGT("MlpPolicy", workers(), **kwargs)
-    with pytest.raises(
-        ValueError, match=r"geometry='natural' is not possible .*_embedding_bag.* geometry='euclidean' or"
-    ):
+    with pytest.raises(ValueError, match=r"geometry='natural' is not possible .*_embedding_bag.* geometry='euclidean' or"):
         model.learn(4)
     assert model.num_timesteps == 0
     sb3_nigt.RennalaNIGT("MlpPolicy", workers(), geometry="spectral", **kwargs).learn(4)

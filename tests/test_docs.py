@@ -290,7 +290,7 @@ def test_tables_of_the_comparisons_are_those_of_their_curves(name):
 
 
 def test_every_comparison_that_is_kept_is_on_the_page():
-    shown = {name for kind in (curves.TABLES, curves.PANELS) for names in kind.values() for name in names}
+    shown = {name for kind in (curves.TABLES, curves.PANELS) for rows in kind.values() for name in rows.values()}
     kept = {path.parent.name for path in (ROOT / "docs" / "defaults").glob(f"*/{ALL_CURVES}")}
     others = {name for name in kept if name.endswith(("-ablation", "-large"))}  # they have tables of their own
     assert kept - others <= shown
@@ -304,7 +304,9 @@ def test_the_build_draws_what_is_missing_or_old(tmp_path, monkeypatch):
     (tmp_path / "defaults").symlink_to(ROOT / "docs" / "defaults")
     (tmp_path / "images").mkdir()
     monkeypatch.setattr(curves, "DOCS", tmp_path)
-    monkeypatch.setattr(curves, "PANELS", {"asynchrony": ("Hopper-v5-sqrt",), curves.ON_THE_README: ("Hopper-v5-one-slow",)})
+    monkeypatch.setattr(
+        curves, "PANELS", {"asynchrony": {"√i": "Hopper-v5-sqrt"}, curves.ON_THE_README: {"slow": "Hopper-v5-one-slow"}}
+    )
     pictures = [folder / "curves.png", tmp_path / "images" / "defaults-asynchrony.png"]
     curves.draw_all()
     assert all(picture.read_bytes().startswith(b"\x89PNG") for picture in pictures)

@@ -2,18 +2,14 @@
 
 import csv
 import math
-import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from sb3_nigt.__main__ import main
 from sb3_nigt.experiments import panels
-from sb3_nigt.experiments.results import Curve, comparison
-from sb3_nigt.experiments.table import all_tables, rate_table, returns_table, speed_table, speedup, tasks_table
+from sb3_nigt.experiments.results import Curve
+from sb3_nigt.experiments.table import rate_table, returns_table, speed_table, speedup, tasks_table
 
 
 def curve(*points):
@@ -35,7 +31,7 @@ def test_how_much_sooner_the_first_method_is():
 def test_tables_by_hand():
     text = returns_table([("task", {"first": [QUICK, QUICK], "other": [SLOW, SLOW]}), ("another", {"third": [SLOW]})])
     assert text.splitlines() == [
-        "| Return | runs | first | other | third |",
+        "| Final return | runs | first | other | third |",
         "| --- | --- | --- | --- | --- |",
         "| task | 2 | **300** [300, 300] | 80.0 [80.0, 80.0] |  |",
         "| another | 1 |  |  | **80.0** |",
@@ -95,25 +91,3 @@ def test_no_panel_is_left_empty(n_comparisons, tmp_path, monkeypatch):
     names = [f"comparison {number}" for number in range(n_comparisons)]
     panels.draw_panels([(name, {"rennala": [QUICK]}) for name in names], tmp_path / "picture.png", "seconds")
     assert [ax.get_title() for ax in drawn[0].axes if ax.axison] == names
-
-
-@pytest.mark.parametrize("kind", ["processes", "one-slow", "sqrt", "equal", "one-worker"])
-def test_tables_in_the_docs_are_those_of_the_files(kind):
-    """No number is typed: each kept table is made again from the curves next to it, in its order of lines."""
-    folder = Path(__file__).parents[1] / "docs/defaults"
-    text = (folder / f"{kind}.md").read_text(encoding="utf-8")
-    names = re.findall(rf"^\| ([\w-]+-{kind}) \|", text.split("\n\n")[0], re.MULTILINE)
-    assert set(names) == {path.name for path in folder.glob(f"*-{kind}")}
-    comparisons = [comparison(str(folder / name)) for name in names]
-    assert text == all_tables(comparisons) + "\n"
-
-
-def test_the_search_in_the_docs_is_that_of_the_file():
-    folder = Path(__file__).parents[1] / "docs/defaults"
-    printed = subprocess.run([sys.executable, folder / "search.py"], capture_output=True, check=True, encoding="utf-8").stdout
-    assert printed == (folder / "search.md").read_text(encoding="utf-8")
-
-
-def test_the_tasks_in_the_docs_are_those_of_the_file():
-    folder = Path(__file__).parents[1] / "docs/defaults"
-    assert (folder / "tasks.md").read_text(encoding="utf-8") == all_tables([comparison(str(folder / "tasks-gravity"))]) + "\n"

@@ -50,7 +50,7 @@ def returns_table(comparisons: Sequence[tuple[str, Curves]]) -> str:
     :param comparisons: name and curves of each
     """
     methods = _methods(comparisons)
-    lines = [markdown_row(["Return", "runs", *methods]), markdown_row(["---"] * (len(methods) + 2))]
+    lines = [markdown_row(["Final return", "runs", *methods]), markdown_row(["---"] * (len(methods) + 2))]
     for name, curves in comparisons:
         finals = {method: np.array([curve.final_return for curve in runs]) for method, runs in curves.items()}
         means = {method: float(statistics.interquartile_mean(values)) for method, values in finals.items()}
