@@ -14,6 +14,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, Flatten
 from torch import nn
 
 from sb3_nigt import NIGT
+from sb3_nigt.algorithms.update import stay_near
 from sb3_nigt.parameters import Layout, flatten
 from sb3_nigt.policies import MIN_STD, ActorPolicy, MultiInputActorPolicy
 from sb3_nigt.replica.fisher import AutogradFisher, fisher_product, kl, metric, outputs_at
@@ -354,6 +355,26 @@ def test_the_step_has_the_predicted_divergence(name, geometry):
         assert measured == pytest.approx(optimizer.predicted_kl, rel=error)
         assert optimizer.predicted_kl == pytest.approx(alpha**2 / 2, rel=1e-12 if geometry == "euclidean_kl" else 0.05)
         assert optimizer.n_fallbacks == 0
+
+
+@pytest.mark.parametrize("damping", [1e-6, 0.1])
+def test_an_update_stays_near(damping):
+    """Hardly damped, a step of α = 0.5 goes far beyond its KL of 0.125: it is halved. A damped one is left alone."""
+    policy = make_policy("gaussian", net_arch=[8, 8])
+    policy.optimizer = NIGT(list(policy.parameters()), lr=0.5, eta=1.0, geometry="natural", damping=damping)
+    layout, here, observations = Layout(policy), flatten(policy), sample(policy, 50)
+    policy.optimizer.metric = metric(fisher_product(policy, layout, here, observations[:2]), layout, list(policy.parameters()))
+    for p in policy.parameters():
+        p.grad = th.ones_like(p)
+    policy.optimizer.step()
+    far, predicted = flatten(policy) - here, policy.optimizer.predicted_kl
+    stay_near(policy, layout, observations, here)
+    measured = float(kl(*(outputs_at(policy, layout, vector, observations) for vector in (here, flatten(policy)))))
+    n = policy.optimizer.n_halvings
+    assert (n > 0) == (damping < 0.1)
+    np.testing.assert_allclose(flatten(policy) - here, far / 2**n, atol=1e-6 * np.abs(far).max())
+    assert policy.optimizer.predicted_kl == pytest.approx(predicted / 4**n)
+    assert 0 < measured <= 5 * 0.125
 
 
 # TRPO

@@ -161,6 +161,22 @@ def test_state_dict_continues_bit_for_bit(through_file):
         assert (flat(copies) == flat(params)).all()
 
 
+def test_half_of_a_step_by_hand():
+    """α = 0.4, η = 1/4, two equal gradients: from x = 1 to 0.6 and 0.2, half back to 0.4. Then θ̃ = 0.4 - 3 · 0.2."""
+    x = th.nn.Parameter(th.ones((), dtype=th.float64))
+    frozen = th.nn.Parameter(th.ones((), dtype=th.float64))
+    optimizer = NIGT([x, frozen], lr=0.4, eta=0.25)
+    for _ in range(2):
+        x.grad = th.ones_like(x)
+        optimizer.step()
+    optimizer.halve_step()
+    assert x.item() == pytest.approx(0.4, rel=1e-14)
+    assert optimizer.extrapolated()[x].item() == pytest.approx(-0.2, rel=1e-14)
+    assert frozen.item() == 1.0
+    assert optimizer.direction_norm() == 1.0
+    assert optimizer.n_halvings == 1
+
+
 def test_defaults():
     """η as in the pictures of the paper."""
     defaults = NIGT([th.nn.Parameter(th.zeros(1))]).defaults

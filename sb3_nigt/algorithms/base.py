@@ -442,6 +442,11 @@ class AsyncPolicyGradient(Model):
         with threads_for(self.policy):
             self._update()
 
+    def _step(self, gradient: th.Tensor, before: update.Array, has_metric: bool) -> None:
+        update.descend(self.policy, self._layout, gradient, self._fisher, self._point)
+        if has_metric:
+            update.stay_near(self.policy, self._layout, self._fisher.rounds[-1], before)
+
     def _update(self) -> None:
         assert self.last_round is not None
         assert self._group is not None
@@ -458,8 +463,7 @@ class AsyncPolicyGradient(Model):
             self._fisher.add(self._accepted, self.last_round, (self._root_seed, self._n_updates), self._group.collect)
         before = self._layout.flatten()
         if self._bad_gradients == 0:
-            step = partial(update.descend, self.policy, self._layout, gradient, self._fisher, self._point)
-            self._group.make_step(step)  # d_t and θ_{t+1}
+            self._group.make_step(partial(self._step, gradient, before, has_metric))  # d_t and θ_{t+1}
         self._n_updates += 1
         self._before_round = None
         statistics.move_normalizer(self.policy, self._statistics.observations)
@@ -468,7 +472,6 @@ class AsyncPolicyGradient(Model):
         update.log_update(self.logger, self.policy, self._n_updates, gradient, self._extrapolation_norm)
         self._estimator.log(self.logger)
         if has_metric and self._group.is_first:
-            moved = update.log_kl(self.logger, self.policy, self._layout, self._fisher.rounds[-1], before, self._point)
-            self._traps.after_step(moved, alpha)
+            update.log_kl(self.logger, self.policy, self._layout, self._fisher.rounds[-1], before, self._point)
         self._is_in_round = False
         self._group.after_update(self.logger)

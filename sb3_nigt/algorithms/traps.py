@@ -15,7 +15,6 @@ from sb3_nigt.sampling.trajectory import Trajectory
 
 FEWEST_CUT = 10  # trajectories in a row, before that says anything about the episodes
 FEW = 0.5  # trajectories of a round for each worker
-FAR = 25.0  # times α²/2; on tasks where the defaults learn it is at most about six
 
 
 class Traps:
@@ -76,21 +75,6 @@ class Traps:
                 f"With eta={eta:g} workers sample at a distance of {lookahead:.3g} from the policy, which is longer than "
                 f"its parameter vector ({norm:.3g}). The distance is (1 - eta) / eta times a step: give a larger eta, "
                 "or a smaller learning_rate.",
-            )
-
-    def after_step(self, kl: float, alpha: float) -> None:
-        """
-        Look whether the policy has moved about as far as the length of the step says.
-
-        :param kl: KL(θ_t ‖ θ_{t+1}), measured
-        :param alpha: α, the length of the step in a metric in which it stands for a KL of α²/2
-        """
-        if kl > FAR * alpha**2 / 2:
-            self._say(
-                "jump",
-                f"An update has changed the policy by a KL divergence of {kl:.2g}, where learning_rate={alpha:g} stands for "
-                f"{alpha**2 / 2:.2g} (train/kl logs it). A policy seldom recovers from that: give a smaller learning_rate, or "
-                "more damping in optimizer_kwargs.",
             )
 
 

@@ -26,6 +26,8 @@ from sb3_nigt.sampling.actions import REMEDY, diverged
 from sb3_nigt.sampling.trajectory import Trajectory, map_observation
 
 Array = npt.NDArray[np.float32]
+LARGEST_KL = 5.0  # of an update, times α²/2
+MAX_HALVINGS = 10  # of one update
 
 
 def extrapolate(optimizer: th.optim.Optimizer, eta: float) -> Mapping[th.Tensor, th.Tensor]:
@@ -125,6 +127,31 @@ def descend(
     policy.zero_grad()
 
 
+def stay_near(policy: ActorCriticPolicy, layout: Layout, observations: Any, before: Array) -> None:
+    """
+    Halve a step that has changed the policy far more than its length says, until it has not.
+
+    The quadratic model of KL(θ_t ‖ θ_{t+1}) says at most α²/2. It fails where a policy is nearly deterministic and its network
+    large: there F is small, and a step that F and λ allow can turn the policy round.
+
+    :param policy: holds θ_{t+1}; its optimizer measures steps in a metric
+    :param layout: of its parameters
+    :param observations: on which the divergence is measured, as the policy gets them
+    :param before: θ_t, flat
+    """
+    optimizer = policy.optimizer
+    assert isinstance(optimizer, NIGT)
+    allowed = LARGEST_KL * 0.5 * optimizer.param_groups[0]["lr"] ** 2
+    old = outputs_at(policy, layout, before[: layout.n_parameters], observations)
+    for _ in range(MAX_HALVINGS):
+        try:
+            if float(kl(old, outputs_at(policy, layout, layout.flatten()[: layout.n_parameters], observations))) <= allowed:
+                return
+        except ValueError:  # torch's distributions refuse parameters that are no numbers; who logs the divergence says so
+            return
+        optimizer.halve_step()
+
+
 def count_bad(gradient: th.Tensor, bad_before: int, n_updates: int) -> int:
     """
     Count the rounds in a row whose gradient is not finite; such a gradient never reaches the parameters.
@@ -157,7 +184,7 @@ def move_batch_norm(policy: ActorCriticPolicy, trajectories: Sequence[Trajectory
 
 def log_kl(
     logger: Logger, policy: ActorCriticPolicy, layout: Layout, observations: Any, before: Array, point: SamplingPoint
-) -> float:
+) -> None:
     """
     Record how far the update has moved the policy: KL(θ_t ‖ θ_{t+1}), and KL(θ̃_t ‖ θ̃_{t+1}) between sampling points.
 
@@ -167,7 +194,6 @@ def log_kl(
     :param observations: on which the divergences are measured, as the policy gets them
     :param before: θ_t, flat
     :param point: θ̃_t
-    :return: KL(θ_t ‖ θ_{t+1})
     :raises NonFiniteError: if the policy's output is no number any more
     """
     optimizer = policy.optimizer
@@ -180,10 +206,8 @@ def log_kl(
         except ValueError as error:  # torch's distributions refuse parameters that are no numbers
             raise NonFiniteError(f"The update cannot be assessed: {diverged(point.round + 1)}") from error
 
-    moved = divergence(before, layout.flatten())
-    logger.record("train/kl", moved)
+    logger.record("train/kl", divergence(before, layout.flatten()))
     logger.record("train/kl_sampling", divergence(point.parameters, layout.flatten(optimizer.extrapolated())))
-    return moved
 
 
 def log_update(
@@ -210,6 +234,7 @@ def log_update(
         logger.record("train/cg_residual", optimizer.cg_residual)
         logger.record("train/predicted_kl", optimizer.predicted_kl)
         logger.record("train/fallbacks", optimizer.n_fallbacks)
+        logger.record("train/halvings", optimizer.n_halvings)
     if isinstance(policy, ActorPolicy) and isinstance(policy.action_dist, HalfRangeGaussianDistribution):
         logger.record("train/std", float(policy.log_std.detach().exp().mean()))
 

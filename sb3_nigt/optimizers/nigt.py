@@ -50,6 +50,7 @@ class NIGT(Optimizer):
     cg_residual: float = math.nan  # of the last step, relative to ‖d‖; nan where there were no conjugate gradients
     predicted_kl: float = math.nan  # ½ ΔᵀFΔ of the last step Δ: α²/2, in the natural geometry less the share of λI
     n_fallbacks: int = 0  # steps so far for which the geometry had no usable direction
+    n_halvings: int = 0  # calls of ``halve_step`` so far
 
     def __init__(
         self,
@@ -136,6 +137,17 @@ class NIGT(Optimizer):
             # what really changed, in the parameter's precision, so that θ - θ_prev is exact
             self.state[p]["last_update"] = p - before
         return loss
+
+    @th.no_grad()
+    def halve_step(self) -> None:
+        """Go half the way of the last step back; d_t stays, the extrapolation follows the half that is left."""
+        for p in self._trained():
+            if "last_update" in self.state.get(p, {}):
+                before = p - self.state[p]["last_update"]
+                p.sub_(self.state[p]["last_update"] / 2)
+                self.state[p]["last_update"] = p - before
+        self.predicted_kl /= 4
+        self.n_halvings += 1
 
     @th.no_grad()
     def step_made(self) -> th.Tensor:
