@@ -73,7 +73,7 @@ class RunningNorm(nn.Module):
         :param observation: any numeric dtype, one observation or a batch
         :return: float32
         """
-        std = (self.var + self.epsilon).double().sqrt().float()  # torch's root of a float32 is off by a bit at times
+        std = (self.var + self.epsilon).double().sqrt().float()  # torch's root of a float32 is sometimes off by a bit
         return ((observation.float() - self.mean) / std).clamp(-self.clip, self.clip)
 
     def frozen(self, read: Callable[[th.Tensor], Array] = as_array) -> Callable[[Array], Array]:

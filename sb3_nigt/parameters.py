@@ -57,7 +57,7 @@ class Layout:
         """
         Join all parameters and float buffers, shape ``(size,)``.
 
-        :param values: by parameter, what to take in place of its own value; parameters that are missing keep theirs
+        :param values: by parameter, what to take instead of its own value; parameters that are missing keep theirs
         """
         values = values or {}
         with th.no_grad():
@@ -165,7 +165,7 @@ def flatten(policy: nn.Module, values: Mapping[th.Tensor, th.Tensor] | None = No
     Return all parameters and float buffers as one vector, see ``Layout``.
 
     :param policy: the module
-    :param values: by parameter, what to take in place of its own value
+    :param values: by parameter, what to take instead of its own value
     """
     return Layout(policy).flatten(values)
 

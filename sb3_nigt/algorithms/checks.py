@@ -122,7 +122,7 @@ def check_learn(total_timesteps: Any, log_interval: Any) -> None:
 
 def check_kind_of_env(env: Any) -> None:
     """
-    Refuse what is easily given in place of an environment.
+    Refuse what is easily given instead of an environment.
 
     :param env: of the user
     :raises ValueError: saying what to give instead
@@ -189,7 +189,7 @@ def check_batch_norm(policy: ActorCriticPolicy, env: VecEnv) -> None:
     """
     if isinstance(env.unwrapped, WorkerVecEnv) and has_batch_norm(policy):
         raise ValueError(
-            f"policy={type(policy).__name__} has BatchNorm layers, whose statistics do not come back from workers: "
+            f"policy={type(policy).__name__} has BatchNorm layers, whose running statistics workers do not return: "
             "use LayerNorm, or a DummyVecEnv."
         )
 

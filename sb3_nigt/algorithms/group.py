@@ -1,4 +1,4 @@
-"""With what a model trains together: the contract of a group of ranks, and the object for training alone."""
+"""Groups of ranks: the contract, and the group of one process."""
 
 from __future__ import annotations
 

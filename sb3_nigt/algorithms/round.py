@@ -1,4 +1,4 @@
-"""One round, next to the paper: all start at θ̃, a worker that finishes goes on, one aggregation when the rule says so."""
+"""One round, next to the paper: all start at θ̃, a worker that finishes continues, one aggregation when the rule says so."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Show = Callable[[Trajectory], bool]  # shows the steps of a trajectory to callba
 
 RESET_IN_A_ROUND = (
     "The workers were reset in the middle of a round, which voids the trajectories in flight. If a callback evaluates on the "
-    "environment that is trained on, as EvalCallback does with its eval_env, give it another one."
+    "training environment, for example EvalCallback(env), give it a separate one."
 )
 
 

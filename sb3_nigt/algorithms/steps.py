@@ -1,4 +1,4 @@
-"""A round of steps: the environments live on between rounds, and all steps count that were made until the rule says so."""
+"""A round of steps: episodes continue across rounds, and all steps count that were made until the rule says so."""
 
 from __future__ import annotations
 

@@ -168,7 +168,7 @@ def log_kl(
     :param before: θ_t, flat
     :param point: θ̃_t
     :return: KL(θ_t ‖ θ_{t+1})
-    :raises NonFiniteError: if the policy's output is no number any more
+    :raises NonFiniteError: if the policy's output is no longer finite
     """
     optimizer = policy.optimizer
     assert isinstance(optimizer, NIGT)

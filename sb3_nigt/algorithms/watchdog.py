@@ -39,7 +39,7 @@ class Watchdog:
                 os.write(self._others, numbers)
             now = time.monotonic()
             if first is not None and now - first > TOGETHER_SECONDS and self._signals & set(numbers):
-                _end("another signal has come")
+                _end("second signal received")
             if first is None and self._signals & set(numbers):
                 first = now
 
@@ -60,5 +60,5 @@ class Watchdog:
 
 
 def _end(reason: str) -> NoReturn:
-    os.write(2, f"sb3_nigt: {reason}, the process ends at once.\n".encode())
+    os.write(2, f"sb3_nigt: {reason}; exiting immediately.\n".encode())
     os._exit(EXIT_CODE)

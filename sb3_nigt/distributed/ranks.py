@@ -196,7 +196,7 @@ class Ranks:
 
     def leave(self, seconds: float) -> None:
         """
-        Say that this rank needs no other rank any more. Rank 0, which may keep the store, stays until the others have said so.
+        Say that this rank no longer needs any other. Rank 0, which may host the store, stays until the others have said so.
 
         :param seconds: that it stays at most
         """

@@ -21,7 +21,7 @@ from sb3_nigt.sampling.trajectory import Trajectory, map_observation
 
 @dataclass(frozen=True)
 class _Lesson:
-    """What the critic is to be fitted to."""
+    """Training data of the critic."""
 
     observations: Any
     targets: FloatArray
@@ -32,7 +32,7 @@ class _Lesson:
 @dataclass(frozen=True)
 class _Part:
     """
-    The round as far as it is this process's.
+    This process's part of the round.
 
     :param advantages: of all steps, not standardised
     :param tasks: number of each step's task

@@ -22,7 +22,7 @@ PICTURES = (".png", ".pdf", ".svg")
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """A wrong argument costs one line, not the whole usage."""
+    """Reports an invalid argument in one line instead of the whole usage."""
 
     def error(self, message: str) -> NoReturn:
         """

@@ -58,7 +58,7 @@ def _setting(entry: dict[str, Any]) -> Setting:
 
 def save(best: Tuned, path: Path) -> None:
     """
-    Add a result to a file, in place of an earlier one of the same method and setting.
+    Add a result to a file, instead of an earlier one of the same method and setting.
 
     :param best: the result
     :param path: of the file

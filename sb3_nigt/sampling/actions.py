@@ -18,7 +18,7 @@ def diverged(n_updates: int) -> str:
 
     :param n_updates: that the policy has had
     """
-    return f"after update {n_updates} the policy's output is no number any more. {REMEDY}"
+    return f"after update {n_updates} the policy's output is no longer finite. {REMEDY}"
 
 
 def are_finite(actions: npt.NDArray[Any]) -> bool:

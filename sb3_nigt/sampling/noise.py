@@ -1,4 +1,4 @@
-"""Random numbers of a worker whose environment lives on between rounds."""
+"""Random numbers of a worker whose episodes continue across rounds."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ class TrajectorySeeds:
 
 def action_stream(seed: int, worker: int) -> np.random.Generator:
     """
-    Return the generator of a worker's actions where its environment lives on between rounds.
+    Return the generator of a worker's actions where its episodes continue across rounds.
 
     :param seed: root seed of the run, a non-negative integer
     :param worker: index of the worker

@@ -1,4 +1,4 @@
-"""One worker's environment that lives on between rounds: a segment of steps a round, cut into pieces of episodes."""
+"""One worker's environment, whose episodes continue across rounds: a segment of steps a round, cut into pieces of episodes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sb3_nigt.sampling.steps import Arrays
 from sb3_nigt.sampling.trajectory import Trajectory
 
 UNLIMITED = 2**62
-MAX_BAD_EPISODES = 5  # in a row; then the environment is not stepped any more in this round
+MAX_BAD_EPISODES = 5  # in a row; then the environment is no longer stepped in this round
 
 
 class PieceLog(Protocol):
@@ -49,7 +49,7 @@ class PieceLog(Protocol):
 
 class SegmentSampler:
     """
-    Steps one environment on and on; an episode that ends is followed by the next one.
+    Steps one environment continuously; an episode that ends is followed by the next one.
 
     A round's segment comes out as pieces, each within one episode: ``terminated`` or ``truncated`` say how the episode ended,
     neither that the piece was cut at the end of the round. Actions are drawn from the stream (seed, worker), the e-th episode
@@ -108,7 +108,7 @@ class SegmentSampler:
 
     @property
     def in_episode(self) -> bool:
-        """Whether the next segment goes on with an episode."""
+        """Whether the next segment continues an episode."""
         return self._in_episode
 
     @property
@@ -121,7 +121,7 @@ class SegmentSampler:
         Be where another sampler of this seed and worker was; this one has made no step yet.
 
         :param start: that place
-        :param actions: that the environment got in the episode that is under way; None: begin with a new one
+        :param actions: that the environment got in the episode in progress; None: begin with a new one
         """
         self._noise.skip(start.n_steps)
         self.n_made, self.n_episodes = start.n_steps, start.n_episodes
@@ -177,7 +177,7 @@ class SegmentSampler:
                 return
 
     def end(self) -> None:
-        """Close the piece that is open; the episode goes on in the next one."""
+        """Close the piece that is open; the episode continues in the next one."""
         if self._is_open:
             self._close_piece()
 
@@ -213,7 +213,7 @@ class SegmentSampler:
 
     @property
     def is_hopeless(self) -> bool:
-        """Whether so many episodes in a row were rejected that the environment is not stepped any more in this round."""
+        """Whether so many episodes in a row were rejected that the environment is no longer stepped in this round."""
         return self._n_bad >= MAX_BAD_EPISODES
 
     def _left_of_first_episode(self) -> int:

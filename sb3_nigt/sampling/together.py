@@ -22,7 +22,7 @@ def pieces_of(worker: int, point: SamplingPoint, steps: Sequence[Step], age: int
     """
     Cut the steps of one environment where its episodes ended, and after each number that is not finite.
 
-    The episode goes on after such a number, and so do the pieces of it that can be used.
+    The episode continues after such a number, and so do its usable pieces.
 
     :param worker: which environment
     :param point: that they were sampled at

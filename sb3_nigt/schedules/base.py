@@ -50,7 +50,7 @@ class Schedule(ABC):
         self.reset()
 
     def reset(self) -> None:  # noqa: B027, most schedules keep nothing
-        """Forget what is kept from one round to the next: nothing is in flight any more."""
+        """Forget what is kept from one round to the next: nothing is in flight any longer."""
 
     @property
     def complete(self) -> bool:
@@ -103,7 +103,7 @@ class Schedule(ABC):
 
     def returned(self, worker: int, now: float, durations: FloatArray) -> list[Start]:
         """
-        Report a trajectory that its worker cannot run any more; another one may, with the same random numbers.
+        Report a trajectory that its worker can no longer run; another one may, with the same random numbers.
 
         :param worker: who had it
         :param now: seconds on the workers' clock

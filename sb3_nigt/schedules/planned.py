@@ -45,7 +45,7 @@ class Planned(Schedule):
         return self._next(worker, now, durations)
 
     def rejected(self, worker: int, now: float, durations: FloatArray) -> list[Start]:
-        """Issue another ticket in place of the one that failed, with fresh random numbers."""
+        """Issue another ticket instead of the one that failed, with fresh random numbers."""
         ticket = self._running.pop(worker)
         self._tickets_of(ticket).replace(ticket)
         return self._next(worker, now, durations)
@@ -93,7 +93,7 @@ class Planned(Schedule):
 
     def _finish_without(self, worker: int, tickets: RoundTickets, pool: int, now: float, durations: FloatArray) -> float:
         """
-        Predict when a pool is done if ``worker`` takes none of its tickets any more.
+        Predict when a pool is done if ``worker`` takes no more of its tickets.
 
         The later of the predicted ends of what is in flight for this round and the rounds before, and the earliest time
         at which the others could have finished all tickets that are left after that.

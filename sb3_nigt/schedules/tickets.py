@@ -72,7 +72,7 @@ class RoundTickets:
 
     def replace(self, ticket: Ticket) -> None:
         """
-        Issue another ticket in place of one that failed, with fresh random numbers.
+        Issue another ticket instead of one that failed, with fresh random numbers.
 
         :param ticket: of this round
         """

@@ -69,7 +69,7 @@ class Segments:
 
     :param counts: steps of each worker that count, shape (n,)
     :param pieces: the steps that count and those that were rejected, each within one episode, in worker order
-    :param discarded: steps that do not count, as far as they are known: those that were under way when this round or an
+    :param discarded: steps that do not count, as far as they are known: those that were in flight when this round or an
         earlier one was complete
     :param segments: of all workers that have begun with the round, in worker order
     """
@@ -90,7 +90,7 @@ class RoundWorkers(ABC):
     link: Link = "parallel"  # how messages reach the learner where their times are simulated, see ``TimeModel``
     aggregation: Aggregation = "all_reduce"
     # Set before prepare(), it is asked after every environment step and while waiting; True makes next_arrival() return None,
-    # and the next call goes on where that one has stopped.
+    # and the next call continues where that one stopped.
     interrupt: Callable[[], bool] | None = None
 
     @abstractmethod

@@ -19,7 +19,7 @@ class EpisodePosition:
     One worker between two rounds of steps.
 
     :param start: where its next segment begins
-    :param free_at: seconds on the clock when the step that is under way ends
+    :param free_at: seconds on the clock when the step in progress ends
     :param actions: that the environment got since its episode began; None: a new episode is due
     :param observation: that they led to
     """
@@ -78,7 +78,7 @@ class Resumable(Protocol):
 
     def go_on_from(self, position: Position, early: Sequence[tuple[Arrival, Trajectory]]) -> None:
         """
-        Be where other workers were, after ``prepare`` and before the first job.
+        Restore the state of other workers, after ``prepare`` and before the first job.
 
         :param position: of the same number of workers, with the same settings
         :param early: trajectories for later rounds that have arrived

@@ -122,7 +122,7 @@ class SimulatedVecEnv(DummyVecEnv, WorkerVecEnv):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """
-        Be what was pickled or copied, before ``prepare``.
+        Restore a pickled or copied object, before ``prepare``.
 
         :param state: of ``__getstate__``
         """

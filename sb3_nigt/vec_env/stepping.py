@@ -31,8 +31,8 @@ class SimulatedSegments:
     """
     The environments of simulated workers between and in rounds of steps.
 
-    Worker i makes one step after the other, h_i seconds each. A step that is under way when the round ends is finished: it
-    moves the environment and counts for nothing, and the worker begins the next round when it has ended.
+    Worker i makes one step after the other, h_i seconds each. A step that is in progress when the round ends is finished: it
+    moves the environment but does not count, and the worker begins the next round when it has ended.
 
     :param envs: one per worker
     :param head: turns distribution parameters and noise into actions
@@ -66,12 +66,12 @@ class SimulatedSegments:
             )
             for worker, env in enumerate(envs)
         ]
-        self._free_at = np.zeros(len(envs))  # when the step that is under way will have ended
+        self._free_at = np.zeros(len(envs))  # when the step in progress will have ended
         self._left = np.ones(len(envs), dtype=bool)  # whose episode was left since its last segment
-        self._actions: list[list[npt.NDArray[Any]]] = [[] for _ in envs]  # of the episodes under way, one array a piece
+        self._actions: list[list[npt.NDArray[Any]]] = [[] for _ in envs]  # of the episodes in progress, one array a piece
 
     def leave_episodes(self) -> None:
-        """The environments were reset: everything that is under way is void."""
+        """The environments were reset: everything that is in flight is void."""
         self._free_at[:], self._left[:] = 0.0, True
         for sampler in self._samplers:
             sampler.leave_episode()
@@ -139,7 +139,7 @@ class SimulatedSegments:
                 sampler.advance(count - sampler.n_done)
             before, bad = bad, np.array([sampler.n_rejected for sampler in self._samplers])
             if (bad == before).all() or any(sampler.is_hopeless for sampler in self._samplers):
-                break  # else more steps are needed in place of those that cannot be used
+                break  # else more steps are needed to replace those that cannot be used
         in_flight = starts + counts * units < end
         for sampler, one_more in zip(self._samplers, in_flight.tolist(), strict=True):
             sampler.advance(int(one_more))
@@ -242,7 +242,7 @@ class SimulatedSegments:
             self._follow(worker, [*counted, *rest])
             start, step, n_steps = float(starts[worker]), float(units[worker]), 0
             for number, piece in enumerate([*counted, *rest]):
-                # by the number of steps, as the end of the round: a sum of times would be a bit later at times
+                # by the number of steps, as the end of the round: a sum of times would sometimes be a bit later
                 began, n_steps = start + n_steps * step, n_steps + piece.n_steps
                 ended = start + n_steps * step
                 if number < len(counted):

@@ -35,7 +35,7 @@ class FreeStep(gym.Env[Any, Any]):
         """
         See ``gymnasium.Env``.
 
-        :param seed: of nothing
+        :param seed: has no effect
         :param options: unused
         """
         super().reset(seed=seed)

@@ -44,7 +44,7 @@ def learning_rate_of_steps(model: BaseAlgorithm, seconds: float) -> float:
     """
     Train for some seconds, everything included.
 
-    :param model: goes on where it was
+    :param model: the model to train; it continues where it was
     :param seconds: at least
     :return: environment steps per second
     """

@@ -14,10 +14,10 @@ Fields = Mapping[str, tuple[tuple[int, ...], str]]  # name -> (shape, dtype) of 
 
 CONTROL: Fields = {
     "steps": ((1,), "int64"),  # steps and resets begun or done: grows as long as the worker lives
-    "cancelled": ((1,), "int64"),  # number of the last job that the parent does not want any more
+    "cancelled": ((1,), "int64"),  # number of the last job that the parent no longer wants
     "requested": ((1,), "int64"),  # number of the last gradient that the parent has asked for
     "answering": ((1,), "int64"),  # number of the last gradient that the worker has begun with
-    # of the segment job under way, in the order in which they are written: what a number counts lies in the arrays before
+    # of the segment job in progress, in the order in which they are written: what a number counts lies in the arrays before
     "rejected": ((1,), "int64"),  # steps in pieces that are rejected
     "pieces": ((1,), "int64"),  # pieces that have ended
     "made": ((1,), "int64"),  # steps

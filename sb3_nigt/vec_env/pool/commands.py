@@ -29,7 +29,7 @@ class Commands:
     :param driver: of the workers
     :param timeout: seconds that a worker may take for its answer
     :ivar needs_reset: trajectories have run since the last reset, or not all environments were reset
-    :ivar is_closed: nothing may be asked any more
+    :ivar is_closed: no further commands are allowed
     """
 
     def __init__(self, driver: Driver, timeout: float) -> None:
@@ -57,7 +57,7 @@ class Commands:
             )
 
     def await_idle(self, workers: Sequence[int]) -> None:
-        """Wait until some workers are free; their trajectories end first, since a round may be under way (in a callback)."""
+        """Wait until some workers are free; their trajectories end first, since a round may be in progress (in a callback)."""
         self.check_open()
         while not self._roster.are_within(workers, State.IDLE, State.LOST):
             self._driver.pump(PUMP_SECONDS)
@@ -96,7 +96,7 @@ class Commands:
         return self._contents(self._answers(workers, self._timeout), workers)
 
     def _send(self, name: str, per_worker: Sequence[tuple[Any, ...]], workers: Sequence[int]) -> None:
-        # All calls first, since one that cannot be pickled must not leave the others under way
+        # All calls first, since one that cannot be pickled must not leave the others in flight
         calls = [(self._handles[worker], encode_call(name, *args)) for worker, args in zip(workers, per_worker, strict=True)]
         for handle, call in calls:
             handle.send_call(call)

@@ -220,14 +220,14 @@ class Driver:
 
     def check_places(self, workers: Sequence[int], enough: Callable[[Iterable[bool]], bool]) -> None:
         """
-        Refuse to wait for ever for workers that the cluster has no place for.
+        Refuse to wait forever for workers that the cluster has no place for.
 
         :param workers: that are waited for
         :param enough: ``any`` or ``all``: how many of them must have been absent for too long
         """
         worker = self.roster.without_place(workers, enough, self.now()) if self.roster.down else None
         if worker is not None:
-            said = f"{self.transport.why_no_place(worker)} Nothing goes on without it."
+            said = f"{self.transport.why_no_place(worker)} The run cannot continue without it."
             raise WorkerError(said, worker, self.task_ids[worker])
 
     # Several workers at once

@@ -77,7 +77,7 @@ class WorkerHandle(ABC):
 
     @abstractmethod
     def cancel(self, job_number: int) -> None:
-        """Say that a job is not wanted any more; seen after the worker's current step."""
+        """Say that a job is no longer wanted; seen after the worker's current step."""
 
     # Gradients
 
@@ -96,13 +96,13 @@ class WorkerHandle(ABC):
 
     @abstractmethod
     def drop_gradient(self) -> None:
-        """Do not wait for a gradient any more; if it comes all the same it is ignored."""
+        """No longer wait for a gradient; if it arrives anyway it is ignored."""
 
     # Commands
 
     def send_command(self, name: str, *args: Any) -> None:
         """
-        Ask for a method of ``WorkerProcess``; the answer is REPLY or ERROR.
+        Call a method of ``pool.worker.Worker``; the answer is REPLY or ERROR.
 
         :param name: the method
         :param args: its arguments
@@ -155,7 +155,7 @@ class WorkerHandle(ABC):
 
 def encode_call(name: str, *args: Any) -> bytes:
     """
-    Pack the call of a method of ``WorkerProcess``.
+    Pack the call of a method of ``pool.worker.Worker``.
 
     :param name: the method
     :param args: its arguments

@@ -143,7 +143,7 @@ class InfoWriter:
         start = self._end + _HEADER.size
         stop = start + len(record)
         if len(record) + _HEADER.size > LARGEST_RECORD or stop + _HEADER.size > len(self._area):
-            self._warn(", ".join(entries), f"it has {len(record)} bytes, for which there is no room")
+            self._warn(", ".join(entries), f"its {len(record)} bytes exceed the available space")
             return False
         self._area[start:stop] = record
         _HEADER.pack_into(self._area, stop, _END, 0)

@@ -29,8 +29,8 @@ START_SECONDS = 120.0  # granted to imports, making the environment and gradient
 ALIVE_SECONDS = 1.0  # of silence; then look whether the process is gone: one of its children may keep its connection open
 POLL_SECONDS = 0.25  # how often hung workers are looked for
 START_HINT = (
-    "What it has printed says more. A worker process imports your script first: the code that makes the workers must be "
-    'below the line if __name__ == "__main__":, and the script must be a file, not the standard input.'
+    "See its output above. A worker process first imports your script, so create the workers below the line "
+    'if __name__ == "__main__":, and run the script from a file, not from standard input.'
 )
 
 
@@ -244,7 +244,7 @@ class Roster:
         lost = self.jobs.gone(worker)
         self.slots[worker].state = State.STARTING
         self.down.discard(worker)
-        said = f"Worker {worker} (task {self._task_ids[worker]!r}) has lost its node. It starts again where there is a place."
+        said = f"Worker {worker} (task {self._task_ids[worker]!r}) lost its node and will restart on another one."
         return [do.Kill(worker), *lost, do.StartWorker(worker), do.Warn(said)]
 
     def tick(self, now: float) -> list[Instruction]:

@@ -23,7 +23,7 @@ IntArray = npt.NDArray[np.int64]
 
 class Progress(NamedTuple):
     """
-    Counters of all workers at one moment, of their segment jobs under way; see ``arrays.CONTROL``.
+    Counters of all workers at one moment, of their segment jobs in progress; see ``arrays.CONTROL``.
 
     :param made: steps, shape (n,); looked at before the others
     :param pieces: that have ended, shape (n,)
@@ -74,7 +74,7 @@ class SegmentBook:
         self._task_ids, self._clock = task_ids, clock
         self._parts = [_Part() for _ in task_ids]
         self._taken = np.zeros(len(task_ids), dtype=np.int64)  # steps in jobs that have ended, and count
-        self._runs = np.zeros(len(task_ids), dtype=bool)  # a job of this round is under way
+        self._runs = np.zeros(len(task_ids), dtype=bool)  # a job of this round is in progress
         self._due: list[int] = []
         self._discarded: list[Cancelled] = []
         self.is_hopeless = False

@@ -2,7 +2,7 @@
 How fast each worker makes its steps: measured, or guessed until then. No I/O and no clock.
 
 A speed is measured only where a worker runs, and a schedule lets only those run that are quick enough. So an estimate must not
-last for ever: one slow trajectory does not count for much, and the estimate of a worker that is left out ages towards the
+last forever: one slow trajectory does not count for much, and the estimate of a worker that is left out ages towards the
 others', until the worker is given a trajectory again.
 """
 

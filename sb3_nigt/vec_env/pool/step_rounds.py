@@ -1,8 +1,8 @@
 """
 Rounds of steps: the workers step, the parent looks at their counters until the round is complete, and waits for no worker.
 
-A worker goes on by itself up to a quarter more than its predicted share. So a round stays about as large as it should be also
-where the parent has something to do meanwhile that takes longer than the round.
+A worker continues by itself for up to a quarter more than its predicted share. So a round keeps about the right size even if
+the parent is busy with something that takes longer than the round.
 """
 
 from __future__ import annotations

@@ -99,7 +99,7 @@ class Transport(ABC, Generic[HandleT]):
         :param spec: the settings
         :param table: of the steps of a trajectory
         :param layout: of the policy's parameters and buffers
-        :return: lets go of the room of the rounds before, which no worker may use any more
+        :return: lets go of the room of the rounds before, which workers may no longer use
         :raises ValueError: if there is not enough room; then nothing has changed
         """
         arrays = self._new_arrays(table, rows_of(spec.n_steps, spec.round_steps), layout)
@@ -113,7 +113,7 @@ class Transport(ABC, Generic[HandleT]):
         """Return arrays for what the workers and their parent exchange in a round."""
 
     def _let_go(self, arrays: WorkerArrays) -> None:
-        """Close arrays that are not used any more."""
+        """Close arrays that are no longer used."""
         arrays.close()
 
     @property

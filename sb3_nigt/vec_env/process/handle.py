@@ -119,7 +119,7 @@ class RemoteWorker(WorkerHandle):
         self.send(protocol.SEGMENT + protocol.SEGMENT_FORMAT.pack(job_number, point_number, round_, *astuple(start), n_steps))
 
     def cancel(self, job_number: int) -> None:
-        """Say that a job is not wanted any more; seen after the worker's current step."""
+        """Say that a job is no longer wanted; seen after the worker's current step."""
         self._counters["cancelled"][0] = job_number
 
     def request_gradient(self, contributions: Sequence[Contribution]) -> None:
@@ -141,7 +141,7 @@ class RemoteWorker(WorkerHandle):
         return bool(self._counters["answering"][0] == self._gradient_number)
 
     def drop_gradient(self) -> None:
-        """Do not wait for a gradient any more; if it comes all the same it is ignored."""
+        """No longer wait for a gradient; if it arrives anyway it is ignored."""
         self._gradient_number = None
 
     def receive(self, seconds: float = 0.0) -> tuple[bytes, Any] | None:

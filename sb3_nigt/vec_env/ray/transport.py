@@ -72,8 +72,8 @@ class RayTransport(Transport[RayWorker]):
         asked = {name: amount for name, amount in self._options[worker].items() if amount}
         free = {name: amount for name, amount in ray.available_resources().items() if not name.startswith("node:")}
         return (
-            f"the cluster has had no place for it for {self._placement_timeout:g} s (placement_timeout). It asks for {asked}, "
-            f"what is free in the cluster: {free}."
+            f"the cluster could not place it within {self._placement_timeout:g} s (placement_timeout). "
+            f"It requests {asked}; available: {free}."
         )
 
     def end(self) -> None:

@@ -1,4 +1,4 @@
-"""The worker inside a Ray actor: the worker of a process, on a separate thread, with Ray's calls in place of a pipe."""
+"""The worker inside a Ray actor: the worker of a process, on a separate thread, with Ray's calls instead of a pipe."""
 
 from __future__ import annotations
 
@@ -193,6 +193,6 @@ class ServingThread:
         return "".join(traceback.format_stack(frame)) if frame is not None else "(It has ended.)"
 
     def close(self) -> None:
-        """Close the environment, after what is under way."""
+        """Close the environment, after what is in progress."""
         self._mailbox.hang_up()
         self._thread.join()
