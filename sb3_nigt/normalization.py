@@ -144,7 +144,7 @@ class ObservationNormalizer(nn.Module):
         """
         Return ``forward`` as a NumPy function of one observation or a batch, with the statistics of this moment.
 
-        :param read: gives the values of a buffer, for example from a flat vector
+        :param read: a function that returns the values of a buffer, for example from a flat vector
         """
         functions = [norm.frozen(read) for norm in self._running_norms()]
         return functions[0] if functions and not self.is_dict else lambda observation: self._apply_each(functions, observation)

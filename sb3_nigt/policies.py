@@ -269,7 +269,7 @@ class ActorPolicy(ActorCriticPolicy):
         Normalise, preprocess and extract features, see ``ActorCriticPolicy.extract_features``.
 
         :param obs: batch of observations
-        :param features_extractor: which one; None: the policy's
+        :param features_extractor: the extractor to use; None: the policy's
         """
         return super().extract_features(self.normalized(obs), features_extractor)
 

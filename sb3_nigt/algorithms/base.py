@@ -328,7 +328,7 @@ class AsyncPolicyGradient(Model):
 
         :param env: the environment that was given to the model
         :param callback: told about every n environment steps
-        :param rollout_buffer: takes the accepted trajectories
+        :param rollout_buffer: the buffer for the accepted trajectories
         :param n_rollout_steps: unused
         :return: False if the callback stopped the round
         """

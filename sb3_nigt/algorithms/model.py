@@ -386,7 +386,7 @@ class Model(OnPolicyAlgorithm):
         """
         Begin with a new critic.
 
-        :param n_tasks: that it tells apart
+        :param n_tasks: number of tasks that it distinguishes
         """
         if isinstance(self.policy, ActorPolicy):
             self._n_critic_tasks = n_tasks

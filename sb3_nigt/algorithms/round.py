@@ -32,8 +32,8 @@ def run_round(
     """
     Sample one round at a point.
 
-    :param workers: who runs the trajectories
-    :param schedule: which trajectories run where
+    :param workers: the workers that run the trajectories
+    :param schedule: the schedule, which decides which trajectories run where
     :param aggregator: when the round is complete, and the weights
     :param following: the one of the next round
     :param point: θ̃ with its number
@@ -89,8 +89,8 @@ def abandon(workers: RoundWorkers, schedule: Schedule, memory: BetweenRounds) ->
     """
     Cancel all jobs in flight and drop early results.
 
-    :param workers: that run them
-    :param schedule: that has planned them
+    :param workers: the workers that run them
+    :param schedule: the schedule that planned them
     :param memory: what the last round has left, updated here
     """
     workers.cancel()

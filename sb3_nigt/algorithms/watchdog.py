@@ -20,7 +20,7 @@ class Watchdog:
 
     It reads the numbers of signals from Python's wakeup descriptor, and passes them on to the one who had that before.
 
-    :param signals: which ones count
+    :param signals: the signals that count
     :param grace: seconds from the first signal to the end
     """
 

@@ -72,7 +72,7 @@ class StoreLine:
         """
         Do something with the store.
 
-        :param action: takes the store; must not wait for other ranks
+        :param action: a function of the store that must not wait for other ranks
         :raises RankError: if the store does not answer in time, or is gone
         """
         self._raise_lost()

@@ -138,7 +138,7 @@ class Ranks:
 
         :param key: see ``meet``
         :param vector: of the same length on all ranks, overwritten
-        :param source: that rank
+        :param source: the rank whose vector is sent
         """
         self.meet(key)
         self._collective(lambda: dist.broadcast(vector, group=self._group, group_src=source))
@@ -182,7 +182,7 @@ class Ranks:
         """
         Tell the others why this rank leaves.
 
-        :param error: that ends it here
+        :param error: the error that ends it here
         """
         _gloo.pop(self.base, None)  # it may be in the middle of something
         try:
@@ -198,7 +198,7 @@ class Ranks:
         """
         Say that this rank no longer needs any other. Rank 0, which may host the store, stays until the others have said so.
 
-        :param seconds: that it stays at most
+        :param seconds: maximum time that it stays
         """
         n_left, until = self.line.add("left", 1), time.monotonic() + seconds
         while self.rank == 0 and n_left % self.size and time.monotonic() < until:

@@ -75,8 +75,8 @@ class Session:
     """
     This rank's part in training a model together, see ``sb3_nigt.algorithms.group.Group``.
 
-    :param model: that learns
-    :param ranks: all of them
+    :param model: the model to train
+    :param ranks: the ranks of the group
     :param inner: this rank's workers
     :param stack: the wrappers around them
     :param debug: compare all ranks after every update
@@ -389,7 +389,7 @@ def join(
     """
     Begin to train together.
 
-    :param model: that learns
+    :param model: the model to train
     :param base: the process group
     :param timeout: seconds of silence after which a rank counts as dead
     :param debug: compare all ranks after every update

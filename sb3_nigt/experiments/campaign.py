@@ -30,9 +30,9 @@ def execute_all(runs: Sequence[Run], directory: Path, processes: int) -> None:
     """
     Execute all runs that are not finished yet.
 
-    :param runs: with different names
-    :param directory: takes the files; made if it does not exist
-    :param processes: runs at a time
+    :param runs: runs with different names
+    :param directory: directory for the files; created if it does not exist
+    :param processes: number of runs at a time
     :raises UsageError: if the directory cannot be made, or has a run of the same name that is another one
     :raises FailedRunsError: if some have failed, after all others are finished
     """

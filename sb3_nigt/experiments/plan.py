@@ -215,7 +215,7 @@ def draw(planned: Plan, workers: Sequence[int], path: Path) -> None:
 
     :param planned: the plan
     :param workers: their numbers
-    :param path: of the picture
+    :param path: path of the picture
     """
     load, until = planned.workload, SHOWN_UPDATES * planned["Rennala", "planned"].update_seconds
     messages = load.message_times.sum() if load.link == "serial" else load.message_times.max()

@@ -21,7 +21,7 @@ def number(value: float) -> str:
     """
     Write a number for a table.
 
-    :param value: of any size
+    :param value: a number of any size
     """
     return f"{value:,.0f}" if 1000 <= value < 1e7 else f"{value:.4g}"
 

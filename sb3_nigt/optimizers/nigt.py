@@ -155,7 +155,7 @@ class NIGT(Optimizer):
         """
         Make the step that another optimizer has made of the same parameters, bit by bit.
 
-        :param vector: made by ``step_made`` there
+        :param vector: the result of ``step_made`` there
         """
         trained = self._trained()
         parts = th.split(vector, 2 * [p.numel() for p in trained])

@@ -64,7 +64,7 @@ def pickled(policy: ActorCriticPolicy) -> bytes:
     """
     Pack a policy for another process.
 
-    :param policy: made by ``copy_of``
+    :param policy: the result of ``copy_of``
     :raises ValueError: if something in it cannot be pickled
     """
     try:

@@ -61,7 +61,7 @@ class SegmentSampler:
     :param worker: index of the worker
     :param max_age: with ``stagger``, the first episode is cut at an age drawn uniformly from 1 to this; None: never
     :param after_step: called after every step; False interrupts ``advance``
-    :param log: takes the steps, and ends a segment by having no room left; None: separate arrays
+    :param log: the log that takes the steps, and ends a segment when it is full; None: separate arrays
     :param keep_info: see ``Sampler``
     :param stream: number of its random numbers in the run; None: ``worker``
     :ivar n_made: steps made in all rounds, each with its own row of random numbers
@@ -120,8 +120,8 @@ class SegmentSampler:
         """
         Be where another sampler of this seed and worker was; this one has made no step yet.
 
-        :param start: that place
-        :param actions: that the environment got in the episode in progress; None: begin with a new one
+        :param start: where to start
+        :param actions: the actions that the environment received in the episode in progress; None: begin with a new one
         """
         self._noise.skip(start.n_steps)
         self.n_made, self.n_episodes = start.n_steps, start.n_episodes
@@ -134,7 +134,7 @@ class SegmentSampler:
         """
         Be where the next segment begins, before ``begin``: at another place than now only in a new process or in a replay.
 
-        :param start: that place; steps that are missing are made at the point of the last segment
+        :param start: where to start; steps that are missing are made at the point of the last segment
         """
         if start.new_episode:
             self.leave_episode()
@@ -185,7 +185,7 @@ class SegmentSampler:
         """
         End the segment; return its first steps and the rest, as pieces.
 
-        :param n_steps: how many steps count
+        :param n_steps: number of steps that count
         """
         self.end()
         counted: list[Trajectory] = []

@@ -84,7 +84,7 @@ class Schedule(ABC):
         """
         Report a trajectory that enters the sums; its worker is idle now.
 
-        :param worker: who delivered it
+        :param worker: index of the worker that delivered it
         :param now: seconds on the workers' clock
         :param durations: predicted seconds per trajectory of each worker, shape (n,)
         """
@@ -95,7 +95,7 @@ class Schedule(ABC):
         """
         Report a trajectory that must not enter any sum; its worker is idle now.
 
-        :param worker: who delivered it
+        :param worker: index of the worker that delivered it
         :param now: seconds on the workers' clock
         :param durations: predicted seconds per trajectory of each worker, shape (n,)
         """
@@ -105,7 +105,7 @@ class Schedule(ABC):
         """
         Report a trajectory that its worker can no longer run; another one may, with the same random numbers.
 
-        :param worker: who had it
+        :param worker: index of the worker that had it
         :param now: seconds on the workers' clock
         :param durations: predicted seconds per trajectory of each worker, shape (n,)
         """

@@ -124,7 +124,7 @@ def predicted_end(ticket: Ticket, duration: float, now: float) -> float:
 
     One that is overdue counts as "as late again", so that a hung worker does not keep tickets to itself.
 
-    :param ticket: that is being run
+    :param ticket: the ticket that is being run
     :param duration: predicted seconds from its start to its end
     :param now: seconds on the workers' clock
     """

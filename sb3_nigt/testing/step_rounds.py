@@ -90,7 +90,7 @@ class StepRoundsTests(TrajectoryWorkersTests):
         """
         Run some rounds of about 40 steps, each at its own point.
 
-        :param workers: made by ``make_workers``
+        :param workers: the result of ``make_workers``
         :param n_rounds: how many
         :param is_complete: of the steps of each worker
         :param kwargs: for ``prepared``

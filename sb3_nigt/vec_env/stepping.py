@@ -34,12 +34,12 @@ class SimulatedSegments:
     Worker i makes one step after the other, h_i seconds each. A step that is in progress when the round ends is finished: it
     moves the environment but does not count, and the worker begins the next round when it has ended.
 
-    :param envs: one per worker
+    :param envs: one environment per worker
     :param head: turns distribution parameters and noise into actions
     :param seed: root seed of the run
-    :param stagger: cut the first episode of each worker at a random age
-    :param task_ids: one per worker
-    :param episode_steps: over which a time per trajectory is spread
+    :param stagger: whether to cut the first episode of each worker at a random length
+    :param task_ids: one task id per worker
+    :param episode_steps: number of steps over which a time per trajectory is spread
     :param first_worker: number of the first worker in the run
     """
 
@@ -93,8 +93,8 @@ class SimulatedSegments:
         """
         Be where other workers were, before the first round.
 
-        :param positions: one per worker
-        :param shift: seconds that this clock is ahead of theirs
+        :param positions: one position per worker
+        :param shift: seconds by which this clock is ahead of theirs
         """
         for worker, (sampler, position) in enumerate(zip(self._samplers, positions, strict=True)):
             sampler.go_on_from(position.start, position.actions)
@@ -126,9 +126,9 @@ class SimulatedSegments:
 
         :param point: θ̃ with its number
         :param network: the policy at that point
-        :param clock: of the workers
+        :param clock: the workers' clock
         :param time_model: their speeds
-        :param is_complete: of the steps of each worker that count
+        :param is_complete: the rule of the round, a function of the steps of each worker that count
         """
         starts, units, places = self._begin(point, network, clock, time_model)
         bad, end, counts = np.zeros(len(starts), dtype=np.int64), 0.0, np.zeros(len(starts), dtype=np.int64)
@@ -163,7 +163,7 @@ class SimulatedSegments:
 
         :param point: θ̃ with its number
         :param network: the policy at that point
-        :param clock: of the workers
+        :param clock: the workers' clock
         :param time_model: their speeds
         :param steps_left: see ``TrajectoryWorkers``
         """
@@ -210,8 +210,8 @@ class SimulatedSegments:
 
         :param point: θ̃ with its number
         :param network: the policy at that point
-        :param segments: of the round; those of the rounds before have been repeated
-        :param now: seconds on the workers' clock, which does not move
+        :param segments: segments of the round; those of earlier rounds have been repeated
+        :param now: current time in seconds on the workers' clock, which does not move
         """
         for segment in segments:
             sampler = self._samplers[segment.worker]

@@ -31,7 +31,7 @@ def rows_of(horizon: int, round_steps: int | None) -> int:
     Return the length of the arrays of a worker.
 
     :param horizon: H, steps of the longest trajectory
-    :param round_steps: of a round of steps; None: rounds of trajectories
+    :param round_steps: number of steps of a round; None: rounds of trajectories
     """
     # each episode that ends leaves the row after its last step unused, so twice as many rows as steps are enough
     return horizon if round_steps is None else min(2 * round_steps, LARGEST_CHUNK)
@@ -41,9 +41,9 @@ def round_fields(table: StepTable, rows: int, layout: Layout, info_bytes: int) -
     """
     What one worker and its parent exchange in a round.
 
-    :param table: of the steps of a trajectory
+    :param table: table of the steps of a trajectory
     :param rows: steps of the longest trajectory, or of a part of a segment
-    :param layout: of the policy's parameters and buffers
+    :param layout: layout of the policy's parameters and buffers
     :param info_bytes: length of the array for infos, see ``infos``
     """
     return {
@@ -59,7 +59,7 @@ def note_shape(rows: int) -> tuple[tuple[int, ...], str]:
     """
     Return shape and dtype of what is noted of the pieces of a segment, see ``pieces.Note``.
 
-    :param rows: of the arrays
+    :param rows: number of rows of the arrays
     """
     return (rows + 1, N_NOTED), "float64"
 

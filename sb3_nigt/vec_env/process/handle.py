@@ -33,11 +33,11 @@ class RemoteWorker(WorkerHandle):
     One worker process.
 
     :param context: start method
-    :param index: which worker it is
+    :param index: index of the worker
     :param env_fn: cloudpickled function that makes its environment
-    :param control: shared counters of all workers
+    :param control: the shared counters of all workers
     :param stacks: pipe of all workers through which they say where they hang
-    :param now: seconds on a clock that does not jump
+    :param now: a function that returns seconds on a clock that does not jump
     """
 
     def __init__(
@@ -189,7 +189,7 @@ class RemoteWorker(WorkerHandle):
         """
         End the process and all that its environment has started, whatever they do.
 
-        :param dump_stack: write to stderr where it hangs, first
+        :param dump_stack: whether to write to stderr first where it hangs
         """
         if dump_stack and self.process.is_alive():
             sys.stderr.write(self.stack())

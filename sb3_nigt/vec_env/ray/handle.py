@@ -33,11 +33,11 @@ class RayWorker(WorkerHandle):
     """
     One worker in an actor. Ray never restarts it: for another one make another handle.
 
-    :param index: which worker it is
+    :param index: index of the worker
     :param env_fn: cloudpickled function that makes its environment
-    :param options: of the actor: resources and where it may run
-    :param beat_seconds: how often its signs of life are asked for while they are looked at
-    :param now: seconds on a clock that does not jump
+    :param options: options of the actor: resources and where it may run
+    :param beat_seconds: seconds between two requests for its signs of life, while they are needed
+    :param now: a function that returns seconds on a clock that does not jump
     """
 
     def __init__(
