@@ -79,7 +79,7 @@ class Layout:
     @contextmanager
     def moved_to(self, vector: npt.NDArray[np.floating[Any]]) -> Iterator[None]:
         """
-        Give the policy other parameters for a moment; afterwards they are what they were, bit by bit.
+        Give the policy other parameters for a moment; afterwards they are what they were, bit for bit.
 
         :param vector: shape ``(size,)``, or ``(n_parameters,)`` for the same buffers
         """

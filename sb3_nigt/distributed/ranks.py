@@ -119,7 +119,7 @@ class Ranks:
 
     def reduce(self, key: str, vector: th.Tensor) -> th.Tensor:
         """
-        Add up a vector over the ranks; bit by bit the same result everywhere.
+        Add up a vector over the ranks; bit for bit the same result everywhere.
 
         :param key: see ``meet``
         :param vector: this rank's part, overwritten

@@ -153,7 +153,7 @@ class NIGT(Optimizer):
     @th.no_grad()
     def take_step(self, vector: th.Tensor) -> None:
         """
-        Make the step that another optimizer has made of the same parameters, bit by bit.
+        Make the step that another optimizer has made of the same parameters, bit for bit.
 
         :param vector: the result of ``step_made`` there
         """

@@ -88,7 +88,7 @@ class Resumable(Protocol):
 
 def same_observation(one: Any, other: Any) -> bool:
     """
-    Tell whether two observations are equal, bit by bit.
+    Tell whether two observations are equal, bit for bit.
 
     :param one: an array or a dict of arrays
     :param other: another one of the same space

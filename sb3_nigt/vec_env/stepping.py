@@ -106,7 +106,7 @@ class SimulatedSegments:
             if not same_observation(position.observation, sampler.observation):
                 warnings.warn(
                     f"The environment of worker {worker} did not reach its previous state when its episode was repeated with "
-                    "the same seed and actions, so it starts a new episode: the run continues, but not bit by bit. For that, "
+                    "the same seed and actions, so it starts a new episode: the run continues, but not bit for bit. For that, "
                     "reset(seed=...) must determine everything that follows.",
                     stacklevel=2,
                 )
