@@ -12,7 +12,7 @@ def set_chooser(choose: Callable[[Any], Any]) -> None:
     """
     Say how the argument ``group`` of the algorithms becomes settings; the package does so once, when it is imported.
 
-    :param choose: takes the argument
+    :param choose: a function of the argument
     """
     _choose[:] = [choose]
 

@@ -37,7 +37,7 @@ class Preempted(SystemExit):
     """
     A signal ended the run, see ``RoundCheckpoint``. Unless it is caught, the program ends with exit code 143.
 
-    :param reason: which signal, and on which rank if there are several
+    :param reason: the signal, and the rank if there are several
     """
 
     def __init__(self, reason: str) -> None:

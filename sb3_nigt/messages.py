@@ -20,7 +20,7 @@ class TrajectoryKey(NamedTuple):
 
     :param round: the round that counts the trajectory, from 0
     :param stream: the worker it was first meant for
-    :param number: which trajectory of that stream in this round, from 0
+    :param number: number of the trajectory in that stream and round, from 0
     """
 
     round: int

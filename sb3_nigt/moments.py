@@ -1,4 +1,4 @@
-"""Weighted means and variances that can be merged: what workers and ranks send in place of their data."""
+"""Weighted means and variances that can be merged: what workers and ranks send instead of their data."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ class RunningNorm(nn.Module):
         :param observation: any numeric dtype, one observation or a batch
         :return: float32
         """
-        std = (self.var + self.epsilon).double().sqrt().float()  # torch's root of a float32 is off by a bit at times
+        std = (self.var + self.epsilon).double().sqrt().float()  # torch's root of a float32 is sometimes off by a bit
         return ((observation.float() - self.mean) / std).clamp(-self.clip, self.clip)
 
     def frozen(self, read: Callable[[th.Tensor], Array] = as_array) -> Callable[[Array], Array]:
@@ -144,7 +144,7 @@ class ObservationNormalizer(nn.Module):
         """
         Return ``forward`` as a NumPy function of one observation or a batch, with the statistics of this moment.
 
-        :param read: gives the values of a buffer, for example from a flat vector
+        :param read: a function that returns the values of a buffer, for example from a flat vector
         """
         functions = [norm.frozen(read) for norm in self._running_norms()]
         return functions[0] if functions and not self.is_dict else lambda observation: self._apply_each(functions, observation)

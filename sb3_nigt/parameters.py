@@ -57,7 +57,7 @@ class Layout:
         """
         Join all parameters and float buffers, shape ``(size,)``.
 
-        :param values: by parameter, what to take in place of its own value; parameters that are missing keep theirs
+        :param values: by parameter, what to take instead of its own value; parameters that are missing keep theirs
         """
         values = values or {}
         with th.no_grad():
@@ -79,7 +79,7 @@ class Layout:
     @contextmanager
     def moved_to(self, vector: npt.NDArray[np.floating[Any]]) -> Iterator[None]:
         """
-        Give the policy other parameters for a moment; afterwards they are what they were, bit by bit.
+        Give the policy other parameters for a moment; afterwards they are what they were, bit for bit.
 
         :param vector: shape ``(size,)``, or ``(n_parameters,)`` for the same buffers
         """
@@ -165,7 +165,7 @@ def flatten(policy: nn.Module, values: Mapping[th.Tensor, th.Tensor] | None = No
     Return all parameters and float buffers as one vector, see ``Layout``.
 
     :param policy: the module
-    :param values: by parameter, what to take in place of its own value
+    :param values: by parameter, what to take instead of its own value
     """
     return Layout(policy).flatten(values)
 

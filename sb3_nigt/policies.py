@@ -41,8 +41,8 @@ HEADS = ("gaussian", "tanh_gaussian")
 INITIAL_STD = 0.5
 MIN_STD = 1e-6  # softplus underflows to 0 for very negative inputs, where a Gaussian has no density
 NO_SDE = (
-    "use_sde=True is not allowed: one noise for m steps makes the sum of the scores of the steps up to m times the score of "
-    "what was sampled, so the gradient would not be that of the return. Leave use_sde=False."
+    "use_sde=True is not allowed: with one noise sample for m steps, the sum of per-step scores can be up to m times the "
+    "true score, so the gradient would be wrong. Leave use_sde=False."
 )
 
 
@@ -269,7 +269,7 @@ class ActorPolicy(ActorCriticPolicy):
         Normalise, preprocess and extract features, see ``ActorCriticPolicy.extract_features``.
 
         :param obs: batch of observations
-        :param features_extractor: which one; None: the policy's
+        :param features_extractor: the extractor to use; None: the policy's
         """
         return super().extract_features(self.normalized(obs), features_extractor)
 

@@ -112,7 +112,7 @@ class RunRecorder(BaseCallback):
         self._begun = False
 
     def _on_training_start(self) -> None:
-        if not self._begun:  # a second learn() goes on with the same file
+        if not self._begun:  # a second learn() continues the same file
             model: Any = self.model
             header = {
                 "format": FORMAT,

@@ -22,7 +22,7 @@ from sb3_nigt.vec_env import SimulatedVecEnv, TrajectoryWorkers
 from sb3_nigt.vec_env.wrappers import WrapperStack
 
 Model = TypeVar("Model", bound=AsyncPolicyGradient)
-ANOTHER = "The environment or the model is another one, or what it does depends on something else than its seed."
+ANOTHER = "The environment or model differs from the recorded one, or depends on more than its seed."
 Name = tuple[int, TrajectoryKey]  # worker and key
 
 

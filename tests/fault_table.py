@@ -11,7 +11,7 @@ restarted: a warning names worker, task and reason, and the worker takes part ag
            episode, and the recorded run repeats in the simulator, bit for bit, on workers without faults.
 rejected:  no worker is restarted; other steps or trajectories take the place of those with the number.
 raised:    the error of the environment reaches the caller of learn(); the parameters are those of the last complete round.
-ranks:     the worker is one of two on one of two ranks; meanwhile the other rank goes on, and the ranks agree on every round.
+ranks:     the worker is one of two on one of two ranks; meanwhile the other rank continues, and both agree on every round.
 told:      a rank itself fails: all others raise a RankError that names it and, where it is known, the reason.
 An empty cell was not measured. Seconds depend on what else the machine does."""
 

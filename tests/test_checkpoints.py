@@ -53,7 +53,7 @@ def empty(path):
 @pytest.mark.parametrize("damage", [cut, flip_a_bit, empty])
 def test_a_damaged_file_is_passed_over(damage, folder):
     damage(folder / "round_6.zip")
-    with pytest.warns(UserWarning, match=r"round_6.zip is damaged and skipped: "):
+    with pytest.warns(UserWarning, match=r"round_6.zip is damaged and was skipped: "):
         assert newest_checkpoint(folder).name == "round_5.zip"
 
 

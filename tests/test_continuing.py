@@ -1,4 +1,4 @@
-"""A run that is saved and loaded goes on as if it had never been interrupted, bit by bit."""
+"""A run that is saved and loaded goes on as if it had never been interrupted, bit for bit."""
 
 import copy
 import io

@@ -105,13 +105,13 @@ def test_what_cannot_be_shared_is_refused(alone):
     env, group = simulated([2]), AllReduceGroup()
     with pytest.raises(ValueError, match="schedule='pipelined' is not allowed in a process group: give \"planned\""):
         RennalaNIGT("MlpPolicy", env, schedule="pipelined", group=group)
-    with pytest.raises(ValueError, match="AFedPG has no rounds that ranks could share"):
+    with pytest.raises(ValueError, match="AFedPG cannot be trained by several ranks"):
         AFedPG("MlpPolicy", env, group=group)
     with pytest.raises(ValueError, match="on_lost_task='drop' is not allowed in a process group"):
         MaleniaNIGT("MlpPolicy", env, on_lost_task="drop", group=group)
     with pytest.raises(ValueError, match="env=DummyVecEnv is not allowed in a process group"):
         RennalaNIGT("MlpPolicy", make_vec_env("CartPole-v1"), group=group)
-    with pytest.raises(ValueError, match="policy=ActorPolicy has BatchNorm layers, whose statistics do not come back"):
+    with pytest.raises(ValueError, match="policy=ActorPolicy has BatchNorm layers, whose running statistics workers"):
         make_steps(sb3_nigt.RennalaNIGT, env, policy_kwargs={"features_extractor_class": Normalising})
     with pytest.raises(ValueError, match="group='all' is not allowed"):
         RennalaNIGT("MlpPolicy", env, group="all")

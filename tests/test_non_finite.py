@@ -364,7 +364,7 @@ class PickyEnv(LinearEnv):
 
 
 class Diverge(BaseCallback):
-    """After two updates the policy is no number any more."""
+    """After two updates the policy's parameters are no longer finite."""
 
     def _on_rollout_start(self):
         if self.model.n_updates == 2:
@@ -375,7 +375,7 @@ class Diverge(BaseCallback):
         return True
 
 
-DIVERGED = r"after update \d+ the policy's output is no number any more. Try a smaller learning_rate"
+DIVERGED = r"after update \d+ the policy's output is no longer finite. Try a smaller learning_rate"
 
 
 @pytest.mark.filterwarnings("ignore:Worker 0 .*failed:UserWarning")

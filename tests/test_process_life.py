@@ -77,7 +77,7 @@ def test_evaluation_in_a_callback_changes_nothing(make, tmp_path, algorithm, kin
 def test_evaluation_on_the_workers_themselves_is_an_error(make, kind, schedule):
     """Its resets would void the trajectories in flight, and who is in flight is no random choice."""
     env = make(monitored, monitored) if kind == "processes" else SimulatedVecEnv([monitored] * 2)
-    with pytest.raises(RuntimeError, match="as EvalCallback does with its eval_env, give it another one"):
+    with pytest.raises(RuntimeError, match=r"for example EvalCallback\(env\), give it a separate one"):
         RennalaNIGT("MlpPolicy", env, **ARGUMENTS, schedule=schedule).learn(
             1000, callback=EvalCallback(env, eval_freq=4, verbose=0)
         )

@@ -32,7 +32,7 @@ from sb3_nigt.vec_env.ray.handle import RayWorker  # noqa: E402
 
 STORE = 80 * 2**20
 ARGUMENTS = {"n_trajectories": 6, "learning_rate": 0.1, "seed": 1, "policy_kwargs": {"net_arch": [8]}}
-LEFT = "ignore:Worker .* has lost its node:UserWarning"
+LEFT = "ignore:Worker .* lost its node and will restart on another one:UserWarning"
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*accelerator:FutureWarning")
 
@@ -375,9 +375,9 @@ def test_start_with_fewer_workers(cluster, make, monkeypatch):
     for schedule in ("pipelined", "first_finished"):  # the latter gives it something to do, and does not wait for it
         model = train_rounds(RennalaNIGT("MlpPolicy", env, **ARGUMENTS, schedule=schedule), 20)
         assert model.last_round.counts.tolist() == [6, 0]
-    with pytest.raises(WorkerError, match=r"Worker 1 \(task 1\): the cluster has had no place .*'none': 1"):
+    with pytest.raises(WorkerError, match=r"Worker 1 \(task 1\): the cluster could not place it .*'none': 1"):
         PPO("MlpPolicy", env, n_steps=4, batch_size=8).learn(8)
-    with pytest.raises(WorkerError, match=r"Worker 1 \(task 1\): the cluster has had no place"):
+    with pytest.raises(WorkerError, match=r"Worker 1 \(task 1\): the cluster could not place it"):
         MaleniaNIGT("MlpPolicy", env, **ARGUMENTS).learn(100)
     with pytest.raises(WorkerError, match=r"Worker 0 .*'none': 1.*min_workers"):
         make(LengthFromSeedEnv, resources={"none": 1}, placement_timeout=0.5)

@@ -177,7 +177,7 @@ def test_model_that_does_not_fit(tmp_path):
         with pytest.raises(ValueError, match=says):
             replay(other, recording)
     other = make("planned", SimulatedVecEnv([partial(LengthFromSeedEnv, 3)] * 3))
-    with pytest.raises(RuntimeError, match=r"Round 0, worker \d(?s:.*)depends on something else than its seed"):
+    with pytest.raises(RuntimeError, match=r"Round 0, worker \d(?s:.*)depends on more than its seed"):
         replay(other, recording)
     with pytest.raises(ValueError, match=r"run.jsonl' is not a recording: give Recording.load"):
         replay(make("planned", SimulatedVecEnv(ENV_FNS)), "run.jsonl")

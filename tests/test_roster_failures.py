@@ -131,7 +131,7 @@ def test_before_the_workers_are_open_a_failure_is_an_error():
     assert kill == Kill(1)
     assert isinstance(error, Raise)
     assert error.worker == 1
-    assert error.message.startswith("making its environment failed: exit code 17. What it has printed says more.")
+    assert error.message.startswith("making its environment failed: exit code 17. See its output above.")
     assert roster.tick(1000.0) == []
 
 

@@ -20,7 +20,7 @@ def test_an_absent_worker_returns_its_ticket():
     """
     ticket = job(0, committed=True)
     roster = experienced(place_seconds=10.0)
-    left = Warn("Worker 0 (task 'a') has lost its node. It starts again where there is a place.")
+    left = Warn("Worker 0 (task 'a') lost its node and will restart on another one.")
     play(
         roster,
         (1, "submitted", (ticket,), [SendPoint(0, POINT), run(ticket, 1)]),

@@ -36,7 +36,7 @@ def explains_unknown_arguments(init: Callable[P, None]) -> Callable[P, None]:
     """
     Decorate the ``__init__`` of the parent class, so that an argument that does not exist is refused with what to do instead.
 
-    :param init: takes all arguments that there are, by name
+    :param init: the parent's ``__init__``, whose parameters are all the arguments that exist
     """
     names = list(inspect.signature(init).parameters)
 
@@ -54,7 +54,7 @@ def refuse_unknown_at_load(algorithm: type[Any], given: Iterable[str], saved: Co
     """
     Refuse what ``load`` would only keep as an attribute that nothing reads.
 
-    :param algorithm: that is loaded
+    :param algorithm: the class that is loaded
     :param given: names of the keyword arguments
     :param saved: names of the attributes in the file, which can be replaced as well
     :raises TypeError: saying what to use instead
@@ -80,7 +80,7 @@ def refuse_fixed(algorithm: type[Any], given: Mapping[str, Any]) -> None:
     """
     Refuse arguments that other algorithms of the package have.
 
-    :param algorithm: with ``fixed``, the values of the arguments that it does not have
+    :param algorithm: a class with ``fixed``, the values of the arguments that it does not have
     :param given: arguments by name
     :raises ValueError: for the first of them that was given
     """
@@ -93,8 +93,8 @@ def full_signature(algorithm: type[Any], parent: Callable[..., Any]) -> inspect.
     """
     Return the arguments of a class: its own, and those that it hands on as ``**kwargs``, without those that are fixed.
 
-    :param algorithm: with ``fixed``
-    :param parent: the ``__init__`` that takes what is handed on
+    :param algorithm: a class with ``fixed``
+    :param parent: the ``__init__`` that takes these ``**kwargs``
     """
     _, *own = inspect.signature(algorithm.__init__).parameters.values()
     handed_on: list[inspect.Parameter] = []

@@ -259,7 +259,7 @@ class AsyncPolicyGradient(Model):
             (self._custom_logger, self._logger), self._usual_logger = self._usual_logger, None  # type: ignore[assignment]
 
     def _save_last_round(self) -> None:
-        """Let the callbacks save the model as it was before the round that has been cut short, which is to be repeated."""
+        """Let callbacks save the model as of the last complete round; the interrupted round will be repeated."""
         assert self._group is not None
         if self._before_round is not None:
             self.set_counters(self._before_round)
@@ -328,7 +328,7 @@ class AsyncPolicyGradient(Model):
 
         :param env: the environment that was given to the model
         :param callback: told about every n environment steps
-        :param rollout_buffer: takes the accepted trajectories
+        :param rollout_buffer: the buffer for the accepted trajectories
         :param n_rollout_steps: unused
         :return: False if the callback stopped the round
         """

@@ -90,7 +90,7 @@ class Book:
     """
     Keeps the trajectories of one round apart, and counts their steps.
 
-    :param workers: that run the round, which begins now
+    :param workers: the workers that run the round, which begins now
     :param point: θ̃ with its number
     :param memory: what the rounds before have left, updated here
     """

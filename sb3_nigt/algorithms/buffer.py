@@ -50,7 +50,7 @@ class TrajectoryBuffer:
         """
         Keep an accepted trajectory.
 
-        :param arrival: who sampled it, and its key
+        :param arrival: its worker and key
         """
         self.arrivals.append(arrival)
 

@@ -122,7 +122,7 @@ def check_learn(total_timesteps: Any, log_interval: Any) -> None:
 
 def check_kind_of_env(env: Any) -> None:
     """
-    Refuse what is easily given in place of an environment.
+    Refuse what is easily given instead of an environment.
 
     :param env: of the user
     :raises ValueError: saying what to give instead
@@ -148,7 +148,7 @@ def check_env(model: Model, env: VecEnv) -> None:
     Refuse what cannot work before any job starts, and say when the objective depends on the speeds.
 
     :param model: with its spaces and its policy
-    :param env: that it shall train on
+    :param env: the environment to train on
     :raises ValueError: for spaces, policies and wrappers that workers cannot have
     """
     if not isinstance(model.observation_space, OBSERVATION_SPACES):
@@ -183,13 +183,13 @@ def check_batch_norm(policy: ActorCriticPolicy, env: VecEnv) -> None:
     """
     Refuse layers whose statistics move, where the observations stay with workers or ranks.
 
-    :param policy: may have got layers since it was made
-    :param env: that it shall train on
+    :param policy: the policy, which may have got layers since it was made
+    :param env: the environment to train on
     :raises ValueError: if it has such layers, and the environment is one of workers
     """
     if isinstance(env.unwrapped, WorkerVecEnv) and has_batch_norm(policy):
         raise ValueError(
-            f"policy={type(policy).__name__} has BatchNorm layers, whose statistics do not come back from workers: "
+            f"policy={type(policy).__name__} has BatchNorm layers, whose running statistics workers do not return: "
             "use LayerNorm, or a DummyVecEnv."
         )
 
@@ -198,7 +198,7 @@ def check_precision(policy: ActorCriticPolicy) -> None:
     """
     Refuse parameters that do not fit into the float32 vector which workers get.
 
-    :param policy: may have been converted since it was made
+    :param policy: the policy, which may have been converted since it was made
     :raises ValueError: for parameters in another precision
     """
     others = {str(p.dtype) for p in policy.parameters() if p.dtype not in EXACT_IN_FLOAT32}

@@ -1,4 +1,4 @@
-"""What a run leaves between two rounds, apart from what the model has learned: so that a loaded model goes on bit by bit."""
+"""What a run keeps between two rounds besides what the model has learned, so that a loaded model continues bit for bit."""
 
 from __future__ import annotations
 

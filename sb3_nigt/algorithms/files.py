@@ -16,7 +16,7 @@ def check_file(cls: type[Any], path: str | pathlib.Path | io.BufferedIOBase) -> 
     """
     Refuse the file of another class; return the names of the attributes in it.
 
-    :param cls: that shall be loaded
+    :param cls: the class to load
     :param path: of the zip file, or an open file, which stays where it is
     :raises ValueError: if the file holds something else
     """

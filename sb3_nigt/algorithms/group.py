@@ -1,4 +1,4 @@
-"""With what a model trains together: the contract of a group of ranks, and the object for training alone."""
+"""Groups of ranks: the contract, and the group of one process."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class RoundPlan:
     A round to be sampled.
 
     :param rollout: "steps" or "trajectories"
-    :param schedule: which trajectories run where
+    :param schedule: the schedule, which decides which trajectories run where
     :param rule: the aggregator of a round, by its number; asked again after a loss
     :param point: θ̃ with the number of the round
     :param show: shows the steps of a trajectory to callbacks; False means stop
@@ -166,8 +166,8 @@ class GroupSettings(Protocol):
         """
         Begin to train together.
 
-        :param model: that learns
-        :param workers: of this process
+        :param model: the model to train
+        :param workers: the workers of this process
         :param stack: the wrappers around them
         """
         ...
@@ -177,7 +177,7 @@ class Alone:
     """
     A group of one: this process samples the rounds with its own workers.
 
-    :param workers: of this process
+    :param workers: the workers of this process
     :param stack: the wrappers around them
     """
 

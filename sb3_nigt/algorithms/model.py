@@ -105,7 +105,7 @@ class Model(OnPolicyAlgorithm):
     _ticks: TickAssembler
     _group: Group | None = None  # of this learn() or the last one
     _preemption = Preemption([])  # of this learn(), none by default
-    _before_round: dict[str, Any] | None = None  # counters that the model has without the round that is under way
+    _before_round: dict[str, Any] | None = None  # counters that the model has without the round in progress
     _n_critic_tasks: int | None = None  # also in a file, which may be loaded without an environment
     _learned: dict[str, Any] | None = None  # in a file: apart from parameters and counters, what the model has learned
     _has_critic: bool | None = None  # the model was made with one; also in a file
@@ -171,7 +171,7 @@ class Model(OnPolicyAlgorithm):
         check_precision(self.policy)
         self.policy_kwargs = given  # ``load`` compares it with what the user gives then
         if self.seed is None and root_seed is not None:
-            self._root_seed = int(root_seed)  # so that a loaded model goes on with its random numbers
+            self._root_seed = int(root_seed)  # so that a loaded model continues with its random numbers
         if "optimizer_class" not in self.policy_kwargs:
             kwargs = self.policy_kwargs.get("optimizer_kwargs") or {}
             if self.optimizer_class is NIGT:
@@ -386,7 +386,7 @@ class Model(OnPolicyAlgorithm):
         """
         Begin with a new critic.
 
-        :param n_tasks: that it tells apart
+        :param n_tasks: number of tasks that it distinguishes
         """
         if isinstance(self.policy, ActorPolicy):
             self._n_critic_tasks = n_tasks
@@ -405,7 +405,7 @@ class Model(OnPolicyAlgorithm):
         return self._group.workers
 
     def counters(self) -> dict[str, Any]:
-        """Return the numbers that decide how a run goes on, apart from parameters and optimizer."""
+        """Return the numbers that decide how a run continues, apart from parameters and optimizer."""
         return {name: getattr(self, attribute) for name, attribute in COUNTERS.items()}
 
     def set_counters(self, values: dict[str, Any]) -> None:

@@ -21,7 +21,7 @@ class RoundSaver(BaseCallback):
     """
     A callback that can save the model as it was after the last complete round, and names the signals that end a run that way.
 
-    :param signals: that end the run
+    :param signals: the signals that end the run
     :param grace: seconds from the first signal after which the process ends, whatever it is doing
     :param verbose: verbosity level
     """
@@ -135,7 +135,7 @@ class Preemption:
         """
         Return an action that no signal ends in its middle.
 
-        :param action: that changes the model
+        :param action: an action that changes the model
         """
 
         def act() -> None:

@@ -78,7 +78,7 @@ def task_names(task_ids: Sequence[Hashable]) -> dict[Hashable, str]:
     """
     Short, distinct names for log keys.
 
-    :param task_ids: may repeat
+    :param task_ids: ids of the tasks, possibly with repetitions
     """
     distinct = list(dict.fromkeys(task_ids))
     names = {task_id: str(task_id)[:TASK_NAME_LENGTH] for task_id in distinct}

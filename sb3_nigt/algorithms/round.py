@@ -1,4 +1,4 @@
-"""One round, next to the paper: all start at θ̃, a worker that finishes goes on, one aggregation when the rule says so."""
+"""One round, next to the paper: all start at θ̃, a worker that finishes continues, one aggregation when the rule says so."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Show = Callable[[Trajectory], bool]  # shows the steps of a trajectory to callba
 
 RESET_IN_A_ROUND = (
     "The workers were reset in the middle of a round, which voids the trajectories in flight. If a callback evaluates on the "
-    "environment that is trained on, as EvalCallback does with its eval_env, give it another one."
+    "training environment, for example EvalCallback(env), give it a separate one."
 )
 
 
@@ -32,8 +32,8 @@ def run_round(
     """
     Sample one round at a point.
 
-    :param workers: who runs the trajectories
-    :param schedule: which trajectories run where
+    :param workers: the workers that run the trajectories
+    :param schedule: the schedule, which decides which trajectories run where
     :param aggregator: when the round is complete, and the weights
     :param following: the one of the next round
     :param point: θ̃ with its number
@@ -89,8 +89,8 @@ def abandon(workers: RoundWorkers, schedule: Schedule, memory: BetweenRounds) ->
     """
     Cancel all jobs in flight and drop early results.
 
-    :param workers: that run them
-    :param schedule: that has planned them
+    :param workers: the workers that run them
+    :param schedule: the schedule that planned them
     :param memory: what the last round has left, updated here
     """
     workers.cancel()

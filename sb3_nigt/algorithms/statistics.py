@@ -47,8 +47,8 @@ def move_normalizer(policy: ActorCriticPolicy, observations: list[list[Moments]]
     """
     Take the observations of a round into the policy's running statistics.
 
-    :param policy: changed
-    :param observations: of each process
+    :param policy: the policy to update
+    :param observations: moments of the observations of each process
     """
     if isinstance(policy, ActorPolicy) and policy.normalizer is not None:
         for moments in observations:

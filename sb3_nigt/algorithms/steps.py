@@ -1,4 +1,4 @@
-"""A round of steps: the environments live on between rounds, and all steps count that were made until the rule says so."""
+"""A round of steps: episodes continue across rounds, and all steps count that were made until the rule says so."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def run_steps(
     """
     Sample one round of steps at a point.
 
-    :param workers: that step
+    :param workers: the workers that step
     :param aggregator: when the round is complete, and the weights; it counts steps
     :param point: θ̃ with its number
     :param show: shows the steps of a piece to callbacks

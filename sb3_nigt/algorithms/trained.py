@@ -64,9 +64,9 @@ class TrainedModel(Protocol):
         ...
 
     def counters(self) -> dict[str, Any]:
-        """Return the numbers that decide how a run goes on, apart from parameters and optimizer."""
+        """Return the numbers that decide how a run continues, apart from parameters and optimizer."""
         ...
 
     def set_counters(self, values: dict[str, Any]) -> None:
-        """Go on as another model would."""
+        """Restore the counters of another model."""
         ...

@@ -1,4 +1,4 @@
-"""Settings that a run would not show as what they are: said once, with what to do."""
+"""One-time warnings about settings that silently spoil a run."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def extrapolate(optimizer: th.optim.Optimizer, eta: float) -> Mapping[th.Tensor,
     """
     Return θ̃ by parameter; empty for an optimizer that takes gradients at the parameters.
 
-    :param optimizer: of the policy
+    :param optimizer: the policy's optimizer
     :param eta: η of this round, for the lookahead here and for the momentum of the step that follows
     """
     if not isinstance(optimizer, Extrapolating):
@@ -48,7 +48,7 @@ def set_geometry(optimizer: th.optim.Optimizer, geometry: str) -> None:
     """
     Measure steps in another norm from now on.
 
-    :param optimizer: of the policy
+    :param optimizer: the policy's optimizer
     :param geometry: a key of ``GEOMETRIES``
     :raises ValueError: if it has no geometry
     """
@@ -66,10 +66,10 @@ def contributions(
     """
     Say what each accepted trajectory counts for.
 
-    :param accepted: of this process, in worker order
+    :param accepted: the accepted trajectories of this process, in worker order
     :param weights: w_i, one per worker
-    :param estimator: gives C_t
-    :param assessment: of the whole round
+    :param estimator: the source of C_t
+    :param assessment: the estimator's assessment of the whole round
     """
     coefficients = estimator.coefficients(accepted, weights, assessment)
     return [Contribution(arrival.worker, arrival.key, own) for (arrival, _), own in zip(accepted, coefficients, strict=True)]
@@ -79,7 +79,7 @@ def as_seen(policy: ActorCriticPolicy, observations: Any) -> Any:
     """
     Return observations as the policy's networks see them, with its present statistics.
 
-    :param policy: of the model
+    :param policy: the model's policy
     :param observations: batch as the policy gets them, array or dict of arrays
     """
     if not isinstance(policy, ActorPolicy) or policy.normalizer is None:
@@ -93,7 +93,7 @@ def precision(policy: ActorCriticPolicy) -> float:
 
     F grows with 1/σ², so a damping in this unit keeps its share while σ falls in the course of a run.
 
-    :param policy: of the model
+    :param policy: the model's policy
     """
     if not isinstance(policy, ActorPolicy) or not isinstance(policy.action_dist, HalfRangeGaussianDistribution):
         return 1.0
@@ -106,8 +106,8 @@ def descend(
     """
     Make one step of the policy's optimizer; frozen parameters get no gradient and stay where they are.
 
-    :param policy: holds θ
-    :param layout: of its parameters
+    :param policy: the policy at θ
+    :param layout: layout of its parameters
     :param gradient: direction of ascent, flat
     :param sample: observations for the geometries that need a metric
     :param point: θ̃, where the metric is taken
@@ -156,8 +156,8 @@ def count_bad(gradient: th.Tensor, bad_before: int, n_updates: int) -> int:
     """
     Count the rounds in a row whose gradient is not finite; such a gradient never reaches the parameters.
 
-    :param gradient: of the round
-    :param bad_before: of the rounds before it
+    :param gradient: gradient of the round
+    :param bad_before: number of consecutive bad gradients before this round
     :param n_updates: updates so far
     :return: 0 if the gradient is finite
     :raises NonFiniteError: if there are too many in a row
@@ -172,8 +172,8 @@ def move_batch_norm(policy: ActorCriticPolicy, trajectories: Sequence[Trajectory
     """
     Update BatchNorm statistics with the observations of a round; sampling and its score use fixed ones.
 
-    :param policy: changed
-    :param trajectories: accepted ones
+    :param policy: the policy to update
+    :param trajectories: the accepted trajectories
     """
     observations = map_observation(lambda *xs: np.concatenate(xs), *(t.policy_observations for t in trajectories))
     policy.set_training_mode(True)
@@ -189,12 +189,12 @@ def log_kl(
     Record how far the update has moved the policy: KL(θ_t ‖ θ_{t+1}), and KL(θ̃_t ‖ θ̃_{t+1}) between sampling points.
 
     :param logger: the model's
-    :param policy: holds θ_{t+1}
-    :param layout: of its parameters
-    :param observations: on which the divergences are measured, as the policy gets them
+    :param policy: the policy at θ_{t+1}
+    :param layout: layout of its parameters
+    :param observations: the observations on which the divergences are measured, as the policy gets them
     :param before: θ_t, flat
     :param point: θ̃_t
-    :raises NonFiniteError: if the policy's output is no number any more
+    :raises NonFiniteError: if the policy's output is no longer finite
     """
     optimizer = policy.optimizer
     assert isinstance(optimizer, NIGT)
@@ -217,9 +217,9 @@ def log_update(
     Record ``train/*``.
 
     :param logger: the model's
-    :param policy: after its update
+    :param policy: the updated policy
     :param n_updates: updates so far
-    :param gradient: of the round
+    :param gradient: gradient of the round
     :param extrapolation_norm: ‖θ̃ - θ‖ of the round
     """
     optimizer = policy.optimizer
@@ -243,8 +243,8 @@ def distance(one: npt.NDArray[np.float32], other: npt.NDArray[np.float32]) -> fl
     """
     Return the l2 distance of two vectors.
 
-    :param one: flat
-    :param other: of the same length
+    :param one: a flat vector
+    :param other: another one of the same length
     """
     # no BLAS: its threads would compete with the workers for a few thousand numbers
     return float(np.sqrt(np.square(one - other, dtype=np.float64).sum()))
@@ -254,8 +254,8 @@ def same_buffers(new: dict[str, npt.NDArray[Any]], old: dict[str, npt.NDArray[An
     """
     Return the old object if nothing has changed, so that it need not be sent again.
 
-    :param new: of this round
-    :param old: of the round before
+    :param new: buffers of this round
+    :param old: buffers of the previous round
     """
     same = new.keys() == old.keys() and all(np.array_equal(new[name], old[name], equal_nan=False) for name in new)
     return old if same else new

@@ -20,7 +20,7 @@ class Watchdog:
 
     It reads the numbers of signals from Python's wakeup descriptor, and passes them on to the one who had that before.
 
-    :param signals: which ones count
+    :param signals: the signals that count
     :param grace: seconds from the first signal to the end
     """
 
@@ -39,7 +39,7 @@ class Watchdog:
                 os.write(self._others, numbers)
             now = time.monotonic()
             if first is not None and now - first > TOGETHER_SECONDS and self._signals & set(numbers):
-                _end("another signal has come")
+                _end("second signal received")
             if first is None and self._signals & set(numbers):
                 first = now
 
@@ -60,5 +60,5 @@ class Watchdog:
 
 
 def _end(reason: str) -> NoReturn:
-    os.write(2, f"sb3_nigt: {reason}, the process ends at once.\n".encode())
+    os.write(2, f"sb3_nigt: {reason}; exiting immediately.\n".encode())
     os._exit(EXIT_CODE)

@@ -110,7 +110,7 @@ class Critic:
         """
         Replace network and Adam's moments by their mean over several critics that were fitted to different rows.
 
-        :param mean: takes this critic's vector, and the number of its rows as its weight; None if no critic has rows
+        :param mean: a function of this critic's vector and, as its weight, the number of its rows; None if no critic has rows
         """
         vector = mean(self.vector(), float(sum(len(rows) for rows in self.pool.rounds)))
         if vector is not None:

@@ -28,7 +28,7 @@ class ValueNetwork(nn.Module):
     :param net_arch: sizes of the hidden layers
     :param activation_fn: activation between the layers
     :param ortho_init: orthogonal initialisation with gain √2, 1 for the last layer, and zero biases, as in PPO
-    :param features_extractor_class: that of the policy; the network has its own copy
+    :param features_extractor_class: the policy's class of features extractor; the network has its own copy
     :param features_extractor_kwargs: its keyword arguments
     :param normalize_images: divide images by 255
     """

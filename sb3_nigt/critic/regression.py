@@ -37,7 +37,7 @@ class AdamState:
         """
         Return the state before the first minibatch.
 
-        :param network: gives size and precision
+        :param network: the network, which determines size and precision
         """
         size = sum(p.numel() for p in network.parameters())
         dtype = network.value_net.weight.detach().cpu().numpy().dtype

@@ -73,7 +73,7 @@ class Arrivals(NamedTuple):
 
     :param accepted: what counts
     :param rejected: what does not
-    :param episodes: that have ended, with the numbers of their workers, as the logger keeps them
+    :param episodes: episodes that have ended, with the numbers of their workers, as the logger keeps them
     """
 
     accepted: tuple[Arrival, ...]

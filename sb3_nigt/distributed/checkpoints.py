@@ -79,7 +79,7 @@ class RoundCheckpoint(RoundSaver):
         """See ``RoundSaver``."""
         if self._n_updates > 0 and not self._path.exists():
             self._save()
-        print(f"The run ends after {self._n_updates} updates, on a signal. Checkpoints: {self.folder}", file=sys.stderr)
+        print(f"Stopped by a signal after {self._n_updates} updates. Checkpoints: {self.folder}", file=sys.stderr)
 
     @property
     def _n_updates(self) -> int:
@@ -115,7 +115,7 @@ def newest_checkpoint(folder: str | Path) -> Path | None:
         problem = _problem(path)
         if problem is None:
             return path
-        warnings.warn(f"{path} is damaged and skipped: {problem}.", stacklevel=2)
+        warnings.warn(f"{path} is damaged and was skipped: {problem}.", stacklevel=2)
     return None
 
 
@@ -174,7 +174,7 @@ def _problem(path: Path) -> str | None:
             damaged = file.testzip()
     except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         return str(error)
-    return None if damaged is None else f"the checksum of {damaged} in it is another one"
+    return None if damaged is None else f"checksum mismatch in {damaged}"
 
 
 def _publish(unfinished: Path, path: Path) -> None:

@@ -83,8 +83,8 @@ def exchange(ranks: Ranks, key: str, own: Told, n_workers: Sequence[int]) -> Tol
     """
     Tell all ranks something, and hear the same of them.
 
-    :param ranks: all of them
-    :param key: that no other meeting uses
+    :param ranks: the ranks of the group
+    :param key: a key that no other meeting uses
     :param own: of this rank
     :param n_workers: of each rank
     """

@@ -35,8 +35,8 @@ class Entry:
     One line of the list.
 
     :param kind: STARTED, ARRIVED or REJECTED
-    :param worker: who; workers are numbered over all ranks
-    :param key: which trajectory
+    :param worker: number of the worker over all ranks
+    :param key: key of the trajectory
     :param n_steps: its length
     :param is_episode: it ended by itself, not at the horizon
     :param episode_return: undiscounted sum of its raw rewards
@@ -64,7 +64,7 @@ class Entry:
         Read one.
 
         :param round_: the round of the list
-        :param data: made by ``pack``
+        :param data: the result of ``pack``
         """
         kind, is_episode, worker, stream, number, n_steps, *seconds = FORMAT.unpack(data)
         return cls(kind, worker, TrajectoryKey(round_, stream, number), n_steps, bool(is_episode), *seconds)
@@ -92,10 +92,10 @@ class Ledger:
     """
     The list of one round, as one rank sees it.
 
-    :param line: to the store
-    :param prefix: of the keys of this round
+    :param line: line to the store
+    :param prefix: prefix of the keys of this round
     :param round_: its number
-    :param rule: which entries count
+    :param rule: the rule that decides which entries count
     :param on_admitted: told of every arrival that counts, in the order of the list
     """
 

@@ -40,11 +40,11 @@ class _Request:
 
 class StoreLine:
     """
-    A thread that talks to the store in place of the main one.
+    A thread that talks to the store instead of the main one.
 
     A request to a ``TCPStore`` whose host has vanished from the network never returns, whatever timeout the store has; so
     the main thread hands it over and waits until the line's thread has been busy with one request for ``timeout``. After
-    that the store counts as lost, and is not asked any more. Between requests the thread says that this rank is alive, also
+    that the store counts as lost, and is no longer used. Between requests the thread says that this rank is alive, also
     while the main one is in a callback that evaluates, and looks whether others are. It stops doing so while an environment
     hangs, see ``stepping``.
 
@@ -72,7 +72,7 @@ class StoreLine:
         """
         Do something with the store.
 
-        :param action: takes the store; must not wait for other ranks
+        :param action: a function of the store that must not wait for other ranks
         :raises RankError: if the store does not answer in time, or is gone
         """
         self._raise_lost()
@@ -94,8 +94,8 @@ class StoreLine:
 
     def _note_lost(self, error: Exception) -> None:
         self._lost = (
-            f"rank {self.rank} has lost the store that the ranks share ({error}): the process that keeps it has ended, which "
-            "is rank 0 or its torchrun"
+            f"rank {self.rank} has lost the store that the ranks share ({error}): the process that hosts it (rank 0 or "
+            "torchrun) has ended"
         )
 
     def _raise_lost(self) -> None:
@@ -103,7 +103,7 @@ class StoreLine:
         if not self._lost and since is not None and time.monotonic() - since >= self.timeout:
             self._lost = (
                 f"the store that the ranks share has not answered rank {self.rank} for {self.timeout:g} s: the process that "
-                "keeps it is stopped, or the network is broken"
+                "hosts it is stopped, or the network is broken"
             )
         if self._lost:
             raise RankError(self._lost)
@@ -228,7 +228,7 @@ class StoreLine:
             self._failure = self._fail(store, found)
 
     def close(self) -> None:
-        """End the thread, unless the store holds it for ever."""
+        """End the thread, unless the store holds it forever."""
         self._requests.put(None)
         if not self._lost:
             self._thread.join(1.0)

@@ -42,7 +42,7 @@ class Pulse:
         """
         Give a sign of life, and look at those of others.
 
-        :param store: that all ranks share
+        :param store: the store that all ranks share
         :param now: seconds
         :return: what some rank has failed with, and what is found here; empty if there is nothing
         """

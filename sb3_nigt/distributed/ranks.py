@@ -119,7 +119,7 @@ class Ranks:
 
     def reduce(self, key: str, vector: th.Tensor) -> th.Tensor:
         """
-        Add up a vector over the ranks; bit by bit the same result everywhere.
+        Add up a vector over the ranks; bit for bit the same result everywhere.
 
         :param key: see ``meet``
         :param vector: this rank's part, overwritten
@@ -138,7 +138,7 @@ class Ranks:
 
         :param key: see ``meet``
         :param vector: of the same length on all ranks, overwritten
-        :param source: that rank
+        :param source: the rank whose vector is sent
         """
         self.meet(key)
         self._collective(lambda: dist.broadcast(vector, group=self._group, group_src=source))
@@ -182,7 +182,7 @@ class Ranks:
         """
         Tell the others why this rank leaves.
 
-        :param error: that ends it here
+        :param error: the error that ends it here
         """
         _gloo.pop(self.base, None)  # it may be in the middle of something
         try:
@@ -196,9 +196,9 @@ class Ranks:
 
     def leave(self, seconds: float) -> None:
         """
-        Say that this rank needs no other rank any more. Rank 0, which may keep the store, stays until the others have said so.
+        Say that this rank no longer needs any other. Rank 0, which may host the store, stays until the others have said so.
 
-        :param seconds: that it stays at most
+        :param seconds: maximum time that it stays
         """
         n_left, until = self.line.add("left", 1), time.monotonic() + seconds
         while self.rank == 0 and n_left % self.size and time.monotonic() < until:

@@ -75,8 +75,8 @@ class Session:
     """
     This rank's part in training a model together, see ``sb3_nigt.algorithms.group.Group``.
 
-    :param model: that learns
-    :param ranks: all of them
+    :param model: the model to train
+    :param ranks: the ranks of the group
     :param inner: this rank's workers
     :param stack: the wrappers around them
     :param debug: compare all ranks after every update
@@ -125,7 +125,7 @@ class Session:
 
     def _share_critic(self, first: dict[str, Any]) -> None:
         """
-        Have a critic for the tasks of all ranks, or, where training goes on, one such as the others have.
+        Have a critic for the tasks of all ranks, or, where training continues, one such as the others have.
 
         :param first: what the rank has said whose model all begin with
         """
@@ -182,7 +182,7 @@ class Session:
         return [as_bytes(space, observations) for observations in self.model.fisher_sample.rounds]
 
     def _share_fisher_sample(self, key: str, lengths: list[int]) -> None:
-        """Bring the observations of the last rounds to rank 0, where steps are made, if another rank's model goes on."""
+        """Bring the observations of the last rounds to rank 0, where steps are made, if another rank's model continues."""
         if self._source == 0 or not sum(lengths):
             return
         space, sample = self.model.policy.observation_space, self.model.fisher_sample
@@ -286,7 +286,7 @@ class Session:
         return counts
 
     def _forget(self, prefix: str, keys: Sequence[str]) -> None:
-        """Delete the keys of the round before the last one, which no rank can be reading any more."""
+        """Delete the keys of the round before the last one, which no rank can still be reading."""
         names = [OVER, "gather", "rows", "mean", "reduce", "step", "debug", *keys]
         self._rounds_to_forget.append([prefix + name for name in names])
         if len(self._rounds_to_forget) > 1:
@@ -389,7 +389,7 @@ def join(
     """
     Begin to train together.
 
-    :param model: that learns
+    :param model: the model to train
     :param base: the process group
     :param timeout: seconds of silence after which a rank counts as dead
     :param debug: compare all ranks after every update

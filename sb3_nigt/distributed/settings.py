@@ -100,7 +100,7 @@ def check_shareable(model: TrainedModel) -> None:
     alone = "or group=False to train each rank on its own"
     if type(schedule) not in (FirstFinished, Planned):
         if type(schedule).__name__.lower() != model.schedule:  # the user did not choose it
-            raise ValueError(f"{name} has no rounds that ranks could share: give RennalaNIGT or MaleniaNIGT, {alone}.")
+            raise ValueError(f"{name} cannot be trained by several ranks: give RennalaNIGT or MaleniaNIGT, {alone}.")
         raise ValueError(
             f'schedule={model.schedule!r} is not allowed in a process group: give "planned" or "first_finished", {alone}.'
         )

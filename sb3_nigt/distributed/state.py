@@ -17,7 +17,7 @@ def counters(model: TrainedModel) -> dict[str, Any]:
     """
     Numbers that travel as text, and the layout of the optimizer's state.
 
-    :param model: that shall start to learn
+    :param model: the model about to learn
     """
     layout = [
         {
@@ -34,8 +34,8 @@ def set_counters(model: TrainedModel, values: dict[str, Any]) -> None:
     """
     Take over what another rank has.
 
-    :param model: changed
-    :param values: made by ``counters``
+    :param model: the model to overwrite
+    :param values: the result of ``counters``
     """
     model.set_counters(values)
     state = model.policy.optimizer.state
@@ -51,7 +51,7 @@ def pack(model: TrainedModel, stack: WrapperStack) -> th.Tensor:
     """
     Parameters, buffers, state of the optimizer, the estimator and statistics of ``VecNormalize``, in double precision.
 
-    :param model: whose
+    :param model: the model to pack
     :param stack: the wrappers of its environment
     """
     layout = Layout(model.policy)
@@ -65,9 +65,9 @@ def unpack(model: TrainedModel, stack: WrapperStack, vector: th.Tensor) -> None:
     """
     Take over what ``pack`` has made, perhaps elsewhere.
 
-    :param model: changed
-    :param stack: the wrappers of its environment, changed
-    :param vector: numbers
+    :param model: the model to overwrite
+    :param stack: the wrappers of its environment, to overwrite
+    :param vector: the result of ``pack``
     """
     layout = Layout(model.policy)
     layout.load(vector[: layout.size].float().numpy())

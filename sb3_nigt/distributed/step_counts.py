@@ -76,7 +76,7 @@ class StepCounts:
         """
         Return how many steps this rank's workers can make before the next look, 0 when the round is complete.
 
-        :param counts: that they have made, shape (n,)
+        :param counts: steps that they have made, shape (n,)
         :raises RankError: if another rank cannot go on, or the round needs a worker that is lost
         """
         made, now = int(counts.sum()), time.monotonic()

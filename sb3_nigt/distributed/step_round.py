@@ -44,7 +44,7 @@ class RankSteps:
 
     def run(self) -> None:
         """
-        Let the workers step until the round is over on all ranks; their environments live on.
+        Let the workers step until the round is over on all ranks; their episodes continue in the next one.
 
         :raises RankError: if another rank cannot go on, or the round needs a worker that is lost
         :raises WorkerError: if one worker delivers non-finite numbers several times in a row

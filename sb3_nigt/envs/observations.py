@@ -47,7 +47,7 @@ class FlippedObservation(gym.ObservationWrapper[Any, Any, Any], RecordConstructo
         """
         Return the observation of this task.
 
-        :param observation: that of the wrapped environment
+        :param observation: the observation of the wrapped environment
         """
         signed = -observation if self.flip else observation
         return np.concatenate([signed, self._bit]) if self.append_bit else signed

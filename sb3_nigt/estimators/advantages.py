@@ -30,8 +30,8 @@ def gae(
     :param values: V(s_t), shape (L,)
     :param next_values: V(s_{t+1}), at a truncation and at the cut of the final observation, see ``following_values``; shape
         (L,); not read at a termination
-    :param terminated: step t reached a terminal state, shape (L,)
-    :param ended: the episode ended with step t, by termination or truncation, shape (L,)
+    :param terminated: whether step t reached a terminal state, shape (L,)
+    :param ended: whether the episode ended with step t, by termination or truncation, shape (L,)
     :param gamma: γ in [0, 1]
     :param lam: λ in [0, 1]
     :return: A_t, shape (L,)
@@ -60,7 +60,7 @@ def following_values(values: FloatArray, final_values: FloatArray, ended: BoolAr
     :param values: V(s_t), shape (L,)
     :param final_values: V of the final observation of each episode that ended, in order, and of the last observation if the
         last step did not end its episode
-    :param ended: the episode ended with step t, shape (L,)
+    :param ended: whether the episode ended with step t, shape (L,)
     :return: shape (L,)
     """
     stops = ended.copy()

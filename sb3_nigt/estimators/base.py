@@ -26,7 +26,7 @@ class WorkerMoments(NamedTuple):
     Moments of what one worker has done in a round, each step with weight 1.
 
     :param task: number of its task
-    :param moments: of its advantages
+    :param moments: moments of its advantages
     """
 
     task: int
@@ -38,8 +38,8 @@ class Assessment:
     """
     What an estimator has to know of a whole round, of which this process may have only a part.
 
-    :param advantages: by worker
-    :param returns: of the discounted returns, to be merged in this order
+    :param advantages: moments of the advantages, by worker
+    :param returns: moments of the discounted returns, to be merged in this order
     """
 
     advantages: dict[int, WorkerMoments]
@@ -59,7 +59,7 @@ class Estimator(ABC):
         Look at the trajectories of this process; what others have seen is merged with the result.
 
         :param accepted: as in ``coefficients``; may be empty where there are other processes
-        :param rows: exchanges numbers with these, at the price of one message; None: there are none
+        :param rows: a function that exchanges numbers with these, at the price of one message; None: there are none
         :return: None where each trajectory counts for itself
         """
         return None
@@ -69,9 +69,9 @@ class Estimator(ABC):
         """
         Return C_t of every step, without the weight w_i of the worker.
 
-        :param accepted: what counts, in an order that does not depend on which came first
+        :param accepted: what counts, in an order that does not depend on the order of arrival
         :param weights: w_i, one per worker
-        :param assessment: of the whole round
+        :param assessment: the assessment of the whole round
         :return: one array of shape (L,) for each trajectory
         """
 
@@ -79,7 +79,7 @@ class Estimator(ABC):
         """
         Learn from the last round; called while the workers sample the next one.
 
-        :param mean: over all processes that train together, each calls it once; None: there are no others
+        :param mean: the mean over all processes that train together, to be called once by each; None: there are no others
         """
 
     def shared_state(self) -> FloatArray:
@@ -90,7 +90,7 @@ class Estimator(ABC):
         """
         Go on with what another process has.
 
-        :param vector: of its ``shared_state``
+        :param vector: the result of its ``shared_state``
         """
 
     def state_dict(self) -> dict[str, Any]:
@@ -101,7 +101,7 @@ class Estimator(ABC):
         """
         Go on from a state.
 
-        :param state: made by ``state_dict``
+        :param state: the result of ``state_dict``
         """
 
     def log(self, logger: Logger) -> None:  # noqa: B027

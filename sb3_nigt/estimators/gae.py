@@ -21,7 +21,7 @@ from sb3_nigt.sampling.trajectory import Trajectory, map_observation
 
 @dataclass(frozen=True)
 class _Lesson:
-    """What the critic is to be fitted to."""
+    """Training data of the critic."""
 
     observations: Any
     targets: FloatArray
@@ -32,12 +32,12 @@ class _Lesson:
 @dataclass(frozen=True)
 class _Part:
     """
-    The round as far as it is this process's.
+    This process's part of the round.
 
-    :param advantages: of all steps, not standardised
+    :param advantages: advantages of all steps, not standardised
     :param tasks: number of each step's task
-    :param is_whole: there are no other processes
-    :param has_moved_scale: the unit of rewards has taken in this round's returns already
+    :param is_whole: whether there are no other processes
+    :param has_moved_scale: whether the unit of rewards already includes this round's returns
     """
 
     advantages: FloatArray
@@ -58,7 +58,7 @@ class GeneralizedAdvantage(Estimator):
     :param gae_lambda: λ in [0, 1]
     :param critic: V, in normalised units
     :param scale: the unit of rewards
-    :param as_seen: from raw observations to what the policy's networks see, with the statistics of the round
+    :param as_seen: the map from raw observations to what the policy's networks see, with the statistics of the round
     :param tasks: the number that the critic has for each task id; an id that is missing has number 0
     """
 

@@ -18,7 +18,7 @@ def discounted_returns(rewards: FloatArray, ended: BoolArray, gamma: float, star
     Running discounted return of one worker: R_t = γ R_{t-1} + r_t, which starts again from 0 after the end of an episode.
 
     :param rewards: r_t of consecutive steps, shape (L,)
-    :param ended: the episode ended with step t, shape (L,)
+    :param ended: whether the episode ended with step t, shape (L,)
     :param gamma: γ in [0, 1]
     :param start: R of the step before the first one, 0 if that one ended its episode
     :return: R_t, shape (L,)
@@ -57,7 +57,7 @@ class RewardScale:
         """
         Return the rewards over the scale, clipped.
 
-        :param rewards: as the environment gave them, any shape
+        :param rewards: rewards as the environment gave them, any shape
         """
         return np.clip(rewards / self.scale, -self.clip, self.clip)
 
@@ -66,8 +66,8 @@ class RewardScale:
         Continue R_t of a worker by one segment and return the moments of its new values, for ``merge``.
 
         :param worker: its number
-        :param rewards: as the environment gave them, shape (L,)
-        :param ended: the episode ended with step t, shape (L,)
+        :param rewards: rewards as the environment gave them, shape (L,)
+        :param ended: whether the episode ended with step t, shape (L,)
         """
         returns = discounted_returns(rewards, ended, self.gamma, float(self._returns[worker]))
         if len(returns):
@@ -86,7 +86,7 @@ class RewardScale:
         """
         Take moments of ``advance`` into the running ones.
 
-        :param moments: in an order that does not depend on which worker came first
+        :param moments: moments of all workers, in an order that does not depend on the order of arrival
         """
         self.moments = self.moments.merge_all(moments)
 
@@ -98,7 +98,7 @@ class RewardScale:
         """
         Continue from a state; if it is that of another number of workers, they all begin new episodes.
 
-        :param state: of ``state_dict``
+        :param state: the result of ``state_dict``
         """
         self.moments = self.moments.from_vector(np.asarray(state["moments"], dtype=np.float64))
         returns = np.array(state["returns"], dtype=np.float64)

@@ -56,7 +56,7 @@ def pooled_std(moments: Moments) -> float:
     """
     One standard deviation of all advantages after the mean of each task is removed: (Σ_k M2_k / Σ_k W_k)^{1/2}.
 
-    :param moments: of ``task_moments``
+    :param moments: the result of ``task_moments``
     :return: at least MIN_STD
     """
     weight = float(moments.weight.sum())
@@ -69,7 +69,7 @@ def standardize(advantages: FloatArray, tasks: IntArray, moments: Moments) -> Fl
 
     :param advantages: A_t of ``gae``, shape (N,)
     :param tasks: number of each step's task, shape (N,)
-    :param moments: of all steps of the round, merged
+    :param moments: the merged moments of all steps of the round
     :return: shape (N,)
     """
     return (advantages - moments.mean[tasks]) / pooled_std(moments)
@@ -85,7 +85,7 @@ def standardized_gradient(raw: FloatArray, scores: FloatArray, moments: Moments)
 
     :param raw: Σ_t w_t A_t ∇ log π_t, shape (d,)
     :param scores: Σ_{t in k} w_t ∇ log π_t of each task, shape (K, d)
-    :param moments: of all steps of the round, merged
+    :param moments: the merged moments of all steps of the round
     :return: shape (d,)
     """
     return (raw - moments.mean @ scores) / pooled_std(moments)

@@ -22,7 +22,7 @@ PICTURES = (".png", ".pdf", ".svg")
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """A wrong argument costs one line, not the whole usage."""
+    """Reports an invalid argument in one line instead of the whole usage."""
 
     def error(self, message: str) -> NoReturn:
         """
@@ -48,7 +48,7 @@ def parse_times(text: str, n_workers: int | None, *, name: str = "--step-times",
     :param text: what the user typed
     :param n_workers: n, which the words and a single number for all need; None: as many as there are numbers
     :param name: the option, for messages
-    :param positive: zero is not allowed
+    :param positive: whether to refuse zero
     :return: shape (n,)
     :raises UsageError: if it is something else, or the number of workers differs
     """
@@ -74,8 +74,8 @@ def link_of(
     Return how messages reach the learner.
 
     :param args: parsed command line
-    :param link: if the user did not say
-    :param aggregation: if the user did not say
+    :param link: the default
+    :param aggregation: the default
     :raises UsageError: if the two do not go together
     """
     found = args.link or link, args.aggregation or aggregation

@@ -44,11 +44,11 @@ def make_baseline(
     Make a baseline.
 
     :param base: its name
-    :param tuned: take the arguments that rl_zoo3 has for the environment; those it does not have keep their defaults
+    :param tuned: whether to take rl_zoo3's arguments for the environment; those it does not have keep their defaults
     :param env_id: the environment
-    :param workers: to train on
-    :param seed: of everything random
-    :param arguments: where they are neither defaults nor tuned values
+    :param workers: the workers to train on
+    :param seed: seed of everything random
+    :param arguments: the arguments that are neither defaults nor tuned values
     :param normalize: observations, unless they are images, and rewards by ``VecNormalize``; with tuned values their file
         decides
     """
@@ -69,7 +69,7 @@ def policy_for(space: spaces.Space[Any]) -> str:
     """
     Return the name of the policy for an observation space.
 
-    :param space: of the environment
+    :param space: space of the environment
     """
     if isinstance(space, spaces.Dict):
         return "MultiInputPolicy"

@@ -30,9 +30,9 @@ def execute_all(runs: Sequence[Run], directory: Path, processes: int) -> None:
     """
     Execute all runs that are not finished yet.
 
-    :param runs: with different names
-    :param directory: takes the files; made if it does not exist
-    :param processes: runs at a time
+    :param runs: runs with different names
+    :param directory: directory for the files; created if it does not exist
+    :param processes: number of runs at a time
     :raises UsageError: if the directory cannot be made, or has a run of the same name that is another one
     :raises FailedRunsError: if some have failed, after all others are finished
     """
@@ -47,7 +47,7 @@ def execute_all(runs: Sequence[Run], directory: Path, processes: int) -> None:
             if waiting:
                 _attempt(waiting, directory, processes, errors, bar, len(runs) - len(waiting))
             waiting = [run for run in waiting if run.name not in errors and not is_finished(run, directory)]
-    errors.update({run.name: "its process was killed, perhaps for want of memory" for run in waiting})
+    errors.update({run.name: "its process was killed, possibly because memory ran out" for run in waiting})
     if errors:
         lines = "\n".join(f"  {name}: {error}" for name, error in sorted(errors.items()))
         raise FailedRunsError(f"{len(errors)} of {len(runs)} runs failed; run the same command again to retry them:\n{lines}")
@@ -119,7 +119,7 @@ def _prepare_process() -> None:
 
 
 def _end_with_parent() -> None:
-    """A run that outlives its killed parent would write into the files of the command that goes on."""
+    """A run that outlives its killed parent would write into the files of the command that continues."""
     parent = mp.parent_process()
     assert parent is not None
     parent.join()

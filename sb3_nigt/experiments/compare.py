@@ -136,12 +136,12 @@ def seeded_runs(
     """
     List the runs of a comparison, seed by seed, so that early on there is something of every method.
 
-    :param names: of the methods
-    :param seeds: of the runs of each
+    :param names: names of the methods
+    :param seeds: seeds of the runs of each
     :param setting: environment and workers
-    :param budget: of each run
+    :param budget: budget of each run
     :param tuned: their arguments; empty: the defaults
-    :param paper: the paper's algorithms to the letter
+    :param paper: whether to use the paper's algorithms to the letter
     :param given: further arguments, which take precedence
     """
     arguments = {
@@ -155,9 +155,9 @@ def compare(runs: Sequence[Run], output: Path, processes: int, threshold: float 
     """
     Execute what is not finished, and write the table and the pictures.
 
-    :param runs: of one setting
-    :param output: takes all files
-    :param processes: runs at a time
+    :param runs: runs of one setting
+    :param output: directory for all files
+    :param processes: number of runs at a time
     :param threshold: return whose time is in the table; None: three quarters of what the best method has gained
     """
     execute_all(runs, output, processes)
@@ -173,8 +173,8 @@ def report(runs: Sequence[Run], curves: Curves, threshold: float | None) -> str:
     """
     Write what was compared and how it went.
 
-    :param runs: of one setting
-    :param curves: of these runs
+    :param runs: runs of one setting
+    :param curves: curves of these runs
     :param threshold: return whose time is in the table; None: three quarters of what the best method has gained
     """
     numbers = table(curves, default_threshold(curves) if threshold is None else threshold)
@@ -195,7 +195,7 @@ def title(setting: Setting) -> str:
     """
     Describe a setting in a line.
 
-    :param setting: of the picture
+    :param setting: setting of the picture
     """
     messages = f"{_range(setting.message_times)} a message" if any(setting.message_times) else "messages take no time"
     if setting.link == "serial":
@@ -219,9 +219,9 @@ def draw(curves: Curves, heading: str, path: Path) -> None:
     """
     Write the picture: returns over time, timesteps and messages; median and interquartile mean.
 
-    :param curves: of all methods
-    :param heading: above the picture
-    :param path: of the picture
+    :param curves: curves of all methods
+    :param heading: heading of the picture
+    :param path: path of the picture
     """
     figure = Figure(figsize=(15, 8.5), layout="constrained")
     axes = figure.subplots(2, len(AXES), sharey=True, sharex="col")

@@ -17,9 +17,9 @@ class CurveFile:
     """
     Writes a line for each evaluation.
 
-    :param run: what is trained
-    :param tasks: their names, each has a column if there is more than one
-    :param file: takes the lines
+    :param run: the run
+    :param tasks: names of the tasks, each with a column if there is more than one
+    :param file: file for the lines
     """
 
     def __init__(self, run: Run, tasks: Collection[str], file: TextIO) -> None:
@@ -32,11 +32,11 @@ class CurveFile:
         """
         Add a line.
 
-        :param returns: of each task
+        :param returns: return of each task
         :param seconds: since the start of the run
-        :param timesteps: made so far
-        :param messages: to the learner so far
-        :param updates: so far
+        :param timesteps: timesteps so far
+        :param messages: messages to the learner so far
+        :param updates: updates so far
         """
         values = {
             "method": self._run.label or self._run.method,

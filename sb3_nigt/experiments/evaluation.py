@@ -17,9 +17,9 @@ class Evaluator:
     """
     Returns of the iterate on separate episodes; the random numbers of training are left as they are.
 
-    :param setting: names the environments
-    :param episodes: for each task
-    :param seed: of the run
+    :param setting: the setting, which names the environments
+    :param episodes: number of episodes of each task
+    :param seed: seed of the run
     """
 
     def __init__(self, setting: Setting, episodes: int, seed: int) -> None:
@@ -30,8 +30,8 @@ class Evaluator:
         """
         Mean return of each task, with sampled actions as in training.
 
-        :param model: whose policy is evaluated
-        :param number: of the evaluation in its run; the same for all methods, so that they meet the same episodes
+        :param model: the model to evaluate
+        :param number: number of the evaluation in its run; the same for all methods, so that they get the same episodes
         """
         found, training = {}, model.get_vec_normalize_env()
         with th.random.fork_rng(devices=[]):
@@ -49,8 +49,8 @@ def normalized_as(training: VecNormalize | None, env: VecEnv) -> VecEnv:
     """
     Normalise observations as in training.
 
-    :param training: what the model trains on; None: nothing is normalised
-    :param env: to evaluate on
+    :param training: the environment that the model trains on; None: nothing is normalised
+    :param env: the environment to evaluate on
     """
     if training is None:
         return env

@@ -38,13 +38,13 @@ class Experiment:
     :param step_times: law of h_i
     :param message_times: law of κ_i
     :param n_workers: n
-    :param methods: who is compared
+    :param methods: the methods to compare
     :param tasks: None, or a family of ``make_tasks``
     :param task_kwargs: further arguments of ``make_tasks``
     :param final_step_times: law of h_i at the end of the run, if the speeds change
     :param link: how messages reach the learner, see ``TimeModel``
     :param aggregation: the same
-    :param timesteps: what Rennala NIGT, with tasks Malenia NIGT, makes, about; it gives the seconds, equal for all methods
+    :param timesteps: approximate timesteps of Rennala NIGT (with tasks, Malenia NIGT), which give the time of all methods
     """
 
     env: str

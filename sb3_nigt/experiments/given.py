@@ -20,7 +20,7 @@ class Given:
     An argument that the user has given.
 
     :param method: its name
-    :param argument: of its constructor
+    :param argument: an argument of its constructor
     :param value: a number, a word, None, or a dict, list or tuple of these
     """
 

@@ -54,7 +54,7 @@ def check_argument(method: str, argument: str) -> None:
     """
     Check the name of an argument.
 
-    :param method: whose constructor takes it
+    :param method: the method whose constructor takes it
     :param argument: its name
     :raises ValueError: if it is none
     """
@@ -88,10 +88,10 @@ def make_model(
 
     :param method: its name
     :param env_id: the environment of the workers, for tuned values
-    :param workers: to train on
-    :param seed: of everything random
-    :param arguments: where they are not the defaults
-    :param paper: the paper's algorithm to the letter, instead of the defaults of this package; baselines are not normalised
+    :param workers: the workers to train on
+    :param seed: seed of everything random
+    :param arguments: the arguments that are not the defaults
+    :param paper: whether to use the paper's algorithm to the letter, not this package's defaults; baselines are not normalised
     """
     base, kind = _parts(method)
     if base in BASELINES:
@@ -124,7 +124,7 @@ def updates_made(model: BaseAlgorithm) -> int:
     """
     Count updates as the algorithm does. Stable-Baselines3 has no public count, but all algorithms log theirs.
 
-    :param model: in a ``learn`` that dumps no log, which would clear the numbers
+    :param model: a model in a ``learn`` that dumps no log, which would clear the numbers
     """
     logged = model.logger.name_to_value
     if "train/iterations" in logged:  # ARS, which numbers its updates from 0
@@ -136,8 +136,8 @@ def timesteps_made(model: BaseAlgorithm, workers: CountedVecEnv) -> int:
     """
     Count environment steps, those for nothing included.
 
-    :param model: in training
-    :param workers: what it trains on
+    :param model: the model in training
+    :param workers: the workers to train on
     """
     return model.num_timesteps if isinstance(model, AsyncPolicyGradient) else workers.lockstep_timesteps
 
@@ -149,8 +149,8 @@ def deliver_messages(model: BaseAlgorithm, workers: CountedVecEnv) -> int:
     A baseline sends one message per worker after each rollout and waits for the slowest, max κ_i. Our algorithms have spent
     the time already: one message of each worker that has contributed, or one per trajectory where each is sent on its own.
 
-    :param model: in training
-    :param workers: what it trains on
+    :param model: the model in training
+    :param workers: the workers to train on
     """
     if not isinstance(model, AsyncPolicyGradient):
         workers.aggregate_messages(range(workers.num_envs))
@@ -162,7 +162,7 @@ def messages_of_round(model: AsyncPolicyGradient) -> int:
     """
     Count the messages of the last round, whose time has passed already.
 
-    :param model: in training
+    :param model: the model in training
     """
     report = model.last_round
     assert report is not None

@@ -21,8 +21,8 @@ def draw_panels(comparisons: Sequence[tuple[str, Curves]], path: Path, axis: str
     """
     Draw one panel for each comparison: interquartile mean over the runs, with its 95 % bootstrap interval.
 
-    :param comparisons: name and curves of each
-    :param path: of the picture
+    :param comparisons: name and curves of each comparison
+    :param path: path of the picture
     :param axis: "seconds" or "timesteps"
     """
     columns = min(COLUMNS, len(comparisons))

@@ -139,8 +139,8 @@ def _methods_table(planned: Plan) -> str:
         cells = "".join(f"{number(value):>10}" for value in numbers)
         link = f"{row.link:>10.1%}" if is_serial else ""
         lines.append(f"{place:<3}{row.method:<13}{row.schedule:<14}{cells}{row.discarded:>10.1%}{row.idle:>10.1%}{link}")
-    lines.append("traj. and messages: an update; discarded and idle: shares of the workers' time")
-    return "\n".join([*lines, *["link: share of the time in which messages are under way"] * is_serial])
+    lines.append("traj., messages: per update; discarded and idle: shares of the workers' time")
+    return "\n".join([*lines, *["link: share of the time in which messages are in transit"] * is_serial])
 
 
 def _advice(planned: Plan) -> str:
@@ -215,7 +215,7 @@ def draw(planned: Plan, workers: Sequence[int], path: Path) -> None:
 
     :param planned: the plan
     :param workers: their numbers
-    :param path: of the picture
+    :param path: path of the picture
     """
     load, until = planned.workload, SHOWN_UPDATES * planned["Rennala", "planned"].update_seconds
     messages = load.message_times.sum() if load.link == "serial" else load.message_times.max()

@@ -21,7 +21,7 @@ def number(value: float) -> str:
     """
     Write a number for a table.
 
-    :param value: of any size
+    :param value: a number of any size
     """
     return f"{value:,.0f}" if 1000 <= value < 1e7 else f"{value:.4g}"
 
@@ -38,7 +38,9 @@ def _methods_table(planned: StepRoundsPlan) -> str:
         steps, updates = planned.lead(row.method)
         cells = [*map(number, values), f"{steps:.2f}", "-" if row.method == LOCKSTEP else f"{updates:.2f}"]
         lines.append(f"{place:<3}{row.method:<13}" + "".join(f"{cell:>11}" for cell in cells))
-    lines.append("x steps, x updates: Rennala's per second over those of the method. An update of PPO is a rollout")
+    lines.append(
+        "x steps, x updates: Rennala's steps and updates per second divided by the method's; for PPO an update is a rollout"
+    )
     return "\n".join(lines)
 
 

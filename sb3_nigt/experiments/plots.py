@@ -97,7 +97,7 @@ def save_picture(figure: Figure, path: Path, dpi: int = 100) -> None:
 
     :param figure: the picture
     :param path: its file
-    :param dpi: pixels an inch
+    :param dpi: pixels per inch
     """
     if path.suffix != ".png":
         figure.savefig(path)
@@ -111,7 +111,7 @@ def style_numbers(names: Sequence[str]) -> dict[str, int]:
     """
     Give each method of a picture a style that no other one of it has.
 
-    :param names: of the methods
+    :param names: names of the methods
     :return: numbers for ``method_style``
     """
     numbers: dict[str, int] = {}
@@ -126,7 +126,7 @@ def method_style(number: int) -> dict[str, Any]:
     """
     Style of a line; beyond the seventh the styles come again with a marker.
 
-    :param number: of the line, from 0
+    :param number: number of the line, from 0
     """
     marker = {} if number < len(LINE_STYLES) else {"marker": "o", "markevery": 20, "markersize": 4}
     return {"linewidth": 1.8, **LINE_STYLES[number % len(LINE_STYLES)], **marker}
@@ -137,12 +137,12 @@ def draw_band(ax: Any, x: Any, middle: Any, low: Any, high: Any, number: int, la
     Draw a line with the interval around it.
 
     :param ax: matplotlib axes
-    :param x: where
+    :param x: positions on the horizontal axis
     :param middle: the line
     :param low: lower end of the interval
     :param high: upper end of the interval
-    :param number: of the line, from 0
-    :param label: for the legend
+    :param number: number of the line, from 0
+    :param label: label for the legend
     """
     style = method_style(number)
     ax.plot(x, middle, label=label, **style)

@@ -27,7 +27,7 @@ class Curve:
     """
     One run.
 
-    :param columns: of its file, by name
+    :param columns: columns of its file, by name
     """
 
     columns: dict[str, FloatArray]
@@ -37,7 +37,7 @@ class Curve:
         """
         Read a file.
 
-        :param path: as ``CurveFile`` has written it
+        :param path: a file written by ``CurveFile``
         """
         with path.open(newline="", encoding="utf-8") as file:
             return cls.of(list(csv.DictReader(file)))
@@ -47,7 +47,7 @@ class Curve:
         """
         Take the rows of one run.
 
-        :param rows: in the order of time, at least one
+        :param rows: rows in the order of time, at least one
         """
         return cls({name: np.array([float(row[name]) for row in rows]) for name in rows[0] if name != "method"})
 
@@ -76,7 +76,7 @@ class Curve:
         """
         Mean over time, each evaluation in force until the next one.
 
-        :param end: in seconds on the workers' clock, positive
+        :param end: end of the time in seconds on the workers' clock, positive
         """
         return statistics.time_average(self["seconds"], self["return"], end)
 
@@ -96,7 +96,7 @@ def load_curves(runs: Sequence[Run], directory: Path) -> Curves:
     """
     Read the curves of finished runs.
 
-    :param runs: what to read
+    :param runs: the runs to read
     :param directory: where the files are
     """
     curves: Curves = {}
@@ -109,7 +109,7 @@ def save_all(runs: Sequence[Run], directory: Path) -> None:
     """
     Write the curves of finished runs into one file.
 
-    :param runs: which ones
+    :param runs: the runs to join
     :param directory: where their files are, and where it goes
     """
     texts = [files_of(run, directory)[0].read_text(encoding="utf-8").splitlines() for run in runs]
@@ -121,7 +121,7 @@ def load_all(path: Path) -> Curves:
     """
     Read the curves of a comparison.
 
-    :param path: as ``save_all`` has written it
+    :param path: a file written by ``save_all``
     :raises ValueError: if it has no runs, or is something else
     """
     rows: dict[tuple[str, str], list[dict[str, str]]] = {}
@@ -159,9 +159,9 @@ def on_grid(curves: Sequence[Curve], axis: str, grid: FloatArray) -> tuple[Float
     """
     Bring the runs of a method onto a common grid, the last value carried forward.
 
-    :param curves: one a seed
+    :param curves: one curve per seed
     :param axis: "seconds", "timesteps" or "messages"
-    :param grid: ascending, from 0 or later
+    :param grid: ascending positions, from 0 or later
     :return: the grid up to where the first of the runs ends, and the returns there, shape (points, runs)
     """
     shared = grid[grid <= min(curve[axis][-1] for curve in curves)]
@@ -173,7 +173,7 @@ def grid_of(curves: Curves, axis: str) -> FloatArray:
     """
     Equally spaced points up to where the longest run ends; for messages, in which methods differ much, equal ratios.
 
-    :param curves: of all methods
+    :param curves: curves of all methods
     :param axis: "seconds", "timesteps" or "messages"
     """
     end = max(curve[axis][-1] for method in curves.values() for curve in method)
@@ -186,7 +186,7 @@ def default_threshold(curves: Curves) -> float:
     """
     Return that all methods are asked how soon they reached it: three quarters of what the best one has gained.
 
-    :param curves: of all methods
+    :param curves: curves of all methods
     """
     start = float(np.mean([curve["return"][0] for method in curves.values() for curve in method]))
     best = max(float(np.median([curve.final_return for curve in method])) for method in curves.values())
@@ -197,8 +197,8 @@ def table(curves: Curves, threshold: float) -> str:
     """
     Write the comparison as text.
 
-    :param curves: of all methods
-    :param threshold: return whose time is asked for
+    :param curves: curves of all methods
+    :param threshold: the return whose time is requested
     """
     width = 2 + max(6, *map(len, curves))
     heads = (f"{'final return (IQM)':>28}", f"{f'seconds to {threshold:,.4g}':>32}", f"{'reached':>9}")

@@ -50,10 +50,10 @@ class Setting:
     :param time_per: what ``step_times`` measures, "step" or "trajectory"
     :param tasks: None, or a family of ``make_tasks``: the workers hold different tasks
     :param task_kwargs: further arguments of ``make_tasks``
-    :param final_step_times: None, or what ``step_times`` have become after ``change_seconds``, by equal factors in equal times
-    :param change_seconds: on the workers' clock
-    :param link: "parallel", or "serial": the learner takes one message at a time, see ``TimeModel``
-    :param aggregation: "all_reduce", or "server": a round pays for all its messages, see ``TimeModel``
+    :param final_step_times: None, or the values that ``step_times`` reach exponentially after ``change_seconds``
+    :param change_seconds: duration of the change, in seconds on the workers' clock
+    :param link: "parallel", or "serial": the learner receives one message at a time, see ``TimeModel``
+    :param aggregation: "all_reduce", or "server": a round takes the time of all its messages, see ``TimeModel``
     :param workers: "simulated", or "processes": real ones, whose times are what they are
     """
 
@@ -99,7 +99,7 @@ class Setting:
         """
         Return how many environment steps workers make that wait for the slowest in every step, or a few more.
 
-        :param seconds: on the workers' clock
+        :param seconds: seconds on the workers' clock
         """
         slowest = min(max(times) for times in (self.step_times, self.final_step_times) if times is not None)
         if self.time_per == "trajectory":
@@ -110,7 +110,7 @@ class Setting:
         """
         Make simulated workers.
 
-        :param seed: of the first lock-step reset
+        :param seed: seed of the first lock-step reset
         """
         workers = make_worker_vec_env(
             **self.env_arguments(),
@@ -136,7 +136,7 @@ class Setting:
         """
         Make environments that no worker uses, for each task as many as episodes are to be run at once.
 
-        :param episodes: of one evaluation
+        :param episodes: number of episodes of one evaluation
         """
         arguments = self.env_arguments()
         if self.tasks is None:
@@ -156,9 +156,9 @@ class Budget:
     When a run ends and how often it is evaluated; exactly one of the first two is given.
 
     :param timesteps: environment steps of all workers together
-    :param seconds: on the workers' clock
-    :param points: evaluations of a run, about
-    :param episodes: of an evaluation, for each task
+    :param seconds: seconds on the workers' clock
+    :param points: approximate number of evaluations of a run
+    :param episodes: number of episodes of an evaluation, for each task
     """
 
     timesteps: int | None = None
@@ -170,8 +170,8 @@ class Budget:
         """
         Return the share that is spent, 1 at the end.
 
-        :param timesteps: made so far
-        :param seconds: passed so far
+        :param timesteps: timesteps so far
+        :param seconds: seconds so far
         """
         if self.timesteps is not None:
             return timesteps / self.timesteps
@@ -185,12 +185,12 @@ class Run:
     One training run.
 
     :param method: a name that ``methods.check_method`` knows
-    :param seed: of everything random
+    :param seed: seed of everything random
     :param setting: environment and workers
     :param budget: its length
-    :param arguments: of the algorithm, where they are not its defaults
-    :param label: what the run is called in files, tables and pictures; None: the method
-    :param paper: the paper's algorithm to the letter, instead of the defaults of this package
+    :param arguments: arguments of the algorithm that are not its defaults
+    :param label: name of the run in files, tables and pictures; None: the method
+    :param paper: whether to use the paper's algorithm to the letter, instead of the defaults of this package
     """
 
     method: str
@@ -216,7 +216,7 @@ def completed(found: dict[str, Any]) -> dict[str, Any]:
     """
     Return a run from a file of any version: what did not exist yet had its default.
 
-    :param found: as ``Run.as_json`` has written it
+    :param found: the result of ``Run.as_json``
     """
     return {**_defaults(Run), **found, "setting": {**_defaults(Setting), **found.get("setting", {})}}
 

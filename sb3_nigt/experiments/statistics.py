@@ -41,12 +41,13 @@ def bootstrap_interval(
     """
     Percentile interval of a statistic over runs drawn with replacement, always the same draws.
 
-    Of few runs it covers less than its level: of the mean of five normal numbers about 85 instead of 95 %.
+    With few runs, 95 % intervals are too narrow: for the interquartile mean of five normal values they cover about 90 %, for
+    the mean about 85 %.
 
     :param values: shape (..., R); may be infinite
-    :param statistic: takes away the last axis
-    :param level: of the interval
-    :param n_resamples: draws
+    :param statistic: a function that reduces the last axis
+    :param level: level of the interval
+    :param n_resamples: number of draws
     :return: lower and upper end
     """
     drawn = np.random.default_rng(0).integers(values.shape[-1], size=(n_resamples, values.shape[-1]))
@@ -63,7 +64,7 @@ def difference_interval(first: FloatArray, second: FloatArray, level: float = 0.
 
     :param first: one number per run
     :param second: one number per run, of other runs
-    :param level: of the interval
+    :param level: level of the interval
     :return: lower and upper end
     """
     rng, tail = np.random.default_rng(0), (1.0 - level) / 2.0
@@ -98,7 +99,7 @@ def time_average(x: FloatArray, y: FloatArray, end: float) -> float:
 
     :param x: when y was measured, ascending, from 0
     :param y: same shape
-    :param end: of the time, positive
+    :param end: end of the time, positive
     """
     moments = np.append(np.minimum(x, end), end)
     return float(np.sum(y * np.diff(moments)) / end)
@@ -109,8 +110,8 @@ def quantile_band(values: FloatArray, low: float = 0.2, high: float = 0.8) -> tu
     Median and two quantiles, interpolated.
 
     :param values: shape (..., R)
-    :param low: of the lower quantile
-    :param high: of the upper quantile
+    :param low: level of the lower quantile
+    :param high: level of the upper quantile
     :return: lower quantile, median, upper quantile
     """
     lower, median, upper = np.quantile(values, [low, 0.5, high], axis=-1)
@@ -123,7 +124,7 @@ def carried_forward(x: FloatArray, y: FloatArray, grid: FloatArray) -> FloatArra
 
     :param x: where y was measured, ascending; of equal ones the last counts
     :param y: same shape
-    :param grid: none before x[0]
+    :param grid: positions to read, none before x[0]
     """
     found: FloatArray = y[np.searchsorted(x, grid, side="right") - 1]
     return found
@@ -135,7 +136,7 @@ def time_to_threshold(x: FloatArray, y: FloatArray, threshold: float) -> float:
 
     :param x: where y was measured, ascending
     :param y: same shape
-    :param threshold: to be reached
+    :param threshold: the value to reach
     """
     reached = np.flatnonzero(y >= threshold)
     return float(x[reached[0]]) if len(reached) else float("inf")

@@ -27,7 +27,7 @@ def summary(curves: Curves) -> str:
     """
     Compare the first method with each of the others, then the same method under other schedules with what is not itself.
 
-    :param curves: of all methods
+    :param curves: curves of all methods
     """
     end = min(curve["seconds"][-1] for runs in curves.values() for curve in runs)
     means = {name: np.array([curve.mean_return(end) for curve in runs]) for name, runs in curves.items()}

@@ -34,7 +34,7 @@ def all_tables(comparisons: Sequence[tuple[str, Curves]]) -> str:
     """
     Write the tables that say something about these comparisons.
 
-    :param comparisons: name and curves of each
+    :param comparisons: name and curves of each comparison
     """
     tables = [returns_table(comparisons), speed_table(comparisons)]
     if uneven := [(name, curves) for name, curves in comparisons if _is_uneven(curves)]:
@@ -47,7 +47,7 @@ def returns_table(comparisons: Sequence[tuple[str, Curves]]) -> str:
     """
     Write a line for each comparison: interquartile mean of the final returns and 95 % bootstrap interval, the best one bold.
 
-    :param comparisons: name and curves of each
+    :param comparisons: name and curves of each comparison
     """
     methods = _methods(comparisons)
     lines = [markdown_row(["Final return", "runs", *methods]), markdown_row(["---"] * (len(methods) + 2))]
@@ -64,7 +64,7 @@ def speed_table(comparisons: Sequence[tuple[str, Curves]]) -> str:
     """
     Write a line for each comparison: how many times sooner the first method has what another one has at its end.
 
-    :param comparisons: name and curves of each
+    :param comparisons: name and curves of each comparison
     """
     return _against_the_first("Times sooner than", comparisons, speed_cell)
 
@@ -73,7 +73,7 @@ def rate_table(comparisons: Sequence[tuple[str, Curves]]) -> str:
     """
     Write a line for each comparison: how many times as many steps a second the first method makes as another one.
 
-    :param comparisons: name and curves of each
+    :param comparisons: name and curves of each comparison
     """
     return _against_the_first(
         "Times as many steps a second as", comparisons, lambda first, other: _number(rate(first) / rate(other))
@@ -84,8 +84,8 @@ def tasks_table(name: str, curves: Curves) -> str:
     """
     Write a line for each task, and one for the worst task of each run: as in ``returns_table``.
 
-    :param name: of the comparison
-    :param curves: with a column for each task
+    :param name: name of the comparison
+    :param curves: curves with a column for each task
     """
     finals = {
         method: {task: np.array([curve.final(task) for curve in runs]) for task in runs[0].tasks}
@@ -110,8 +110,8 @@ def speedup(first: Sequence[Curve], other: Sequence[Curve]) -> float:
     Both are interquartile means over runs, the final return that of the last tenth of the evaluations. 0 if the first
     method does not get there in its own time; not a number if it has as much before training.
 
-    :param first: one a seed
-    :param other: one a seed
+    :param first: one curve per seed
+    :param other: one curve per seed
     """
     target = float(statistics.interquartile_mean(np.array([curve.final_return for curve in other])))
     end = min(curve["seconds"][-1] for curve in other)
@@ -127,7 +127,7 @@ def rate(runs: Sequence[Curve]) -> float:
     """
     Return the steps a second that a method makes.
 
-    :param runs: one a seed
+    :param runs: one curve per seed
     """
     return float(np.mean([curve["timesteps"][-1] / curve["seconds"][-1] for curve in runs]))
 
@@ -136,8 +136,8 @@ def returns_cell(finals: FloatArray, best: bool) -> str:
     """
     Write the interquartile mean of final returns with a 95 % bootstrap interval over runs.
 
-    :param finals: one a seed
-    :param best: write it bold
+    :param finals: one final return per seed
+    :param best: whether to write it in bold
     """
     mean = _number(float(statistics.interquartile_mean(finals)))
     text = f"**{mean}**" if best else mean
@@ -151,8 +151,8 @@ def speed_cell(of_first: Sequence[Curve], of_other: Sequence[Curve]) -> str:
     """
     Write ``speedup`` with a 95 % bootstrap interval over runs.
 
-    :param of_first: one a seed
-    :param of_other: one a seed
+    :param of_first: one value per seed
+    :param of_other: one value per seed
     """
     text = _ratio(speedup(of_first, of_other))
     if min(len(of_first), len(of_other)) == 1:
@@ -167,7 +167,7 @@ def markdown_row(cells: Sequence[str]) -> str:
     """
     Write a line of a Markdown table.
 
-    :param cells: from left to right
+    :param cells: the cells from left to right
     """
     return f"| {' | '.join(cells)} |"
 

@@ -32,8 +32,8 @@ def draw(reports: Sequence[RoundReport], title: str, path: Path) -> None:
     Write the picture of some rounds.
 
     :param reports: consecutive rounds, at least one
-    :param title: above the picture
-    :param path: of the picture
+    :param title: title of the picture
+    :param path: path of the picture
     """
     n_workers = len(reports[0].counts)
     figure = Figure(figsize=(10, min(12.0, 1.5 + 0.3 * n_workers)), layout="constrained")

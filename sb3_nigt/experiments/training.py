@@ -47,8 +47,8 @@ def execute(run: Run, directory: Path) -> None:
     """
     Train and measure; what an earlier attempt has left is replaced.
 
-    :param run: what to do
-    :param directory: takes the files
+    :param run: the run
+    :param directory: directory for the files
     """
     curve, configuration = files_of(run, directory)
     train = wall_clock.train if run.setting.workers == "processes" else train_simulated
@@ -70,8 +70,8 @@ def train_simulated(run: Run, file: TextIO) -> BaseAlgorithm:
     """
     Train on simulated workers, and evaluate meanwhile: it takes no time on their clock.
 
-    :param run: what to do
-    :param file: takes the curve
+    :param run: the run
+    :param file: file for the curve
     :return: the model at its end
     """
     workers = run.setting.make_workers(run.seed)
@@ -86,7 +86,7 @@ def timesteps_of(run: Run, workers: CountedVecEnv) -> int:
     """
     Return what a budget allows, or a little more: schedules of a baseline depend on it, the budget ends the run.
 
-    :param workers: what it trains on
+    :param workers: the workers to train on
     """
     if not is_baseline(run.method):
         return FOREVER
@@ -103,9 +103,9 @@ class CurveWriter(BaseCallback):
     A moment is evaluated with the policy that was in force then. Moments between two updates share their policy, so only
     the first of them is evaluated: in between, the last line counts.
 
-    :param run: what is trained
-    :param workers: on which
-    :param file: takes the lines
+    :param run: the run
+    :param workers: the workers to train on
+    :param file: file for the lines
     """
 
     def __init__(self, run: Run, workers: CountedVecEnv, file: TextIO) -> None:

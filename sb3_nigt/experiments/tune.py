@@ -33,7 +33,7 @@ def learning_rates(method: str, n_candidates: int) -> Candidates:
     Return α's evenly spaced over the grid, from its largest one to its smallest, with η and M as in the paper's pictures.
 
     :param method: its name
-    :param n_candidates: how many; one is the largest α
+    :param n_candidates: number of candidates; one of them is the largest α
     """
     etas, ms = {ETAS[-1], None}, N_TRAJECTORIES[0]
     of_alpha = [
@@ -49,8 +49,8 @@ def drawn(candidates: Candidates, n_candidates: int) -> Candidates:
     """
     Draw without replacement, from equal grids the same ones.
 
-    :param candidates: all of them
-    :param n_candidates: how many
+    :param candidates: all candidates
+    :param n_candidates: number of candidates
     """
     numbers = np.random.default_rng(0).permutation(len(candidates))[:n_candidates]
     labels = list(candidates)
@@ -78,7 +78,7 @@ def at_edges(chosen: dict[str, Any], candidates: Candidates) -> list[str]:
     """
     Say where the best values may lie outside of the grid.
 
-    :param chosen: arguments of the best candidate
+    :param chosen: the best candidate's arguments
     :param candidates: the grid
     """
     texts = []
@@ -95,7 +95,7 @@ def far_lookahead(method: str, arguments: dict[str, Any], setting: Setting) -> l
     Say when gradients are taken farther from the policy than its parameters are long.
 
     :param method: its name
-    :param arguments: of the best candidate
+    :param arguments: the best candidate's arguments
     :param setting: environment and workers, which determine the size of the policy
     """
     if "eta" not in arguments:
@@ -138,11 +138,11 @@ def tune(candidates: dict[str, Candidates], setting: Setting, budget: Budget, ou
     """
     Successive halving over seeds: every candidate that is left gets one more seed, then the worse half of its method goes.
 
-    :param candidates: of each method, by its name
+    :param candidates: candidates of each method, by its name
     :param setting: environment and workers
-    :param budget: of each run
-    :param output: takes the files of the runs
-    :param processes: runs at a time
+    :param budget: budget of each run
+    :param output: directory for the files of the runs
+    :param processes: number of runs at a time
     :return: the best of each method
     :raises FailedRunsError: if all candidates of a method have broken a run
     """

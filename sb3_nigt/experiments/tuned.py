@@ -23,8 +23,8 @@ class Tuned:
 
     :param method: its name
     :param setting: environment and workers
-    :param budget: of the runs that have decided
-    :param arguments: of the algorithm
+    :param budget: budget of the runs that decided
+    :param arguments: arguments of the algorithm
     :param returns: mean over the time of each run
     """
 
@@ -39,7 +39,7 @@ def load(path: Path) -> list[Tuned]:
     """
     Read a file.
 
-    :param path: of the file
+    :param path: path of the file
     :raises UsageError: if it is something else
     """
     try:
@@ -58,10 +58,10 @@ def _setting(entry: dict[str, Any]) -> Setting:
 
 def save(best: Tuned, path: Path) -> None:
     """
-    Add a result to a file, in place of an earlier one of the same method and setting.
+    Add a result to a file, instead of an earlier one of the same method and setting.
 
     :param best: the result
-    :param path: of the file
+    :param path: path of the file
     :raises UsageError: if it is there and is something else
     """
     before = load(path) if path.exists() else []
@@ -94,7 +94,7 @@ def arguments_of(method: str, setting: Setting, tuned: Sequence[Tuned]) -> dict[
 
     :param method: its name
     :param setting: environment and workers
-    :param tuned: from the file; empty if none was given
+    :param tuned: the tuned arguments from the file; empty if none was given
     """
     of_method = [entry for entry in tuned if entry.method == method]
     for entry in of_method:

@@ -65,9 +65,9 @@ def comparison_rows(name: str, curves: Curves, returns: Sequence[float]) -> list
     """
     Compare the first method, with each of its schedules, with each of the others.
 
-    :param name: of the comparison
-    :param curves: of all methods
-    :param returns: to be reached
+    :param name: name of the comparison
+    :param curves: curves of all methods
+    :param returns: the returns to reach
     """
     method = next(iter(curves)).partition(":")[0]
     firsts = [label for label in curves if label.partition(":")[0] == method]
@@ -84,8 +84,8 @@ def paired(first: Sequence[Curve], other: Sequence[Curve]) -> tuple[list[Curve],
     """
     Return the runs of both methods with the seeds that both have, in the order of the seeds.
 
-    :param first: one a seed
-    :param other: one a seed
+    :param first: one curve per seed
+    :param other: one curve per seed
     :raises UsageError: if they have no seed in common
     """
     by_seed = [{curve["seed"][0]: curve for curve in runs} for runs in (first, other)]
@@ -101,9 +101,9 @@ def effects(first: Sequence[Curve], other: Sequence[Curve], returns: Sequence[fl
 
     The first two are gains over the return before training. A run that never reaches a return counts with its whole length.
 
-    :param first: one a seed
-    :param other: one a seed, in the same order
-    :param returns: to be reached
+    :param first: one curve per seed
+    :param other: one curve per seed, in the same order
+    :param returns: the returns to reach
     """
     end = min(curve["seconds"][-1] for curve in (*first, *other))
     start = float(np.mean([curve["return"][0] for curve in (*first, *other)]))
@@ -125,8 +125,8 @@ def last_quarter(curve: Curve, end: float) -> float:
     """
     Mean return over the last quarter of the time, each evaluation in force until the next one.
 
-    :param curve: of one run
-    :param end: in seconds on the workers' clock, positive
+    :param curve: the curve of one run
+    :param end: end of the time in seconds on the workers' clock, positive
     """
     return (curve.mean_return(end) - 0.75 * curve.mean_return(0.75 * end)) / 0.25
 

@@ -38,8 +38,8 @@ def train(run: Run, file: TextIO) -> BaseAlgorithm:
     """
     Train, then evaluate.
 
-    :param run: what to do
-    :param file: takes the curve
+    :param run: the run
+    :param file: file for the curve
     :return: the model at its end
     :raises RuntimeError: if a process of a baseline has ended
     """
@@ -64,7 +64,7 @@ def make_workers(run: Run) -> VecEnv:
     """
     Make the environments: in processes, or for a baseline in this one if that is faster.
 
-    :param run: what they are for
+    :param run: the run that they are for
     """
     env_id, n_workers = run.setting.env, run.setting.n_workers
     if not is_baseline(run.method):
@@ -79,7 +79,7 @@ def random_steps_a_second(env: VecEnv) -> float:
     """
     Step all environments together for ``TRIAL_SECONDS``, each with a random action that it repeats.
 
-    :param env: is closed
+    :param env: the environments; closed at the end
     """
     env.reset()
     actions = np.array([env.action_space.sample() for _ in range(env.num_envs)])
@@ -100,7 +100,7 @@ def close(workers: VecEnv) -> None:
     """
     End the processes, those of a ``SubprocVecEnv`` whose environment has failed as well.
 
-    :param workers: of a run
+    :param workers: the workers of a run
     """
     with suppress(EOFError, OSError):
         workers.close()
@@ -115,10 +115,10 @@ class Snapshot:
     """
     A policy and what it has cost.
 
-    :param timesteps: made so far
-    :param messages: to the learner so far
-    :param updates: so far
-    :param parameters: of the policy
+    :param timesteps: timesteps so far
+    :param messages: messages to the learner so far
+    :param updates: updates so far
+    :param parameters: parameters of the policy
     :param observations: statistics of ``VecNormalize``, None where it does not normalise observations
     """
 
@@ -187,8 +187,8 @@ def put_back(snapshot: Snapshot, model: BaseAlgorithm) -> None:
     """
     Give a model the policy that it had.
 
-    :param snapshot: of this model
-    :param model: no longer in training
+    :param snapshot: a snapshot of this model
+    :param model: the model, no longer in training
     """
     model.policy.load_state_dict(snapshot.parameters)
     if snapshot.observations is not None:

@@ -165,9 +165,9 @@ class NIGT(Optimizer):
     @th.no_grad()
     def take_step(self, vector: th.Tensor) -> None:
         """
-        Make the step that another optimizer has made of the same parameters, bit by bit.
+        Make the step that another optimizer has made of the same parameters, bit for bit.
 
-        :param vector: made by ``step_made`` there
+        :param vector: the result of ``step_made`` there
         """
         trained = self._trained()
         parts = th.split(vector, 2 * [p.numel() for p in trained])

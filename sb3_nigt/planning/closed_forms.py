@@ -115,7 +115,7 @@ def efficient_n_trajectories(
 
     In T + κ seconds (the round and its aggregation, κ the longest message among those who deliver, or through a server all
     their messages) the workers could make A_n (T + κ) trajectories, the round uses M of them. With T ≤ (M + n)/A_n every
-    M ≥ x/(1-x) (n + A_n max κ), or Σ κ in place of max κ, is enough.
+    M ≥ x/(1-x) (n + A_n max κ), or Σ κ instead of max κ, is enough.
 
     :param durations: τ_i, seconds per trajectory, one per worker
     :param message_times: κ_i, seconds per message, one number, or one per worker

@@ -105,7 +105,7 @@ def plan_steps(
     """
     Predict the rounds of ``rollout="steps"`` from the speeds of the workers: the rule of each method on step after step.
 
-    A step that is under way at the end of a round ends, counts for nothing, and delays its worker in the next round.
+    A step that is in progress at the end of a round is completed, does not count, and delays its worker in the next round.
     Methods that step all workers together, such as PPO, pay max h_i for each step, and max κ_i for each rollout, which has
     about 2,048 steps. The learner takes no time.
 

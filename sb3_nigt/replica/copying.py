@@ -64,7 +64,7 @@ def pickled(policy: ActorCriticPolicy) -> bytes:
     """
     Pack a policy for another process.
 
-    :param policy: made by ``copy_of``
+    :param policy: the result of ``copy_of``
     :raises ValueError: if something in it cannot be pickled
     """
     try:
@@ -79,7 +79,7 @@ def pickled(policy: ActorCriticPolicy) -> bytes:
 
 def fingerprint(policy: ActorCriticPolicy) -> object:
     """
-    Return something that changes when a copy made earlier does not fit any more.
+    Return something that changes when a copy made earlier no longer fits.
 
     The values of parameters and buffers do not enter it, since they reach the workers with every round.
 
@@ -102,7 +102,7 @@ def fingerprint(policy: ActorCriticPolicy) -> object:
 
 
 class _StructurePickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """Writes a description in place of some objects."""
+    """Writes a description instead of some objects."""
 
     def __init__(self, file: io.BytesIO, descriptions: dict[int, Any]) -> None:
         super().__init__(file)

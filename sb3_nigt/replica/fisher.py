@@ -39,7 +39,7 @@ def fisher_product(
 
     What does not depend on v is computed here, once for all products. The parameters of the module itself are not used.
 
-    :param policy: gives the architecture; its parameters without ``requires_grad`` take no part
+    :param policy: the policy, of which only the architecture matters; parameters without ``requires_grad`` take no part
     :param layout: of its parameters
     :param parameters: θ̃, as in ``SamplingPoint``; without the buffers at the end, those of the module are used
     :param observations: the sample, leading dimension batch, or a dict of such arrays

@@ -39,7 +39,7 @@ def normalised(weights: npt.NDArray[Any] | None, like: th.Tensor) -> th.Tensor:
     Return one weight for each row, of sum 1.
 
     :param weights: of any positive sum; None: equal ones
-    :param like: gives number of rows, precision and device
+    :param like: a tensor with the number of rows, precision and device
     """
     if weights is None:
         return like.new_full((len(like),), 1 / len(like))
@@ -56,7 +56,7 @@ def head_fisher(distribution: Distribution, outputs: th.Tensor, weights: th.Tens
     - Bernoulli with logits: p (1 - p)
     - categorical with logits: diag(p) - p pᵀ, for each variable
 
-    :param distribution: gives the kind
+    :param distribution: a distribution of the same kind
     :param outputs: of the last layer, shape (batch, n_outputs)
     :param weights: of the observations, shape (batch,)
     :param log_std: log σ where it is a separate parameter

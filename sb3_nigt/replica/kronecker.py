@@ -2,7 +2,7 @@
 An approximate inverse of the Fisher matrix of an MLP, which preconditions the conjugate gradients (K-FAC, arXiv 1503.05671).
 
 The Fisher matrix of one linear layer is the mean of (a aᵀ) ⊗ (δ δᵀ), a the inputs of the layer with a 1 for its bias, and δ
-the derivatives by its outputs. With the mean of each factor in place of the mean of the product, and no correlation between
+the derivatives by its outputs. With the mean of each factor instead of the mean of the product, and no correlation between
 layers, the inverse is a matrix product from the left and one from the right.
 """
 

@@ -88,7 +88,7 @@ def output_score(distribution: Distribution, outputs: th.Tensor, samples: th.Ten
     """
     Gradient of the log-density of what was sampled by the outputs of the last layer.
 
-    :param distribution: gives the kind; one of ``network.NUMPY_DISTRIBUTIONS``
+    :param distribution: a distribution of the same kind, one of ``network.NUMPY_DISTRIBUTIONS``
     :param outputs: of the last layer, shape (batch, n_outputs)
     :param samples: as in ``Trajectory.samples``
     :return: shape of the outputs
@@ -107,7 +107,7 @@ class MlpGradient:
     """
     Σ_t C_t ∇ log π(a_t | s_t) of an MLP policy at given parameters.
 
-    :param policy: gives the architecture; ``has_numpy_network(policy)`` must hold
+    :param policy: the policy, of which only the architecture matters; ``has_numpy_network(policy)`` must hold
     :param layout: of its parameters
     """
 

@@ -211,7 +211,7 @@ def numpy_mlp(
     """
     Build the NumPy network on views of a flat parameter vector.
 
-    :param policy: gives the architecture; ``has_numpy_network(policy)`` must hold
+    :param policy: the policy, of which only the architecture matters; ``has_numpy_network(policy)`` must hold
     :param layout: of its parameters
     :param parameters: as in ``SamplingPoint``
     :param normalize: the policy's normaliser with the statistics of the point

@@ -92,7 +92,7 @@ class PolicyReplica:
         Σ_i w_i S_i where all workers are in this process: one backward pass, in worker order.
 
         :param kept: trajectories by worker and key
-        :param contributions: which of them count and how much, in any order
+        :param contributions: the trajectories that count, with their coefficients, in any order
         :param weights: w_i, one per worker
         :param sums_by_worker: one backward pass a worker for its S_i, as where the workers are apart
         :return: flat float32 vector over the parameters, direction of ascent

@@ -16,16 +16,16 @@ def diverged(n_updates: int) -> str:
     """
     Say what has happened and what to do, as the end of a sentence.
 
-    :param n_updates: that the policy has had
+    :param n_updates: number of updates of the policy
     """
-    return f"after update {n_updates} the policy's output is no number any more. {REMEDY}"
+    return f"after update {n_updates} the policy's output is no longer finite. {REMEDY}"
 
 
 def are_finite(actions: npt.NDArray[Any]) -> bool:
     """
     Tell whether all actions are numbers.
 
-    :param actions: one or several
+    :param actions: one action or several
     """
     return bool(np.isfinite(actions).all())
 
@@ -34,8 +34,8 @@ def blame_output(error: ValueError, n_updates: int) -> None:
     """
     Raise if torch's distributions have refused an output of the policy.
 
-    :param error: that the policy has raised
-    :param n_updates: that the policy has had
+    :param error: the policy's exception
+    :param n_updates: number of updates of the policy
     :raises NonFiniteError: if that is why
     """
     if str(error).startswith("Expected parameter"):
@@ -46,8 +46,8 @@ def blame_policy(actions: npt.NDArray[Any], n_updates: int) -> None:
     """
     Raise if it is the policy's fault that an environment has raised.
 
-    :param actions: that the environment got
-    :param n_updates: that the policy has had
+    :param actions: the actions that the environment received
+    :param n_updates: number of updates of the policy
     :raises NonFiniteError: if one of them is not finite
     """
     if not are_finite(actions):

@@ -32,7 +32,7 @@ class InfoCopies:
         """
         Return a copy.
 
-        :param info: of one step
+        :param info: the info of one step
         :raises ValueError: if it is no dict
         """
         check_info(info)
@@ -75,7 +75,7 @@ def plain(value: Any) -> Any:
 
     Such values mean the same in any process.
 
-    :param value: of an info
+    :param value: a value in an info
     :raises TypeError: if it has other parts
     """
     if value.__class__ in _NEVER_CHANGE:
@@ -94,7 +94,7 @@ def as_number(value: Any) -> Any:
     """
     Return a number, or the only number of an array; None for anything else.
 
-    :param value: of an info
+    :param value: a value in an info
     """
     try:
         array = np.asarray(value)
@@ -107,8 +107,8 @@ def with_report(info: dict[str, Any], episode_return: float, n_steps: int) -> di
     """
     Return a copy of the last info of an episode, with a report as that of a Monitor where there is none.
 
-    :param info: of the last step
-    :param n_steps: of the episode
+    :param info: the info of the last step
+    :param n_steps: length of the episode
     """
     check_info(info)
     has_report = reported_return(info) is not None
@@ -119,7 +119,7 @@ def reported_return(info: Mapping[str, Any]) -> float | None:
     """
     Return the return of an episode as a Monitor or a wrapper of the same kind reports it; None where there is no such report.
 
-    :param info: of the last step
+    :param info: the info of the last step
     """
     report = reported_episode(info)
     return None if report is None else float(report["r"])
@@ -129,7 +129,7 @@ def reported_episode(info: Mapping[str, Any]) -> dict[str, Any] | None:
     """
     Return the report on an episode, with numbers for its return and its length; None where there is none.
 
-    :param info: of the last step
+    :param info: the info of the last step
     """
     episode = info.get("episode")
     if not isinstance(episode, dict):

@@ -1,4 +1,4 @@
-"""Random numbers of a worker whose environment lives on between rounds."""
+"""Random numbers of a worker whose episodes continue across rounds."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class NoiseStream:
     """
     Random numbers of a worker's actions, one row per step in order, however many are asked for at a time.
 
-    :param head: draws them
-    :param rng: of the worker
+    :param head: the head that draws them
+    :param rng: the worker's generator
     """
 
     def __init__(self, head: Head, rng: np.random.Generator) -> None:
@@ -29,7 +29,7 @@ class NoiseStream:
         """
         Return the next rows.
 
-        :param rows: how many
+        :param rows: number of rows
         """
         if len(self._left) < rows:
             more = self._head.noise(self._rng, max(NOISE_ROWS, rows - len(self._left)))
@@ -41,7 +41,7 @@ class NoiseStream:
         """
         Let the next ``take`` begin with rows that were not used.
 
-        :param rows: the last ones that were taken
+        :param rows: the last rows that were taken
         """
         self._left = np.concatenate([rows, self._left])
 
@@ -49,7 +49,7 @@ class NoiseStream:
         """
         Leave out the next rows.
 
-        :param rows: how many
+        :param rows: number of rows
         """
         while rows > 0:
             rows -= len(self.take(min(rows, MOST_SKIPPED_ROWS)))

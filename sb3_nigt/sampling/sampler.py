@@ -39,8 +39,8 @@ class FreshNoise:
     """
     Random numbers of one trajectory, from a separate generator.
 
-    :param head: draws them
-    :param rng: of the trajectory
+    :param head: the head that draws them
+    :param rng: the trajectory's generator
     """
 
     head: Head
@@ -100,7 +100,7 @@ class Sampler:
         :param key: its name
         :param point: the parameters and statistics it is sampled with
         :param network: the policy at that point
-        :param env_seed: of the reset
+        :param env_seed: seed of the reset
         :param noise: random numbers of the actions
         :param arrays: where its steps go, see ``go_on``
         """
@@ -115,8 +115,8 @@ class Sampler:
         """
         Bring the environment to where it was in an episode, before ``go_on``.
 
-        :param env_seed: of the reset
-        :param actions: that it got in the episode
+        :param env_seed: seed of the reset
+        :param actions: the actions that it received in the episode
         :return: the rewards
         """
         observation, _ = self.env.reset(seed=env_seed)
@@ -219,7 +219,7 @@ class Sampler:
         """
         What has been sampled so far.
 
-        :param n_steps: only the first so many steps
+        :param n_steps: number of steps to keep, from the first
         """
         stop = self.n_done if n_steps is None else min(n_steps, self.n_done)
         cut = stop < self.n_done

@@ -26,7 +26,7 @@ class TrajectorySeeds:
 
 def action_stream(seed: int, worker: int) -> np.random.Generator:
     """
-    Return the generator of a worker's actions where its environment lives on between rounds.
+    Return the generator of a worker's actions where its episodes continue across rounds.
 
     :param seed: root seed of the run, a non-negative integer
     :param worker: index of the worker
@@ -39,7 +39,7 @@ def seed_of_streams(seed: int, first_round: int) -> int:
     Return the root seed of streams that begin with a round, so that workers which begin anew do not repeat random numbers.
 
     :param seed: root seed of the run, a non-negative integer
-    :param first_round: its number; streams that begin with round 0 have the seed of the run
+    :param first_round: number of the first round; streams that begin with round 0 have the seed of the run
     """
     if first_round == 0:
         return seed
@@ -53,7 +53,7 @@ def episode_seed(seed: int, worker: int, episode: int) -> int:
 
     :param seed: root seed of the run, a non-negative integer
     :param worker: index of the worker
-    :param episode: which one, from 0
+    :param episode: number of the episode, from 0
     """
     return _number_below(2**31 - 1, seed, worker, episode)
 

@@ -1,4 +1,4 @@
-"""One worker's environment that lives on between rounds: a segment of steps a round, cut into pieces of episodes."""
+"""One worker's environment, whose episodes continue across rounds: a segment of steps a round, cut into pieces of episodes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sb3_nigt.sampling.steps import Arrays
 from sb3_nigt.sampling.trajectory import Trajectory
 
 UNLIMITED = 2**62
-MAX_BAD_EPISODES = 5  # in a row; then the environment is not stepped any more in this round
+MAX_BAD_EPISODES = 5  # in a row; then the environment is no longer stepped in this round
 
 
 class PieceLog(Protocol):
@@ -49,7 +49,7 @@ class PieceLog(Protocol):
 
 class SegmentSampler:
     """
-    Steps one environment on and on; an episode that ends is followed by the next one.
+    Steps one environment continuously; an episode that ends is followed by the next one.
 
     A round's segment comes out as pieces, each within one episode: ``terminated`` or ``truncated`` say how the episode ended,
     neither that the piece was cut at the end of the round. Actions are drawn from the stream (seed, worker), the e-th episode
@@ -61,7 +61,7 @@ class SegmentSampler:
     :param worker: index of the worker
     :param max_age: with ``stagger``, the first episode is cut at an age drawn uniformly from 1 to this; None: never
     :param after_step: called after every step; False interrupts ``advance``
-    :param log: takes the steps, and ends a segment by having no room left; None: separate arrays
+    :param log: the log that takes the steps, and ends a segment when it is full; None: separate arrays
     :param keep_info: see ``Sampler``
     :param stream: number of its random numbers in the run; None: ``worker``
     :ivar n_made: steps made in all rounds, each with its own row of random numbers
@@ -108,7 +108,7 @@ class SegmentSampler:
 
     @property
     def in_episode(self) -> bool:
-        """Whether the next segment goes on with an episode."""
+        """Whether the next segment continues an episode."""
         return self._in_episode
 
     @property
@@ -120,8 +120,8 @@ class SegmentSampler:
         """
         Be where another sampler of this seed and worker was; this one has made no step yet.
 
-        :param start: that place
-        :param actions: that the environment got in the episode that is under way; None: begin with a new one
+        :param start: where to start
+        :param actions: the actions that the environment received in the episode in progress; None: begin with a new one
         """
         self._noise.skip(start.n_steps)
         self.n_made, self.n_episodes = start.n_steps, start.n_episodes
@@ -134,7 +134,7 @@ class SegmentSampler:
         """
         Be where the next segment begins, before ``begin``: at another place than now only in a new process or in a replay.
 
-        :param start: that place; steps that are missing are made at the point of the last segment
+        :param start: where to start; steps that are missing are made at the point of the last segment
         """
         if start.new_episode:
             self.leave_episode()
@@ -177,7 +177,7 @@ class SegmentSampler:
                 return
 
     def end(self) -> None:
-        """Close the piece that is open; the episode goes on in the next one."""
+        """Close the piece that is open; the episode continues in the next one."""
         if self._is_open:
             self._close_piece()
 
@@ -185,7 +185,7 @@ class SegmentSampler:
         """
         End the segment; return its first steps and the rest, as pieces.
 
-        :param n_steps: how many steps count
+        :param n_steps: number of steps that count
         """
         self.end()
         counted: list[Trajectory] = []
@@ -213,7 +213,7 @@ class SegmentSampler:
 
     @property
     def is_hopeless(self) -> bool:
-        """Whether so many episodes in a row were rejected that the environment is not stepped any more in this round."""
+        """Whether so many episodes in a row were rejected that the environment is no longer stepped in this round."""
         return self._n_bad >= MAX_BAD_EPISODES
 
     def _left_of_first_episode(self) -> int:

@@ -23,9 +23,9 @@ class StepField:
     """
     One array of a trajectory.
 
-    :param shape: of one row
-    :param dtype: of the numbers
-    :param n_extra: rows that it has besides one per step; an observation has one more, after the last step
+    :param shape: shape of one row
+    :param dtype: dtype of the numbers
+    :param n_extra: number of rows in addition to one per step; an observation has one more, after the last step
     """
 
     shape: tuple[int, ...]
@@ -38,7 +38,7 @@ class StepTable:
     """
     All arrays of a trajectory, by name.
 
-    :param fields: in the order in which they are written
+    :param fields: the fields, in the order in which they are written
     """
 
     fields: Mapping[str, StepField]
@@ -48,8 +48,8 @@ class StepTable:
         """
         Make the table of a worker.
 
-        :param observation_space: of its environment, a space without nesting beyond one Dict
-        :param head: gives the layout of samples and actions
+        :param observation_space: its environment's space, without nesting beyond one Dict
+        :param head: the head, which determines the layout of samples and actions
         """
         parts = observation_space.spaces if isinstance(observation_space, spaces.Dict) else {"": observation_space}
         return cls(
@@ -77,8 +77,8 @@ def write_steps(trajectory: Trajectory, arrays: Arrays) -> None:
     """
     Copy a trajectory into arrays that have room for it.
 
-    :param trajectory: complete or cancelled
-    :param arrays: by name, with at least as many rows as ``StepTable.shapes`` says
+    :param trajectory: a complete or cancelled trajectory
+    :param arrays: arrays by name, with at least as many rows as ``StepTable.shapes`` says
     """
     n = trajectory.n_steps
     for name, rows, last in _pieces(trajectory):
@@ -91,7 +91,7 @@ def step_arrays(trajectory: Trajectory) -> dict[str, npt.NDArray[Any]]:
     """
     Return the arrays of a trajectory, by name.
 
-    :param trajectory: complete or cancelled
+    :param trajectory: a complete or cancelled trajectory
     """
     return {
         name: rows if last is None else np.concatenate([rows, np.asarray(last)[None]])
@@ -103,7 +103,7 @@ def read_steps(arrays: Arrays, n_steps: int) -> dict[str, Any]:
     """
     Copy a trajectory out of arrays; return the arguments of ``Trajectory`` that hold its steps.
 
-    :param arrays: by name, written by ``write_steps``
+    :param arrays: arrays by name, written by ``write_steps``
     :param n_steps: steps of the trajectory
     """
     steps = {name: array[:n_steps].copy() for name, array in arrays.items() if not name.startswith(OBSERVATION)}
@@ -119,7 +119,7 @@ def observations_in(arrays: Arrays) -> Any:
     """
     Return the observations among the arrays: one array, or a dict of arrays where the observation is a Dict.
 
-    :param arrays: by name
+    :param arrays: arrays by name
     """
     parts = {name[len(OBSERVATION) :]: array for name, array in arrays.items() if name.startswith(OBSERVATION)}
     return parts.get("", parts)

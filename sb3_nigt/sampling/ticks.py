@@ -55,7 +55,7 @@ class TickAssembler:
     Cuts trajectories into ticks.
 
     :param n_envs: n, environment steps in a tick
-    :param rest: fewer than n steps that are left over from before
+    :param rest: steps left over from before, fewer than n
     """
 
     def __init__(self, n_envs: int, rest: Tick | None = None) -> None:

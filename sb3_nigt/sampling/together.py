@@ -22,11 +22,11 @@ def pieces_of(worker: int, point: SamplingPoint, steps: Sequence[Step], age: int
     """
     Cut the steps of one environment where its episodes ended, and after each number that is not finite.
 
-    The episode goes on after such a number, and so do the pieces of it that can be used.
+    The episode continues after such a number, and so do its usable pieces.
 
-    :param worker: which environment
-    :param point: that they were sampled at
-    :param steps: of the round, at least one
+    :param worker: index of the environment
+    :param point: the point at which they were sampled
+    :param steps: the steps of the round, at least one
     :param age: steps of the episode before them
     """
     dones = [bool(tick.dones[worker]) for _, _, tick in steps]
@@ -54,10 +54,10 @@ def trajectory_of(worker: int, key: TrajectoryKey, point: SamplingPoint, steps: 
     """
     Return steps of one environment, within one episode, as a trajectory.
 
-    :param worker: which environment
+    :param worker: index of the environment
     :param key: its name
-    :param point: that it was sampled at
-    :param steps: at least one
+    :param point: the point at which it was sampled
+    :param steps: its steps, at least one
     :param age: steps of the episode before them
     """
     tick = steps[-1][2]
@@ -95,8 +95,8 @@ def is_bad(worker: int, step: Step) -> bool:
     """
     Tell whether what came of a step is not finite.
 
-    :param worker: which environment
-    :param step: of all environments
+    :param worker: index of the environment
+    :param step: the step of all environments
     """
     _, _, tick = step
     return not (bool(np.isfinite(tick.rewards[worker])) and is_finite(_after(worker, tick)))
@@ -106,7 +106,7 @@ def is_hopeless(pieces: Sequence[Trajectory]) -> bool:
     """
     Tell whether so many pieces in a row were rejected that it makes no sense to wait for better ones.
 
-    :param pieces: of one worker in a round
+    :param pieces: the pieces of one worker in a round
     """
     last = pieces[-MAX_BAD_EPISODES:]
     return len(last) == MAX_BAD_EPISODES and all(piece.rejected for piece in last)
@@ -116,7 +116,7 @@ def finite_part(observation: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """
     Return what the policy acts on: a trajectory with a number that is not finite is lost, but its environment must go on.
 
-    :param observation: of all environments
+    :param observation: the observation of all environments
     """
     return observation if is_finite(observation) else np.nan_to_num(observation)
 

@@ -17,7 +17,7 @@ def map_observation(function: Callable[..., Any], *observations: Any) -> Any:
     """
     Apply a function to arrays, or to the entries of dicts and tuples of arrays one by one.
 
-    :param function: takes one array for each observation given
+    :param function: a function of one array for each observation given
     :param observations: all arrays, all dicts with the same keys, or all tuples of the same length
     """
     if isinstance(observations[0], dict):
@@ -48,8 +48,8 @@ class Trajectory:
     :param samples: what the policy drew (u before the tanh for Box actions), leading dimension L
     :param actions: what the environment received, leading dimension L
     :param rewards: r_0 … r_{L-1} as the environment gave them, shape (L,)
-    :param terminated: the episode ended in a terminal state
-    :param truncated: the environment cut the episode; neither is set where the horizon H cut it
+    :param terminated: whether the episode ended in a terminal state
+    :param truncated: whether the environment cut the episode; neither is set where the horizon H cut it
     :param infos: the info dict of every step
     :param rejected: None, or why it must not enter any sum
     :param age: steps of the episode before the first one

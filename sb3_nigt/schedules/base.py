@@ -50,7 +50,7 @@ class Schedule(ABC):
         self.reset()
 
     def reset(self) -> None:  # noqa: B027, most schedules keep nothing
-        """Forget what is kept from one round to the next: nothing is in flight any more."""
+        """Forget what is kept from one round to the next: nothing is in flight any longer."""
 
     @property
     def complete(self) -> bool:
@@ -84,7 +84,7 @@ class Schedule(ABC):
         """
         Report a trajectory that enters the sums; its worker is idle now.
 
-        :param worker: who delivered it
+        :param worker: index of the worker that delivered it
         :param now: seconds on the workers' clock
         :param durations: predicted seconds per trajectory of each worker, shape (n,)
         """
@@ -95,7 +95,7 @@ class Schedule(ABC):
         """
         Report a trajectory that must not enter any sum; its worker is idle now.
 
-        :param worker: who delivered it
+        :param worker: index of the worker that delivered it
         :param now: seconds on the workers' clock
         :param durations: predicted seconds per trajectory of each worker, shape (n,)
         """
@@ -103,9 +103,9 @@ class Schedule(ABC):
 
     def returned(self, worker: int, now: float, durations: FloatArray) -> list[Start]:
         """
-        Report a trajectory that its worker cannot run any more; another one may, with the same random numbers.
+        Report a trajectory that its worker can no longer run; another one may, with the same random numbers.
 
-        :param worker: who had it
+        :param worker: index of the worker that had it
         :param now: seconds on the workers' clock
         :param durations: predicted seconds per trajectory of each worker, shape (n,)
         """

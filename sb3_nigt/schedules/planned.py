@@ -45,7 +45,7 @@ class Planned(Schedule):
         return self._next(worker, now, durations)
 
     def rejected(self, worker: int, now: float, durations: FloatArray) -> list[Start]:
-        """Issue another ticket in place of the one that failed, with fresh random numbers."""
+        """Issue another ticket instead of the one that failed, with fresh random numbers."""
         ticket = self._running.pop(worker)
         self._tickets_of(ticket).replace(ticket)
         return self._next(worker, now, durations)
@@ -93,7 +93,7 @@ class Planned(Schedule):
 
     def _finish_without(self, worker: int, tickets: RoundTickets, pool: int, now: float, durations: FloatArray) -> float:
         """
-        Predict when a pool is done if ``worker`` takes none of its tickets any more.
+        Predict when a pool is done if ``worker`` takes no more of its tickets.
 
         The later of the predicted ends of what is in flight for this round and the rounds before, and the earliest time
         at which the others could have finished all tickets that are left after that.
@@ -124,7 +124,7 @@ def predicted_end(ticket: Ticket, duration: float, now: float) -> float:
 
     One that is overdue counts as "as late again", so that a hung worker does not keep tickets to itself.
 
-    :param ticket: that is being run
+    :param ticket: the ticket that is being run
     :param duration: predicted seconds from its start to its end
     :param now: seconds on the workers' clock
     """

@@ -16,7 +16,7 @@ class Ticket:
 
     :param round: the round that counts it
     :param pool: index of its pool
-    :param number: which ticket of the pool
+    :param number: number of the ticket in its pool
     :param started_at: seconds on the workers' clock
     """
 
@@ -31,7 +31,7 @@ class RoundTickets:
     All tickets of a round.
 
     :param round_: its number
-    :param pools: who may have how many
+    :param pools: the pools of workers, with their numbers of tickets
     """
 
     def __init__(self, round_: int, pools: list[TicketPool]) -> None:
@@ -72,7 +72,7 @@ class RoundTickets:
 
     def replace(self, ticket: Ticket) -> None:
         """
-        Issue another ticket in place of one that failed, with fresh random numbers.
+        Issue another ticket instead of one that failed, with fresh random numbers.
 
         :param ticket: of this round
         """

@@ -59,8 +59,8 @@ def prepared(
 
     :param workers: any ``TrajectoryWorkers``
     :param n_steps: H
-    :param seed: of the trajectories
-    :param env: has the spaces; None: the workers themselves have
+    :param seed: seed of the trajectories
+    :param env: an environment with the spaces; None: the workers
     :param round_steps: steps of a round of steps; None: rounds are made of trajectories
     """
     env = workers if env is None else env
@@ -76,7 +76,7 @@ def job(point: SamplingPoint, worker: int, number: int = 0) -> Job:
 
     :param point: where it is sampled
     :param worker: index of the worker
-    :param number: which of its trajectories
+    :param number: number of its trajectory
     """
     return Job(worker, TrajectoryKey(point.round, worker, number), point)
 
@@ -85,7 +85,7 @@ def run(workers: RoundWorkers, one_job: Job) -> Trajectory:
     """
     Run one job while nothing else is in flight.
 
-    :param workers: that run it
+    :param workers: the workers
     :param one_job: its worker must be idle
     """
     workers.submit(one_job)
@@ -107,7 +107,7 @@ def collect(workers: RoundWorkers, jobs: Sequence[Job]) -> list[Arrived]:
     """
     Run jobs as soon as their workers are idle; return what arrives, in order of arrival.
 
-    :param workers: that run them
+    :param workers: the workers
     :param jobs: in the order in which each worker takes its own
     """
     waiting, results = list(jobs), list[Arrived]()

@@ -79,7 +79,7 @@ def assert_same_pieces(ours: Segments, others: Segments) -> None:
 
 class StepRoundsTests(TrajectoryWorkersTests):
     """
-    The contract of ``run_segments``: environments live on between rounds, and what counts is a round of complete steps.
+    The contract of ``run_segments``: episodes continue across rounds, and what counts is a round of complete steps.
 
     ``make_workers`` as for the parent.
     """
@@ -90,7 +90,7 @@ class StepRoundsTests(TrajectoryWorkersTests):
         """
         Run some rounds of about 40 steps, each at its own point.
 
-        :param workers: made by ``make_workers``
+        :param workers: the result of ``make_workers``
         :param n_rounds: how many
         :param is_complete: of the steps of each worker
         :param kwargs: for ``prepared``
@@ -140,7 +140,7 @@ class StepRoundsTests(TrajectoryWorkersTests):
             assert names == sorted(set(names))
 
     def test_environments_live_on_between_rounds_of_steps(self, make: Make) -> None:
-        """An episode goes on where the last round has left it, or after steps that were under way then."""
+        """An episode continues where the last round left it, or after steps that were in flight then."""
         left: Trajectory | None = None
         for segments in self.rounds(make(partial(FixedLengthEnv, 7), NeverEndingEnv), 5, Synchronous(40).is_complete):
             for arrival, piece in segments.pieces:

@@ -155,7 +155,7 @@ class TrajectoryWorkersTests(RoundWorkersTests):
         """
         Return what has the spaces and is closed at the end; the workers themselves, unless this is overridden.
 
-        :param workers: made by ``make_workers``
+        :param workers: the result of ``make_workers``
         """
         env: VecEnv = workers
         return env
@@ -189,7 +189,7 @@ class TrajectoryWorkersTests(RoundWorkersTests):
         """
         Prepare workers, see the function of this name.
 
-        :param workers: made by ``make_workers``
+        :param workers: the result of ``make_workers``
         :param n_steps: H
         :param seed: of the trajectories
         :param round_steps: steps of a round of steps; None: rounds are made of trajectories

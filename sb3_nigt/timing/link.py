@@ -71,5 +71,5 @@ class UploadQueue:
         return began, self.free_at
 
     def clear(self) -> None:
-        """Drop what is under way."""
+        """Drop the messages in flight."""
         self.free_at = -math.inf

@@ -31,9 +31,9 @@ class RolloutSpec:
     :param policy: a copy of the policy, see ``sb3_nigt.replica.copying.copy_of``; from now on it belongs to the workers
     :param n_steps: H, where a trajectory is cut
     :param seed: root seed of all trajectories
-    :param stagger: in rounds of steps, cut the first episode of each worker at a random age
-    :param round_steps: steps of a round of steps, about; None: rounds are made of trajectories
-    :param may_lose: a worker whose environment raises the same exception again and again is lost; else that ends the run
+    :param stagger: whether to cut the first episode of each worker at a random length, in rounds of steps
+    :param round_steps: approximate number of steps of a round; None: rounds are made of trajectories
+    :param may_lose: whether a worker whose environment keeps raising the same exception is lost; otherwise that ends the run
     :param first_worker: number of worker 0 in a run with more workers than these, for random numbers
     """
 
@@ -69,9 +69,9 @@ class Segments:
 
     :param counts: steps of each worker that count, shape (n,)
     :param pieces: the steps that count and those that were rejected, each within one episode, in worker order
-    :param discarded: steps that do not count, as far as they are known: those that were under way when this round or an
+    :param discarded: steps that do not count, as far as they are known: those that were in flight when this round or an
         earlier one was complete
-    :param segments: of all workers that have begun with the round, in worker order
+    :param segments: segments of all workers that have begun the round, in worker order
     """
 
     counts: npt.NDArray[np.int64]
@@ -90,7 +90,7 @@ class RoundWorkers(ABC):
     link: Link = "parallel"  # how messages reach the learner where their times are simulated, see ``TimeModel``
     aggregation: Aggregation = "all_reduce"
     # Set before prepare(), it is asked after every environment step and while waiting; True makes next_arrival() return None,
-    # and the next call goes on where that one has stopped.
+    # and the next call continues where that one stopped.
     interrupt: Callable[[], bool] | None = None
 
     @abstractmethod
@@ -106,7 +106,7 @@ class RoundWorkers(ABC):
         """
         Start a trajectory now.
 
-        :param job: its worker must be idle
+        :param job: the job; its worker must be idle
         """
 
     @abstractmethod
@@ -176,9 +176,9 @@ class TrajectoryWorkers(RoundWorkers):
         """
         Go on from where the algorithm's loop is; of interest to environments that are stepped together.
 
-        :param observation: the last one of all environments, leading dimension n
+        :param observation: the last observation of all environments, leading dimension n
         :param at_start: which environments are at the start of an episode, shape (n,)
-        :param on_tick: takes the steps, where ``shows_steps``; False means stop
+        :param on_tick: a function that is given the steps, where ``shows_steps``; False means stop
         """
         self._standing = observation, at_start
 
@@ -228,7 +228,7 @@ class TrajectoryWorkers(RoundWorkers):
         """
         Drop the steps of trajectories that have arrived, as far as earlier rounds count them.
 
-        :param before_round: those whose key names this round or a later one stay
+        :param before_round: number of a round; those whose key names this round or a later one stay
         """
 
 
@@ -241,8 +241,8 @@ class WorkerVecEnv(VecEnv, TrajectoryWorkers):
 
     :ivar clock: the workers' clock
     :ivar task_ids: one id per worker; range(n) if the user gave none
-    :ivar task_ids_given: the user gave some
-    :ivar can_be_interrupted: ``interrupt`` has an effect, which ranks that train together need
+    :ivar task_ids_given: whether the user gave task ids
+    :ivar can_be_interrupted: whether ``interrupt`` has an effect, which ranks that train together need
     """
 
     clock: Clock

@@ -190,7 +190,7 @@ class LockstepWorkers(TrajectoryWorkers):
                 made += 1
             pieces = [pieces_of(worker, point, self._steps, int(self._ages[worker])) for worker in range(self.n)]
             before, bad = bad, np.array([sum(piece.n_steps for piece in own if piece.rejected) for own in pieces])
-            # else more steps are needed in place of those that cannot be used
+            # else more steps are needed to replace those that cannot be used
             is_over = bool((bad == before).all()) or any(is_hopeless(own) for own in pieces)
         self.steps_executed += self.n * made
         self._ages = np.where(self.at_start, 0, [own[-1].age + own[-1].n_steps for own in pieces])

@@ -19,9 +19,9 @@ class EpisodePosition:
     One worker between two rounds of steps.
 
     :param start: where its next segment begins
-    :param free_at: seconds on the clock when the step that is under way ends
-    :param actions: that the environment got since its episode began; None: a new episode is due
-    :param observation: that they led to
+    :param free_at: when the step in progress ends, in seconds on the clock
+    :param actions: the actions that the environment has received since its episode began; None: a new episode is due
+    :param observation: the observation that they led to
     """
 
     start: SegmentStart
@@ -36,10 +36,10 @@ class FlightPosition:
     A trajectory that has not arrived.
 
     :param job: what is sampled; seed, point and key say the rest
-    :param started_at: seconds on the clock
+    :param started_at: when it started, in seconds on the clock
     :param unit_time: seconds of a step, or of the whole
     :param sent_at: when its message began, None before
-    :param event: time and order of the next thing that happens to it
+    :param event: time and order of its next event
     """
 
     job: Job
@@ -54,11 +54,11 @@ class Position:
     """
     All workers.
 
-    :param now: seconds on their clock
+    :param now: current time in seconds on their clock
     :param order: number of the next job
-    :param link_free_at: when the last message has been received
+    :param link_free_at: when the last message will have been received
     :param flights: trajectories in flight, in the order of their starts
-    :param episodes: of rounds of steps, one per worker; empty where there have been none
+    :param episodes: episodes of rounds of steps, one per worker; empty where there have been none
     """
 
     now: float
@@ -78,9 +78,9 @@ class Resumable(Protocol):
 
     def go_on_from(self, position: Position, early: Sequence[tuple[Arrival, Trajectory]]) -> None:
         """
-        Be where other workers were, after ``prepare`` and before the first job.
+        Restore the state of other workers, after ``prepare`` and before the first job.
 
-        :param position: of the same number of workers, with the same settings
+        :param position: the position of the same number of workers, with the same settings
         :param early: trajectories for later rounds that have arrived
         """
         ...
@@ -88,10 +88,10 @@ class Resumable(Protocol):
 
 def same_observation(one: Any, other: Any) -> bool:
     """
-    Tell whether two observations are equal, bit by bit.
+    Tell whether two observations are equal, bit for bit.
 
-    :param one: array or dict of arrays
-    :param other: of the same space
+    :param one: an array or a dict of arrays
+    :param other: another one of the same space
     """
     if isinstance(one, dict):
         return all(np.array_equal(one[key], other[key]) for key in one)

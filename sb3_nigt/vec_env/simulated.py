@@ -122,9 +122,9 @@ class SimulatedVecEnv(DummyVecEnv, WorkerVecEnv):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """
-        Be what was pickled or copied, before ``prepare``.
+        Restore a pickled or copied object, before ``prepare``.
 
-        :param state: of ``__getstate__``
+        :param state: the result of ``__getstate__``
         """
         vars(self).update(state)
         self._begin_unprepared()
@@ -176,7 +176,7 @@ class SimulatedVecEnv(DummyVecEnv, WorkerVecEnv):
         """
         Keep the actions for ``step_wait``.
 
-        :param actions: one per worker
+        :param actions: one action per worker
         """
         if self._needs_reset:  # trajectories have run since the last reset
             self.reset()
@@ -281,7 +281,7 @@ class SimulatedVecEnv(DummyVecEnv, WorkerVecEnv):
         Make the steps of a recorded round of steps; those of the rounds before have been repeated, from the first one on.
 
         :param point: θ̃ with its number
-        :param segments: of the recorded round
+        :param segments: the segments of the recorded round
         """
         assert self._segments is not None
         return self._take(self._segments.repeat(point, self._replica.network(point), segments, self.clock.now()))

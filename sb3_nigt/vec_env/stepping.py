@@ -31,15 +31,15 @@ class SimulatedSegments:
     """
     The environments of simulated workers between and in rounds of steps.
 
-    Worker i makes one step after the other, h_i seconds each. A step that is under way when the round ends is finished: it
-    moves the environment and counts for nothing, and the worker begins the next round when it has ended.
+    Worker i makes one step after the other, h_i seconds each. A step that is in progress when the round ends is finished: it
+    moves the environment but does not count, and the worker begins the next round when it has ended.
 
-    :param envs: one per worker
+    :param envs: one environment per worker
     :param head: turns distribution parameters and noise into actions
     :param seed: root seed of the run
-    :param stagger: cut the first episode of each worker at a random age
-    :param task_ids: one per worker
-    :param episode_steps: over which a time per trajectory is spread
+    :param stagger: whether to cut the first episode of each worker at a random length
+    :param task_ids: one task id per worker
+    :param episode_steps: number of steps over which a time per trajectory is spread
     :param first_worker: number of the first worker in the run
     """
 
@@ -66,12 +66,12 @@ class SimulatedSegments:
             )
             for worker, env in enumerate(envs)
         ]
-        self._free_at = np.zeros(len(envs))  # when the step that is under way will have ended
+        self._free_at = np.zeros(len(envs))  # when the step in progress will have ended
         self._left = np.ones(len(envs), dtype=bool)  # whose episode was left since its last segment
-        self._actions: list[list[npt.NDArray[Any]]] = [[] for _ in envs]  # of the episodes under way, one array a piece
+        self._actions: list[list[npt.NDArray[Any]]] = [[] for _ in envs]  # of the episodes in progress, one array a piece
 
     def leave_episodes(self) -> None:
-        """The environments were reset: everything that is under way is void."""
+        """The environments were reset: everything that is in flight is void."""
         self._free_at[:], self._left[:] = 0.0, True
         for sampler in self._samplers:
             sampler.leave_episode()
@@ -93,8 +93,8 @@ class SimulatedSegments:
         """
         Be where other workers were, before the first round.
 
-        :param positions: one per worker
-        :param shift: seconds that this clock is ahead of theirs
+        :param positions: one position per worker
+        :param shift: seconds by which this clock is ahead of theirs
         """
         for worker, (sampler, position) in enumerate(zip(self._samplers, positions, strict=True)):
             sampler.go_on_from(position.start, position.actions)
@@ -106,7 +106,7 @@ class SimulatedSegments:
             if not same_observation(position.observation, sampler.observation):
                 warnings.warn(
                     f"The environment of worker {worker} did not reach its previous state when its episode was repeated with "
-                    "the same seed and actions, so it starts a new episode: the run continues, but not bit by bit. For that, "
+                    "the same seed and actions, so it starts a new episode: the run continues, but not bit for bit. For that, "
                     "reset(seed=...) must determine everything that follows.",
                     stacklevel=2,
                 )
@@ -126,9 +126,9 @@ class SimulatedSegments:
 
         :param point: θ̃ with its number
         :param network: the policy at that point
-        :param clock: of the workers
+        :param clock: the workers' clock
         :param time_model: their speeds
-        :param is_complete: of the steps of each worker that count
+        :param is_complete: the rule of the round, a function of the steps of each worker that count
         """
         starts, units, places = self._begin(point, network, clock, time_model)
         bad, end, counts = np.zeros(len(starts), dtype=np.int64), 0.0, np.zeros(len(starts), dtype=np.int64)
@@ -139,7 +139,7 @@ class SimulatedSegments:
                 sampler.advance(count - sampler.n_done)
             before, bad = bad, np.array([sampler.n_rejected for sampler in self._samplers])
             if (bad == before).all() or any(sampler.is_hopeless for sampler in self._samplers):
-                break  # else more steps are needed in place of those that cannot be used
+                break  # else more steps are needed to replace those that cannot be used
         in_flight = starts + counts * units < end
         for sampler, one_more in zip(self._samplers, in_flight.tolist(), strict=True):
             sampler.advance(int(one_more))
@@ -163,7 +163,7 @@ class SimulatedSegments:
 
         :param point: θ̃ with its number
         :param network: the policy at that point
-        :param clock: of the workers
+        :param clock: the workers' clock
         :param time_model: their speeds
         :param steps_left: see ``TrajectoryWorkers``
         """
@@ -210,8 +210,8 @@ class SimulatedSegments:
 
         :param point: θ̃ with its number
         :param network: the policy at that point
-        :param segments: of the round; those of the rounds before have been repeated
-        :param now: seconds on the workers' clock, which does not move
+        :param segments: segments of the round; those of earlier rounds have been repeated
+        :param now: current time in seconds on the workers' clock, which does not move
         """
         for segment in segments:
             sampler = self._samplers[segment.worker]
@@ -242,7 +242,7 @@ class SimulatedSegments:
             self._follow(worker, [*counted, *rest])
             start, step, n_steps = float(starts[worker]), float(units[worker]), 0
             for number, piece in enumerate([*counted, *rest]):
-                # by the number of steps, as the end of the round: a sum of times would be a bit later at times
+                # by the number of steps, as the end of the round: a sum of times would sometimes be a bit later
                 began, n_steps = start + n_steps * step, n_steps + piece.n_steps
                 ended = start + n_steps * step
                 if number < len(counted):

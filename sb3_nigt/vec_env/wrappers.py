@@ -106,7 +106,7 @@ class Chain:
     """
     Transformations one after the other.
 
-    :param parts: the first is applied first
+    :param parts: the parts; the first is applied first
     """
 
     parts: tuple[ObsTransform, ...]
@@ -126,7 +126,7 @@ class WrapperStack:
     """
     What lies between the algorithm and the workers, as functions of whole trajectories.
 
-    :param wrappers: the innermost first; none where a plain ``VecEnv`` is stepped with its wrappers
+    :param wrappers: the wrappers, the innermost first; none where a plain ``VecEnv`` is stepped with its wrappers
     """
 
     def __init__(self, wrappers: Sequence[VecEnvWrapper] = ()) -> None:
@@ -174,8 +174,8 @@ class WrapperStack:
         """
         Let ``get_original_obs`` and ``get_original_reward`` return those of the step that callbacks are shown.
 
-        :param observations: after the step, as the environments gave them, leading dimension n
-        :param rewards: as the environments gave them, shape (n,)
+        :param observations: observations after the step, as the environments gave them, leading dimension n
+        :param rewards: rewards as the environments gave them, shape (n,)
         """
         for wrapper, transform_obs, transform_rewards in self._originals:
             wrapper.old_obs, wrapper.old_reward = transform_obs(observations), transform_rewards(rewards)
@@ -184,7 +184,7 @@ class WrapperStack:
         """
         Take the accepted trajectories of a round into the running statistics.
 
-        :param trajectories: in an order that does not depend on who came first
+        :param trajectories: trajectories, in an order that does not depend on the order of arrival
         """
         for number, wrapper in self._in_training():
             transform = self._inside_of(number)
@@ -196,7 +196,7 @@ class WrapperStack:
         """
         What ``update`` would take in, for ``merge``: number, mean and variance for each of the running statistics.
 
-        :param trajectories: in an order that does not depend on who came first; may be empty
+        :param trajectories: trajectories, in an order that does not depend on the order of arrival; may be empty
         """
         parts: list[npt.NDArray[Any]] = []
         for number, wrapper in self._in_training():
@@ -214,7 +214,7 @@ class WrapperStack:
         """
         Take several ``moments`` into the running statistics, in their order.
 
-        :param rows: one vector a row
+        :param rows: one vector per row
         """
         shapes = [rms.mean.shape for _, wrapper in self._in_training() for rms in _statistics(wrapper)]
         statistics = [rms for _, wrapper in self._in_training() for rms in _statistics(wrapper)]
@@ -236,7 +236,7 @@ class WrapperStack:
         """
         Replace all running statistics.
 
-        :param vector: what ``state`` has returned, flattened and joined
+        :param vector: the result of ``state``, flattened and joined
         """
         position = 0
         for rms in (rms for wrapper in self._wrappers for rms in _statistics(wrapper)):

@@ -1,1 +1,1 @@
-"""Learning speed relative to the raw speed of the environment; stragglers; the start of worker processes; the all-reduce."""
+"""Measure speed, memory, stragglers, start-up and communication."""

@@ -20,7 +20,7 @@ def resident_megabytes(pids: Iterable[int], entry: str = "Pss") -> float:
     """
     Memory of processes, in which each shared page is divided by the number of processes that share it.
 
-    :param pids: of processes that are alive
+    :param pids: ids of processes that are alive
     :param entry: "Pss": all of it, "Pss_Shmem": shared memory
     """
     kilobytes = 0
@@ -42,7 +42,7 @@ def measure(env_id: str, n_workers: int) -> Iterator[Row]:
     Train for a few rounds in a fresh process, with the defaults and as in the paper.
 
     :param env_id: a registered environment
-    :param n_workers: processes
+    :param n_workers: number of processes
     """
     settings: dict[str, dict[str, Any]] = {"defaults": {}, "paper": PAPER}
     measured = {}

@@ -35,7 +35,7 @@ class FreeStep(gym.Env[Any, Any]):
         """
         See ``gymnasium.Env``.
 
-        :param seed: of nothing
+        :param seed: has no effect
         :param options: unused
         """
         super().reset(seed=seed)
@@ -90,10 +90,10 @@ def measure(
     """
     Run rounds of twenty trajectories of one free step.
 
-    :param n_workers: numbers of workers, one after the other
+    :param n_workers: numbers of workers, measured one after the other
     :param n_ranks: numbers of ranks with two simulated workers each
-    :param widths: of the two hidden layers
-    :param n_rounds: whose mean is one repetition
+    :param widths: widths of the two hidden layers
+    :param n_rounds: number of rounds whose mean is one repetition
     :param repeats: repetitions
     """
     compared_with = f"{COMPUTE_STEPS:,} random steps of {COMPUTE_ENV} in one process"

@@ -32,7 +32,7 @@ def on_ranks(size: int, function: Callable[[], T]) -> T:
     Run a function on all ranks of a process group.
 
     :param size: number of ranks
-    :param function: importable by name, or a partial of one that is
+    :param function: a function importable by name, or a partial of one that is
     :return: what rank 0 returns
     """
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]

@@ -23,7 +23,7 @@ class Seconds(BaseCallback):
     """
     Stops training when a rollout begins after some seconds.
 
-    :param seconds: of real time
+    :param seconds: real seconds
     """
 
     def __init__(self, seconds: float) -> None:
@@ -44,8 +44,8 @@ def learning_rate_of_steps(model: BaseAlgorithm, seconds: float) -> float:
     """
     Train for some seconds, everything included.
 
-    :param model: goes on where it was
-    :param seconds: at least
+    :param model: the model to train; it continues where it was
+    :param seconds: minimum duration
     :return: environment steps per second
     """
     before, start = model.num_timesteps, time.perf_counter()
@@ -62,10 +62,10 @@ def measure(
     The learning rate is so small that the policy stays the untrained one, whose episodes are short where falling ends them.
 
     :param env_id: a registered environment
-    :param n_workers: processes of each
+    :param n_workers: number of processes of each
     :param n_trajectories: values of M
-    :param schedule: of RennalaNIGT
-    :param seconds: of each measurement
+    :param schedule: schedule of RennalaNIGT
+    :param seconds: seconds of each measurement
     :param repeats: repetitions
     """
     raw = RandomProcesses(env_id, n_workers)

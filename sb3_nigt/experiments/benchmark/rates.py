@@ -16,7 +16,7 @@ def rate(work: Callable[[], int]) -> float:
     """
     Time something once.
 
-    :param work: returns how many steps it has made
+    :param work: a function that returns how many steps it has made
     :return: steps per second
     """
     start = time.perf_counter()
@@ -28,7 +28,7 @@ def cpu_seconds(pids: Iterable[int]) -> float:
     """
     CPU time that processes have used so far, which says more than the clock where other programs run too.
 
-    :param pids: of processes that are alive
+    :param pids: ids of processes that are alive
     """
     ticks = 0
     for pid in pids:
@@ -70,7 +70,7 @@ class RandomProcesses:
     Processes that step at random when asked: the physical limit of a machine.
 
     :param env_id: a registered environment
-    :param n_processes: how many
+    :param n_processes: number of processes
     """
 
     def __init__(self, env_id: str, n_processes: int) -> None:
@@ -92,7 +92,7 @@ class RandomProcesses:
         """
         Let all of them step.
 
-        :param seconds: for so long
+        :param seconds: duration
         :return: steps per second of all together
         """
         for connection in self._connections:

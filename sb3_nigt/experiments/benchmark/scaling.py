@@ -24,7 +24,7 @@ def measure(env_id: str, sizes: Sequence[int], seconds: float, repeats: int) -> 
 
     :param env_id: a registered environment
     :param sizes: numbers of workers, each a process, an actor or the only worker of a rank
-    :param seconds: of each measurement
+    :param seconds: seconds of each measurement
     :param repeats: repetitions
     """
     unit = "one process that steps at random"

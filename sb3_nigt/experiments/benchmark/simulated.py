@@ -16,7 +16,7 @@ def measure(env_id: str, n_workers: int, timesteps: int, repeats: int) -> Iterat
     Measure both rates in turn; every repetition trains a fresh model.
 
     :param env_id: a registered environment
-    :param n_workers: simulated workers
+    :param n_workers: number of simulated workers
     :param timesteps: environment steps of each measurement
     :param repeats: repetitions
     """

@@ -14,7 +14,7 @@ def private_megabytes(pid: int) -> float:
     """
     Memory that a process does not share.
 
-    :param pid: of the process
+    :param pid: id of the process
     """
     with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as lines:
         kilobytes = [int(line.split()[1]) for line in lines if line.startswith("Private_")]
@@ -26,7 +26,7 @@ def measure(env_id: str, n_workers: int) -> list[Row]:
     Start workers from a fresh process, which has no fork server yet.
 
     :param env_id: a registered environment
-    :param n_workers: processes
+    :param n_workers: number of processes
     """
     with ProcessPoolExecutor(1, mp_context=mp.get_context("spawn")) as pool:
         seconds, megabytes = pool.submit(_start, env_id, n_workers).result()

@@ -26,8 +26,8 @@ def measure(env_id: str, n_workers: int, seconds: float, repeats: int) -> Iterat
     The learning rate is so small that the policy stays the untrained one, whose episodes are short where falling ends them.
 
     :param env_id: a registered environment
-    :param n_workers: processes of each
-    :param seconds: of each measurement; PPO runs for one rollout at least
+    :param n_workers: number of processes of each
+    :param seconds: seconds of each measurement; PPO runs for at least one rollout
     :param repeats: repetitions
     """
     raw = RandomProcesses(env_id, n_workers)

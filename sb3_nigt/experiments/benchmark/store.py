@@ -28,7 +28,7 @@ def measure(n_ranks: Sequence[int], repeats: int) -> Iterator[Row]:
     Let ranks do what they do with the store in rounds of one trajectory for each of them.
 
     :param n_ranks: numbers of ranks
-    :param repeats: rounds
+    :param repeats: number of rounds
     """
     for size in n_ranks:
         store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
@@ -46,9 +46,9 @@ class _Round:
     """
     A round of one rank.
 
-    :param began: seconds, on the clock that all processes of a machine share
+    :param began: when it began, in seconds on the clock that all processes of a machine share
     :param stopped: when the rank knew that it was over
-    :param n_requests: that the rank has made by then
+    :param n_requests: number of requests that the rank had made by then
     """
 
     began: float

@@ -40,7 +40,7 @@ class Slow(gym.Wrapper[Any, Any, Any, Any]):
         """
         Sleep, then step.
 
-        :param action: for the environment
+        :param action: action for the environment
         """
         time.sleep(self.seconds)
         return self.env.step(action)
@@ -54,7 +54,7 @@ class RoundTimes(BaseCallback):
     """
     Takes the time from one rollout to the next and stops after some.
 
-    :param n_rounds: how many rollouts
+    :param n_rounds: number of rollouts
     """
 
     def __init__(self, n_rounds: int) -> None:
@@ -86,8 +86,8 @@ def measure(n_workers: int, n_rounds: int) -> Iterator[Row]:
     """
     Compare the rounds with and without the slow worker.
 
-    :param n_workers: processes, the slow one included
-    :param n_rounds: rounds of RennalaNIGT; the others, which wait, run a few
+    :param n_workers: number of processes, including the slow one
+    :param n_rounds: number of rounds of RennalaNIGT; the others, which wait, run a few
     """
     for name, (algorithm, kwargs) in ALGORITHMS.items():
         medians = []
@@ -107,8 +107,8 @@ def steps_of_a_worker(n_workers: int, n_present: int) -> int:
     """
     Return ``n_steps`` with which a round has the same number of steps, at least that of the defaults, without one worker.
 
-    :param n_workers: processes, the slow one included
-    :param n_present: all of them, or all but that one
+    :param n_workers: number of processes, including the slow one
+    :param n_present: number of processes, with or without the slow one
     """
     others = max(1, n_workers - 1)
     multiples = -(-steps_of_a_round(None, n_workers) // (n_workers * others))

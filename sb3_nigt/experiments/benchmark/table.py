@@ -15,8 +15,8 @@ class Row:
     One measured thing.
 
     :param what: what was measured
-    :param unit: of the values
-    :param values: one a repetition
+    :param unit: unit of the values
+    :param values: one value per repetition
     :param reference: values of what it is compared with, measured in turn with ``values``; None if there is nothing
     :param compared_with: what that is
     """
@@ -51,8 +51,8 @@ def counted(n: int, noun: str) -> str:
     """
     Write a number with its noun.
 
-    :param n: how many
-    :param noun: in the singular
+    :param n: the number
+    :param noun: the noun in the singular
     :return: such as "1 worker" or "2 workers"
     """
     return f"{n} {noun}" if n == 1 else f"{n} {noun}s"

@@ -1,4 +1,4 @@
-"""Learning speed relative to the raw speed of the environment; stragglers; the start of worker processes; the all-reduce."""
+"""Measure speed, memory, stragglers, start-up and communication."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """
     Describe the command line.
 
-    :param parser: of the subcommand
+    :param parser: parser of the subcommand
     """
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what to measure; default: everything")
     parser.add_argument(

@@ -12,7 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """
     Describe the command line.
 
-    :param parser: of the subcommand
+    :param parser: parser of the subcommand
     """
     add_setting(parser)
     parser.add_argument(

@@ -22,7 +22,7 @@ def add_setting(parser: argparse.ArgumentParser) -> None:
     """
     Describe environment, workers and length of the runs.
 
-    :param parser: of a subcommand
+    :param parser: parser of a subcommand
     """
     parser.add_argument(
         "--env", metavar="ID", type=environment, required=True, help="id of the environment, for example CartPole-v1"
@@ -70,8 +70,8 @@ def add_link(parser: argparse.ArgumentParser, link: str = "parallel", aggregatio
     """
     Describe how messages reach the learner.
 
-    :param parser: of a subcommand
-    :param link: the default, for the help
+    :param parser: parser of a subcommand
+    :param link: the default, for the help text
     :param aggregation: the same
     """
     parser.add_argument(
@@ -90,7 +90,7 @@ def add_execution(parser: argparse.ArgumentParser, output: str) -> None:
     """
     Describe how the runs are executed.
 
-    :param parser: of a subcommand
+    :param parser: parser of a subcommand
     :param output: where the files go by default
     """
     parser.add_argument(

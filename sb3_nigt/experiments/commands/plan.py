@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """
     Describe the command line.
 
-    :param parser: of the subcommand
+    :param parser: parser of the subcommand
     """
     speeds = parser.add_mutually_exclusive_group(required=True)
     speeds.add_argument(

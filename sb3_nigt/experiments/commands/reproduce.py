@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """
     Describe the command line.
 
-    :param parser: of the subcommand
+    :param parser: parser of the subcommand
     """
     parser.add_argument("figure", metavar="FIGURE", choices=FIGURES, help=", ".join(FIGURES))
     parser.add_argument(

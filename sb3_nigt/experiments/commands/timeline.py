@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """
     Describe the command line.
 
-    :param parser: of the subcommand
+    :param parser: parser of the subcommand
     """
     parser.add_argument("recording", metavar="RUN", type=recording, help="file written by RunRecorder")
     parser.add_argument(

@@ -14,10 +14,10 @@ Fields = Mapping[str, tuple[tuple[int, ...], str]]  # name -> (shape, dtype) of 
 
 CONTROL: Fields = {
     "steps": ((1,), "int64"),  # steps and resets begun or done: grows as long as the worker lives
-    "cancelled": ((1,), "int64"),  # number of the last job that the parent does not want any more
+    "cancelled": ((1,), "int64"),  # number of the last job that the parent no longer wants
     "requested": ((1,), "int64"),  # number of the last gradient that the parent has asked for
     "answering": ((1,), "int64"),  # number of the last gradient that the worker has begun with
-    # of the segment job under way, in the order in which they are written: what a number counts lies in the arrays before
+    # of the segment job in progress, in the order in which they are written: what a number counts lies in the arrays before
     "rejected": ((1,), "int64"),  # steps in pieces that are rejected
     "pieces": ((1,), "int64"),  # pieces that have ended
     "made": ((1,), "int64"),  # steps
@@ -31,7 +31,7 @@ def rows_of(horizon: int, round_steps: int | None) -> int:
     Return the length of the arrays of a worker.
 
     :param horizon: H, steps of the longest trajectory
-    :param round_steps: of a round of steps; None: rounds of trajectories
+    :param round_steps: number of steps of a round; None: rounds of trajectories
     """
     # each episode that ends leaves the row after its last step unused, so twice as many rows as steps are enough
     return horizon if round_steps is None else min(2 * round_steps, LARGEST_CHUNK)
@@ -41,9 +41,9 @@ def round_fields(table: StepTable, rows: int, layout: Layout, info_bytes: int) -
     """
     What one worker and its parent exchange in a round.
 
-    :param table: of the steps of a trajectory
+    :param table: table of the steps of a trajectory
     :param rows: steps of the longest trajectory, or of a part of a segment
-    :param layout: of the policy's parameters and buffers
+    :param layout: layout of the policy's parameters and buffers
     :param info_bytes: length of the array for infos, see ``infos``
     """
     return {
@@ -59,7 +59,7 @@ def note_shape(rows: int) -> tuple[tuple[int, ...], str]:
     """
     Return shape and dtype of what is noted of the pieces of a segment, see ``pieces.Note``.
 
-    :param rows: of the arrays
+    :param rows: number of rows of the arrays
     """
     return (rows + 1, N_NOTED), "float64"
 

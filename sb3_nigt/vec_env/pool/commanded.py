@@ -44,7 +44,7 @@ class CommandedVecEnv(WorkerVecEnv):
         """
         Start a step of all environments; workers that are absent are waited for.
 
-        :param actions: one per worker
+        :param actions: one action per worker
         """
         every = range(self.num_envs)
         if self._commands.is_closed or not self._roster.are_within(every, State.IDLE):

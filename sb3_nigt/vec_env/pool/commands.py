@@ -26,10 +26,10 @@ class Commands:
     """
     Asks workers for methods of ``pool.worker.Worker``; Stable-Baselines3's synchronous API is made of these.
 
-    :param driver: of the workers
-    :param timeout: seconds that a worker may take for its answer
-    :ivar needs_reset: trajectories have run since the last reset, or not all environments were reset
-    :ivar is_closed: nothing may be asked any more
+    :param driver: the driver of the workers
+    :param timeout: seconds that a worker may take to answer
+    :ivar needs_reset: whether trajectories have run since the last reset, or not all environments were reset
+    :ivar is_closed: whether the workers are closed; no further commands are allowed then
     """
 
     def __init__(self, driver: Driver, timeout: float) -> None:
@@ -57,7 +57,7 @@ class Commands:
             )
 
     def await_idle(self, workers: Sequence[int]) -> None:
-        """Wait until some workers are free; their trajectories end first, since a round may be under way (in a callback)."""
+        """Wait until some workers are free; their trajectories end first, since a round may be in progress (in a callback)."""
         self.check_open()
         while not self._roster.are_within(workers, State.IDLE, State.LOST):
             self._driver.pump(PUMP_SECONDS)
@@ -83,9 +83,9 @@ class Commands:
         """
         Call a method of some workers, each with its own arguments, and return the answers in their order.
 
-        :param name: method of ``Worker``
-        :param per_worker: arguments, one tuple a worker
-        :param workers: may name one several times
+        :param name: a method of ``Worker``
+        :param per_worker: arguments, one tuple per worker
+        :param workers: indices of the workers, possibly with repetitions
         """
         if len(set(workers)) < len(workers):  # a worker has one command at a time
             calls = zip(workers, per_worker, strict=True)
@@ -96,7 +96,7 @@ class Commands:
         return self._contents(self._answers(workers, self._timeout), workers)
 
     def _send(self, name: str, per_worker: Sequence[tuple[Any, ...]], workers: Sequence[int]) -> None:
-        # All calls first, since one that cannot be pickled must not leave the others under way
+        # All calls first, since one that cannot be pickled must not leave the others in flight
         calls = [(self._handles[worker], encode_call(name, *args)) for worker, args in zip(workers, per_worker, strict=True)]
         for handle, call in calls:
             handle.send_call(call)
@@ -144,8 +144,8 @@ class Commands:
         """
         Reset all environments; for a worker that is absent, the observation of another one is used.
 
-        :param seeds: one per worker
-        :param options: one per worker
+        :param seeds: one seed per worker
+        :param options: one dict per worker
         :return: packed observation and info of each worker
         """
         workers = range(len(self._handles))
@@ -160,7 +160,7 @@ class Commands:
         """
         Start a step of all environments, whose workers are free.
 
-        :param actions: one per worker
+        :param actions: one action per worker
         """
         self._send("step", [(pack(action_space, action),) for action in actions], range(len(self._handles)))
         self._stepping, self._step_answers = True, None

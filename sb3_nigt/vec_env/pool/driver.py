@@ -28,8 +28,8 @@ class Driver:
 
     :param roster: what each worker is doing
     :param transport: how it is reached
-    :param inbox: takes trajectories
-    :param segments: takes segments
+    :param inbox: the inbox for trajectories
+    :param segments: the book of segments
     :param task_ids: the task of each worker
     """
 
@@ -54,7 +54,7 @@ class Driver:
         """
         Do what the roster wants done.
 
-        :param instructions: in this order, after those that an exception has left undone
+        :param instructions: what to do, in this order, after those that an exception has left undone
         :raises WorkerError: if that is what it wants
         """
         self._pending.extend(instructions)
@@ -149,8 +149,8 @@ class Driver:
         """
         From now on a worker that fails is restarted.
 
-        :param observation_space: of all workers
-        :param action_space: of all workers
+        :param observation_space: the observation space of all workers
+        :param action_space: the action space of all workers
         """
         self._spaces = observation_space, action_space
         self.roster.open()
@@ -210,7 +210,7 @@ class Driver:
         """
         Restart a worker after a while, or give it up.
 
-        :param worker: that has ended, hangs or has raised
+        :param worker: the worker that has ended, hangs or has raised
         :param reason: what has happened to it
         """
         if self.roster.is_open and self.transport.handles[worker].node_has_left:
@@ -220,14 +220,14 @@ class Driver:
 
     def check_places(self, workers: Sequence[int], enough: Callable[[Iterable[bool]], bool]) -> None:
         """
-        Refuse to wait for ever for workers that the cluster has no place for.
+        Refuse to wait forever for workers that the cluster has no place for.
 
-        :param workers: that are waited for
-        :param enough: ``any`` or ``all``: how many of them must have been absent for too long
+        :param workers: the workers that are waited for
+        :param enough: ``any`` or ``all``, for how many of them must have been absent for too long
         """
         worker = self.roster.without_place(workers, enough, self.now()) if self.roster.down else None
         if worker is not None:
-            said = f"{self.transport.why_no_place(worker)} Nothing goes on without it."
+            said = f"{self.transport.why_no_place(worker)} The run cannot continue without it."
             raise WorkerError(said, worker, self.task_ids[worker])
 
     # Several workers at once

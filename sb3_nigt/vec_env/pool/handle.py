@@ -16,11 +16,11 @@ class WorkerHandle(ABC):
     """
     One worker: talk, listen, kill. Nothing here waits, unless it says so.
 
-    :ivar index: which worker it is
-    :ivar pid: of its process, on its machine
-    :ivar is_placed: there is a process
-    :ivar answers_to_nobody: it lives, and nothing that it does would be answered: Ctrl-C has come between a call and its note
-    :ivar node_has_left: the machine on which it ran is known to be gone
+    :ivar index: index of the worker
+    :ivar pid: process id, on its machine
+    :ivar is_placed: whether there is a process
+    :ivar answers_to_nobody: whether it is alive but its answers would be lost: Ctrl-C came between a call and its note
+    :ivar node_has_left: whether the machine on which it ran is known to be gone
     """
 
     index: int
@@ -57,8 +57,8 @@ class WorkerHandle(ABC):
         """
         Start a trajectory; the answer is ARRIVAL.
 
-        :param job_number: larger than the one before
-        :param point_number: another one than before if there are new parameters
+        :param job_number: number of the job, larger than the previous one
+        :param point_number: number of the point, different from the previous one if there are new parameters
         :param round_: the round that begins at that point
         :param key: name of the trajectory
         """
@@ -68,16 +68,16 @@ class WorkerHandle(ABC):
         """
         Start stepping where the environment is; the answer is SEGMENT.
 
-        :param job_number: larger than the one before
-        :param point_number: another one than before if there are new parameters
+        :param job_number: number of the job, larger than the previous one
+        :param point_number: number of the point, different from the previous one if there are new parameters
         :param round_: the round that begins at that point
         :param start: where the worker is
-        :param n_steps: after which it stops at the latest
+        :param n_steps: maximum number of steps
         """
 
     @abstractmethod
     def cancel(self, job_number: int) -> None:
-        """Say that a job is not wanted any more; seen after the worker's current step."""
+        """Say that a job is no longer wanted; seen after the worker's current step."""
 
     # Gradients
 
@@ -86,7 +86,7 @@ class WorkerHandle(ABC):
         """
         Ask for S_i over trajectories that the worker holds; seen after its current step.
 
-        :param contributions: their names and the coefficients of their scores
+        :param contributions: the names of the trajectories and the coefficients of their scores
         """
 
     @property
@@ -96,13 +96,13 @@ class WorkerHandle(ABC):
 
     @abstractmethod
     def drop_gradient(self) -> None:
-        """Do not wait for a gradient any more; if it comes all the same it is ignored."""
+        """No longer wait for a gradient; if it arrives anyway it is ignored."""
 
     # Commands
 
     def send_command(self, name: str, *args: Any) -> None:
         """
-        Ask for a method of ``WorkerProcess``; the answer is REPLY or ERROR.
+        Call a method of ``pool.worker.Worker``; the answer is REPLY or ERROR.
 
         :param name: the method
         :param args: its arguments
@@ -114,7 +114,7 @@ class WorkerHandle(ABC):
         """
         Send a command that has been packed before.
 
-        :param call: made by ``encode_call``
+        :param call: the result of ``encode_call``
         """
 
     @abstractmethod
@@ -137,7 +137,7 @@ class WorkerHandle(ABC):
         """
         End it, whatever it does.
 
-        :param dump_stack: write to stderr where it hangs, first
+        :param dump_stack: whether to write to stderr first where it hangs
         """
 
     @abstractmethod
@@ -155,7 +155,7 @@ class WorkerHandle(ABC):
 
 def encode_call(name: str, *args: Any) -> bytes:
     """
-    Pack the call of a method of ``WorkerProcess``.
+    Pack the call of a method of ``pool.worker.Worker``.
 
     :param name: the method
     :param args: its arguments

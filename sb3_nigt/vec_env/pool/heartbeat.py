@@ -27,8 +27,8 @@ class Heartbeat:
         """
         Count silence from here.
 
-        :param count: of the worker's steps
-        :param now: seconds
+        :param count: number of the worker's steps
+        :param now: current time in seconds
         """
         self._count, self._changed, self._looked = count, now, now
 
@@ -36,8 +36,8 @@ class Heartbeat:
         """
         Look at the counter.
 
-        :param count: of the worker's steps
-        :param now: seconds
+        :param count: number of the worker's steps
+        :param now: current time in seconds
         :return: seconds of silence up to now
         """
         if count != self._count:
@@ -64,8 +64,8 @@ class Heartbeat:
         """
         Do not count some seconds in which the parent could not look.
 
-        :param seconds: of them, up to now
-        :param now: seconds
+        :param seconds: their number, up to now
+        :param now: current time in seconds
         """
         self._changed, self._looked = min(self._changed + seconds, now), min(self._looked + seconds, now)
 
@@ -73,6 +73,6 @@ class Heartbeat:
         """
         Return how many seconds of silence are no reason for worry.
 
-        :param timeout: at least this
+        :param timeout: the least to return, in seconds
         """
         return max(timeout, SLOW_FACTOR * self.slowest)

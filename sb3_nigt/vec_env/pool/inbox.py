@@ -20,9 +20,9 @@ class Inbox:
     Trajectories that have come.
 
     :param task_ids: the task of each worker
-    :param clock: of the workers
-    :ivar arrived: what has come and was not taken
-    :ivar kept: what has been taken and not forgotten, by worker and key
+    :param clock: the workers' clock
+    :ivar arrived: arrivals that have not been taken
+    :ivar kept: trajectories that have been taken and not forgotten, by worker and key
     """
 
     def __init__(self, task_ids: Sequence[Hashable], clock: WallClock) -> None:
@@ -35,8 +35,8 @@ class Inbox:
         """
         Take what comes from now on from here.
 
-        :param arrays: in which the workers leave their steps
-        :param table: of the steps of a trajectory
+        :param arrays: the arrays to which the workers write their steps
+        :param table: table of the steps of a trajectory
         """
         self._arrays, self._table = arrays, table
         self.kept.clear()
@@ -97,7 +97,7 @@ class Inbox:
         """
         Keep trajectories for their gradients.
 
-        :param taken: that have come another way
+        :param taken: trajectories that arrived another way
         """
         self.kept.update({(arrival.worker, arrival.key): trajectory for arrival, trajectory in taken})
 

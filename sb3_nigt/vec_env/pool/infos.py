@@ -47,7 +47,7 @@ def info_room(info_keys: InfoKeys) -> int:
     """
     Return the length of the array of a worker.
 
-    :param info_keys: names of the entries that travel of every step; None: all
+    :param info_keys: names of the entries that are sent for every step; None: all
     """
     return ROOM if info_keys == () else ROOM_FOR_STEPS
 
@@ -59,8 +59,8 @@ class InfoWriter:
     What it writes is complete before the counter that tells the parent of the step; records of later steps may be incomplete
     when the parent reads.
 
-    :param area: takes the records
-    :param info_keys: names of the entries that travel of every step; None: all
+    :param area: memory for the records
+    :param info_keys: names of the entries that are sent for every step; None: all
     """
 
     def __init__(self, area: Bytes, info_keys: InfoKeys) -> None:
@@ -86,7 +86,7 @@ class InfoWriter:
         """
         Return a copy of the entries that travel.
 
-        :param info: of one step
+        :param info: the info of one step
         :raises ValueError: if it is no dict
         """
         check_info(info)
@@ -104,7 +104,7 @@ class InfoWriter:
         """
         Write what travels of a whole trajectory, the report on its episode first.
 
-        :param infos: one per step, made by ``selected`` where entries of every step travel
+        :param infos: one info per step, made by ``selected`` where entries are sent for every step
         """
         self.begin()
         if infos:
@@ -118,7 +118,7 @@ class InfoWriter:
         Write what travels of every step.
 
         :param row: number of the step
-        :param kept: made by ``selected``
+        :param kept: the result of ``selected``
         """
         self._write(row, {key: value for key, value in kept.items() if key not in EPISODE_KEYS})
 
@@ -127,7 +127,7 @@ class InfoWriter:
         Write what travels of the last step only.
 
         :param row: number of the step
-        :param info: of that step, or what ``selected`` has made of it
+        :param info: the info of that step, or what ``selected`` made of it
         """
         check_info(info)
         said = self.selected({key: info[key] for key in EPISODE_KEYS if info.get(key) is not None})
@@ -143,7 +143,7 @@ class InfoWriter:
         start = self._end + _HEADER.size
         stop = start + len(record)
         if len(record) + _HEADER.size > LARGEST_RECORD or stop + _HEADER.size > len(self._area):
-            self._warn(", ".join(entries), f"it has {len(record)} bytes, for which there is no room")
+            self._warn(", ".join(entries), f"its {len(record)} bytes exceed the available space")
             return False
         self._area[start:stop] = record
         _HEADER.pack_into(self._area, stop, _END, 0)
@@ -161,7 +161,7 @@ def read_infos(area: Bytes, start: int, stop: int) -> list[dict[str, Any]]:
     """
     Return the infos of some steps; those of which nothing travels are empty.
 
-    :param area: written by ``InfoWriter``
+    :param area: memory written by ``InfoWriter``
     :param start: the first step
     :param stop: the step after the last one; it and those before it have been made
     """
@@ -182,7 +182,7 @@ def used(area: Bytes) -> Bytes:
     """
     Return the part of an array that has been written.
 
-    :param area: written by ``InfoWriter``
+    :param area: memory written by ``InfoWriter``
     """
     position = 0
     while True:

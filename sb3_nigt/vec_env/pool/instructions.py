@@ -88,7 +88,7 @@ class RunSegment:
 
 @dataclass(frozen=True, slots=True)
 class CancelJob:
-    """Say that a job is not wanted any more."""
+    """Say that a job is no longer wanted."""
 
     worker: int
     job_number: int
@@ -104,7 +104,7 @@ class RequestGradient:
 
 @dataclass(frozen=True, slots=True)
 class DropGradient:
-    """Do not wait for a gradient any more."""
+    """No longer wait for a gradient."""
 
     worker: int
 
@@ -143,7 +143,7 @@ class Reject:
 
 @dataclass(frozen=True, slots=True)
 class TakeSegment:
-    """Read a part of a segment, whose worker has no more room, before it goes on."""
+    """Read a part of a segment, whose worker has no more room, before it continues."""
 
     job: Job
     said: SegmentArrival

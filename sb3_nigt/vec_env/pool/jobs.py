@@ -20,11 +20,11 @@ class Jobs:
     """
     Trajectories and gradients of workers that are there: idle, busy or cancelling.
 
-    :param slots: one per worker
-    :param speeds: of the workers, measured here
-    :ivar ever_arrived: one trajectory has arrived
-    :ivar gradients_owed: workers whose gradient has not come yet
-    :ivar gradients_here: workers whose gradient has come since gradients were last asked for
+    :param slots: one slot per worker
+    :param speeds: speeds of the workers, measured here
+    :ivar ever_arrived: whether any trajectory has arrived
+    :ivar gradients_owed: workers whose gradient has not arrived yet
+    :ivar gradients_here: workers whose gradient has arrived since gradients were last requested
     """
 
     def __init__(self, slots: Sequence[Slot], speeds: Speeds) -> None:
@@ -198,7 +198,7 @@ class Jobs:
         The next segment begins with the episode that has raised, to see whether it does so again.
 
         :param worker: index of the worker
-        :param episode: which one
+        :param episode: number of the episode
         """
         if episode != NO_EPISODE:
             slot = self._slots[worker]

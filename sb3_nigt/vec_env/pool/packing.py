@@ -13,7 +13,7 @@ def pack(space: spaces.Space[Any], value: Any) -> Any:
     """
     Return the bytes of an array that has the shape and the type of its space, and anything else as it is.
 
-    :param space: of the value; for a Dict or a Tuple the parts are packed
+    :param space: space of the value; for a Dict or a Tuple the parts are packed
     :param value: an observation or an action
     """
     if isinstance(space, spaces.Dict):
@@ -29,8 +29,8 @@ def unpack(space: spaces.Space[Any], value: Any) -> Any:
     """
     Undo ``pack`` for one part: an array, or a NumPy number where the space has no dimension.
 
-    :param space: neither Dict nor Tuple
-    :param value: what ``pack`` has returned
+    :param space: a space that is neither Dict nor Tuple
+    :param value: the result of ``pack``
     """
     if not isinstance(value, bytes):
         return value
@@ -42,8 +42,8 @@ def unpack_rows(space: spaces.Space[Any], values: Sequence[Any]) -> Any:
     """
     Undo ``pack`` and stack: one row a value, in the type of the space; a dict or a tuple of such arrays where it has parts.
 
-    :param space: of the values
-    :param values: what ``pack`` has returned
+    :param space: space of the values
+    :param values: results of ``pack``
     """
     if isinstance(space, spaces.Dict):
         return {key: unpack_rows(part, [value[key] for value in values]) for key, part in space.spaces.items()}

@@ -22,7 +22,7 @@ class Note(NamedTuple):
     """
     What is noted of a piece: its place when it begins, the rest when it ends.
 
-    :param row: of its first step in the arrays; the next piece begins after the observation that follows its last step
+    :param row: row of its first step in the arrays; the next piece begins after the observation that follows its last step
     :param age: steps of the episode before it
     """
 
@@ -38,10 +38,10 @@ class PieceWriter:
     """
     The ``PieceLog`` of a worker: steps go into arrays that the parent reads meanwhile.
 
-    :param arrays: of the worker, with notes
-    :param table: of the steps
+    :param arrays: the worker's arrays, with notes
+    :param table: table of the steps
     :param control: shared counters, see ``arrays.CONTROL``
-    :param infos: takes the infos
+    :param infos: the writer of the infos
     """
 
     def __init__(self, arrays: Arrays, table: StepTable, control: dict[str, Any], infos: InfoWriter) -> None:
@@ -78,7 +78,7 @@ class PieceWriter:
         """
         Write what travels of every step, and return it.
 
-        :param info: of the next step of the piece that is open
+        :param info: the info of the next step of the open piece
         """
         kept = self._infos.selected(info)
         self._infos.write_step(self._info_row, kept)
@@ -103,13 +103,13 @@ def read_pieces(
     """
     Copy some steps of a segment out of the arrays, as pieces within one episode each.
 
-    :param arrays: of the worker, with notes
-    :param table: of the steps
-    :param n_pieces: pieces that have ended, as far as is known
+    :param arrays: the worker's arrays, with notes
+    :param table: table of the steps
+    :param n_pieces: number of pieces known to have ended
     :param start: the first step
     :param stop: the step after the last one; it and those before it have been made
-    :param key: of all of them
-    :param point: that they were sampled at
+    :param key: key of all pieces
+    :param point: the point at which they were sampled
     """
     pieces, before = [], 0
     for number in range(n_pieces + 1):
@@ -147,7 +147,7 @@ def joined(pieces: Sequence[Trajectory]) -> list[Trajectory]:
     """
     Undo the cuts between the parts of a segment, so that pieces end only where their episode or the segment does.
 
-    :param pieces: of one worker in one segment, in order
+    :param pieces: the pieces of one worker in one segment, in order
     :return: with their numbers in their keys
     """
     whole: list[Trajectory] = []
@@ -176,6 +176,6 @@ def steps_that_count(pieces: Sequence[Trajectory]) -> int:
     """
     Return how many steps are in pieces that are not rejected.
 
-    :param pieces: joined
+    :param pieces: joined pieces
     """
     return sum(piece.n_steps for piece in pieces if piece.rejected is None)

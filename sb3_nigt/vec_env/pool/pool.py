@@ -89,7 +89,7 @@ class WorkerPool(CommandedVecEnv):
         """
         Become a ``VecEnv``.
 
-        :param described: what the workers say of their environments
+        :param described: what the workers report about their environments
         """
         check_same_spaces([(observation_space, action_space) for observation_space, action_space, *_ in described])
         observation_space, action_space, _, metadata = described[0]

@@ -38,7 +38,7 @@ def rejection_number(rejected: str | None) -> int:
     """
     Return the number that stands for why a trajectory must not enter any sum.
 
-    :param rejected: see ``Trajectory``
+    :param rejected: the reason, see ``Trajectory``
     """
     return _REJECTIONS.index(rejected)
 
@@ -47,7 +47,7 @@ def rejection_of(number: int) -> str | None:
     """
     Undo ``rejection_number``.
 
-    :param number: made by it
+    :param number: the result of ``rejection_number``
     """
     return _REJECTIONS[number]
 
@@ -56,8 +56,8 @@ def encode_contributions(number: int, contributions: Sequence[Contribution]) -> 
     """
     Pack the request for a gradient: four bytes a step.
 
-    :param number: of the gradient, echoed in the answer
-    :param contributions: which trajectories, with the coefficients of their scores
+    :param number: number of the gradient, echoed in the answer
+    :param contributions: trajectories, with the coefficients of their scores
     """
     parts = [GRADIENT, NUMBER_FORMAT.pack(number)]
     for contribution in contributions:
@@ -126,11 +126,11 @@ class RemoteFailure(NamedTuple):
     """
     What a worker says of an exception.
 
-    :param encoded: the exception, or its type and text; None if neither can travel
-    :param type_name: of the exception
+    :param encoded: the exception, or its type and text; None if neither can be sent
+    :param type_name: type of the exception
     :param cause: type and text of the exception in one line
     :param traceback: text
-    :param episode: in rounds of steps, which episode of the worker it was, from 0; NO_EPISODE in others
+    :param episode: in rounds of steps, the number of the worker's episode, from 0; NO_EPISODE in others
     :param age: steps of the trajectory or the episode before
     """
 
@@ -146,7 +146,7 @@ def encode_error(error: BaseException, place: tuple[int, int] = NO_PLACE) -> byt
     """
     Pack an exception for the parent.
 
-    :param error: any exception; if it cannot be pickled its type and text travel, or at least their names
+    :param error: any exception; if it cannot be pickled its type and text are sent, or at least their names
     :param place: episode and age, see ``RemoteFailure``
     """
     try:
@@ -167,7 +167,7 @@ def raise_remote(failure: RemoteFailure, worker: int) -> None:
     """
     Raise what a worker has raised, as the same type, with the worker's traceback as its cause.
 
-    :param failure: made by ``encode_error``
+    :param failure: the result of ``encode_error``
     :param worker: index of the worker
     """
     encoded = failure.encoded

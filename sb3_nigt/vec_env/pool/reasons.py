@@ -22,7 +22,7 @@ def traceback_of(error: BaseException) -> str:
     """
     Return the traceback of an exception from the first line on that is not the package's; all of it where all are.
 
-    :param error: that is being handled
+    :param error: the exception being handled
     """
     described = traceback.TracebackException.from_exception(error)
     frames = list(described.stack)
@@ -35,7 +35,7 @@ def stack_of(dumped: str) -> str:
     """
     Return the stacks of a process that hangs, each down to where the package has called what hangs.
 
-    :param dumped: by ``faulthandler``, the most recent call of each thread first; text of another form is returned as it is
+    :param dumped: a dump by ``faulthandler``, the most recent call of each thread first; other text is returned unchanged
     """
     own, kept = tuple(f'File "{path}' for path in OWN), []
     for thread in dumped.strip().split("\n\n"):

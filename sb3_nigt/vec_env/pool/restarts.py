@@ -34,9 +34,9 @@ class RestartHistory:
     """
     The failures of one worker.
 
-    :param limits: when it is lost
-    :ivar failures: in its whole life
-    :ivar broken: name of the limit that it has gone beyond, or None
+    :param limits: the limits beyond which it is lost
+    :ivar failures: number of failures in its whole life
+    :ivar broken: name of the limit that it has exceeded, or None
     """
 
     limits: RestartLimits

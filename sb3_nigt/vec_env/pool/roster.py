@@ -29,8 +29,8 @@ START_SECONDS = 120.0  # granted to imports, making the environment and gradient
 ALIVE_SECONDS = 1.0  # of silence; then look whether the process is gone: one of its children may keep its connection open
 POLL_SECONDS = 0.25  # how often hung workers are looked for
 START_HINT = (
-    "What it has printed says more. A worker process imports your script first: the code that makes the workers must be "
-    'below the line if __name__ == "__main__":, and the script must be a file, not the standard input.'
+    "See its output above. A worker process first imports your script, so create the workers below the line "
+    'if __name__ == "__main__":, and run the script from a file, not from standard input.'
 )
 
 
@@ -39,16 +39,16 @@ class Roster:
     Whether each worker is there: it comes up, falls silent, fails, is restarted, has no place, is lost.
 
     :param task_ids: the task of each worker
-    :param limits: of the restarts of each worker
-    :param speeds: of the workers
+    :param limits: limits of the restarts of each worker
+    :param speeds: speeds of the workers
     :param timeout: seconds without any sign of life after which a worker counts as hung
-    :param place_seconds: without a place, after which a worker counts as absent
+    :param place_seconds: seconds without a place after which a worker counts as absent
     :param placement_timeout: seconds for which workers that are needed may be absent
-    :param longest_look: seconds between two looks up to which silence counts; in a longer one no sign of life could be heard
-    :ivar down: workers that are not there and do not come up either: they wait for a restart, have no place, or are lost
-    :ivar jobs: what the workers that are there run, hold and owe
-    :ivar may_lose: a worker that raises the same exception again and again is lost; else that is an error
-    :ivar is_open: the workers that are needed at the start have come up; from now on a worker that fails is restarted
+    :param longest_look: largest gap in seconds between two looks in which silence counts; larger ones could hide signs of life
+    :ivar down: workers that are absent and not starting: they wait for a restart, have no place, or are lost
+    :ivar jobs: what the present workers run, hold and owe
+    :ivar may_lose: whether a worker that keeps raising the same exception is lost; otherwise that is an error
+    :ivar is_open: whether the workers needed at the start have come up; from then on a worker that fails is restarted
     """
 
     def __init__(
@@ -90,8 +90,8 @@ class Roster:
         """
         Return the worker that has been absent for longest, if workers that are needed have been absent for too long.
 
-        :param workers: that are needed
-        :param enough: ``any`` or ``all``: how many of them must have been absent for too long
+        :param workers: the workers that are needed
+        :param enough: ``any`` or ``all``, for how many of them must have been absent for too long
         """
         waited = {worker: now - self.slots[worker].absent_since for worker in workers}  # -inf for those that are there
         if waited and enough(seconds > self.placement_timeout for seconds in waited.values()):
@@ -244,7 +244,7 @@ class Roster:
         lost = self.jobs.gone(worker)
         self.slots[worker].state = State.STARTING
         self.down.discard(worker)
-        said = f"Worker {worker} (task {self._task_ids[worker]!r}) has lost its node. It starts again where there is a place."
+        said = f"Worker {worker} (task {self._task_ids[worker]!r}) lost its node and will restart on another one."
         return [do.Kill(worker), *lost, do.StartWorker(worker), do.Warn(said)]
 
     def tick(self, now: float) -> list[Instruction]:

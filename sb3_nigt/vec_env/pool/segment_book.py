@@ -23,10 +23,10 @@ IntArray = npt.NDArray[np.int64]
 
 class Progress(NamedTuple):
     """
-    Counters of all workers at one moment, of their segment jobs under way; see ``arrays.CONTROL``.
+    Counters of all workers at one moment, of their segment jobs in progress; see ``arrays.CONTROL``.
 
-    :param made: steps, shape (n,); looked at before the others
-    :param pieces: that have ended, shape (n,)
+    :param made: steps made, shape (n,); read before the others
+    :param pieces: pieces that have ended, shape (n,)
     :param rejected: steps in pieces that are rejected, shape (n,)
     """
 
@@ -41,12 +41,12 @@ class _Part:
     A worker's part of the round.
 
     :ivar start: where its segment began, None before
-    :ivar began: seconds on the clock
-    :ivar pieces: of jobs that have ended, joined
-    :ivar n_steps: in these
+    :ivar began: when it began, in seconds on the clock
+    :ivar pieces: joined pieces of jobs that have ended
+    :ivar n_steps: number of steps in these
     :ivar job_start: where its last job began, of this round or of an earlier one
     :ivar n_counted: steps of that job that an earlier round counts
-    :ivar counted_until: seconds on the clock at which that round was complete
+    :ivar counted_until: when that round was complete, in seconds on the clock
     """
 
     start: SegmentStart | None = None
@@ -66,15 +66,15 @@ class SegmentBook:
     The segments of all workers in a round, and steps that no round counts.
 
     :param task_ids: the task of each worker
-    :param clock: of the workers
-    :ivar is_hopeless: a worker has stopped by itself, since its environment gives only numbers that are not finite
+    :param clock: the workers' clock
+    :ivar is_hopeless: whether a worker has stopped by itself, since its environment gives only numbers that are not finite
     """
 
     def __init__(self, task_ids: Sequence[Hashable], clock: WallClock) -> None:
         self._task_ids, self._clock = task_ids, clock
         self._parts = [_Part() for _ in task_ids]
         self._taken = np.zeros(len(task_ids), dtype=np.int64)  # steps in jobs that have ended, and count
-        self._runs = np.zeros(len(task_ids), dtype=bool)  # a job of this round is under way
+        self._runs = np.zeros(len(task_ids), dtype=bool)  # a job of this round is in progress
         self._due: list[int] = []
         self._discarded: list[Cancelled] = []
         self.is_hopeless = False
@@ -83,8 +83,8 @@ class SegmentBook:
         """
         Take what comes from now on from here.
 
-        :param arrays: in which the workers leave their steps
-        :param table: of these
+        :param arrays: the arrays to which the workers write their steps
+        :param table: table of these steps
         """
         self._arrays, self._table = arrays, table
 
@@ -103,7 +103,7 @@ class SegmentBook:
         """
         Return the steps of each worker that count at this moment, shape (n,).
 
-        :param progress: what the counters say
+        :param progress: values of the counters
         """
         counts = self._taken + np.where(self._runs, progress.made, 0)
         if progress.rejected.any():
@@ -124,7 +124,7 @@ class SegmentBook:
         """
         End the round; what its workers have done counts up to here.
 
-        :param progress: what the counters say, as for the ``counts`` that have made the round complete
+        :param progress: values of the counters, those whose ``counts`` completed the round
         :return: what counts; and where each worker that runs is, as far as is known
         """
         now, counts = self._clock.now(), np.zeros(len(self._parts), dtype=np.int64)
@@ -166,7 +166,7 @@ class SegmentBook:
         """
         A worker has got a job.
 
-        :param worker: which one
+        :param worker: index of the worker
         :param start: where it begins
         """
         part = self._parts[worker]
@@ -179,8 +179,8 @@ class SegmentBook:
         """
         A worker has no more room: keep what it has done so far.
 
-        :param job: of this round
-        :param said: by the worker
+        :param job: a job of this round
+        :param said: the worker's message
         """
         worker = job.worker
         part = self._parts[worker]
@@ -196,9 +196,9 @@ class SegmentBook:
         """
         A worker has stopped: what it has done since its round was complete counts for nothing.
 
-        :param worker: which one
-        :param point: that it has sampled at
-        :param said: by the worker
+        :param worker: index of the worker
+        :param point: the point at which it has sampled
+        :param said: the worker's message
         """
         part = self._parts[worker]
         late = self._read(worker, point, said.n_pieces, part.n_counted, said.n_steps)
@@ -211,7 +211,7 @@ class SegmentBook:
         """
         A worker has failed: its part of this round counts for nothing.
 
-        :param worker: which one
+        :param worker: index of the worker
         """
         part = self._parts[worker]
         self._discard(worker, part.began, self._clock.now(), part.pieces)

@@ -38,7 +38,7 @@ class Place(NamedTuple):
 
     :param job: key of the trajectory, or number of the episode; ``FIRST_STEP``: the reset or the first step, of whichever;
         None: while it took new settings
-    :param type_name: of the exception
+    :param type_name: type of the exception
     :param age: steps of the trajectory or the episode before
     """
 
@@ -52,18 +52,18 @@ class Slot:
     """
     What is known of one worker.
 
-    :param history: its failures
-    :ivar job: wanted, and running or to be run as soon as possible
-    :ivar job_number: of the last job of this process
-    :ivar point: that the process holds
-    :ivar point_number: counts the points that the worker has been sent
-    :ivar context: that the process holds, see ``instructions.SendContext``
-    :ivar progress: of its environment in rounds of steps, where its next segment starts
-    :ivar raised: where it has raised last, and what
-    :ivar n_raised: how often it has raised the same there, one time after the other
+    :param history: history of its failures
+    :ivar job: the job that is wanted, running or to be run as soon as possible
+    :ivar job_number: number of the last job of this process
+    :ivar point: the point that the process holds
+    :ivar point_number: number of points that the worker has been sent
+    :ivar context: the context that the process holds, see ``instructions.SendContext``
+    :ivar progress: progress of its environment in rounds of steps, where its next segment starts
+    :ivar raised: where it raised last, and what
+    :ivar n_raised: how often in a row it has raised the same there
     :ivar held: finished trajectories whose steps the process still has
-    :ivar restart_at: seconds, infinite unless it waits for its restart
-    :ivar absent_since: seconds, infinite unless it is absent
+    :ivar restart_at: time of its restart in seconds, infinite unless it waits for one
+    :ivar absent_since: time in seconds since which it has been absent, infinite unless it is
     """
 
     history: RestartHistory
@@ -102,7 +102,7 @@ class Slot:
         """
         Say what has happened to it and what follows; a reason that repeats takes one line.
 
-        :param reason: of the failure that its history has taken in last
+        :param reason: reason of the last failure in its history
         """
         said, self.last_failure = f"{reason.splitlines()[0]} (as before)" if reason == self.last_failure else reason, reason
         history = self.history

@@ -2,7 +2,7 @@
 How fast each worker makes its steps: measured, or guessed until then. No I/O and no clock.
 
 A speed is measured only where a worker runs, and a schedule lets only those run that are quick enough. So an estimate must not
-last for ever: one slow trajectory does not count for much, and the estimate of a worker that is left out ages towards the
+last forever: one slow trajectory does not count for much, and the estimate of a worker that is left out ages towards the
 others', until the worker is given a trajectory again.
 """
 
@@ -33,8 +33,8 @@ class WorkerSpeed:
     What is known of one worker.
 
     :ivar mean: running mean of the seconds per step; NaN before the first trajectory
-    :ivar surprises: how often it was much slower than expected, lately
-    :ivar is_left_out: it has been idle for longer than a trajectory would have taken it
+    :ivar surprises: how often it was recently much slower than expected
+    :ivar is_left_out: whether it has been idle for longer than a trajectory would have taken it
     :ivar seen_at: when its last trajectory ended, in seconds in which some worker worked
     """
 
@@ -49,7 +49,7 @@ class WorkerSpeed:
         """
         Take in the mean over one trajectory.
 
-        :param measured: seconds per step
+        :param measured: the measured seconds per step
         """
         self._recent.append(measured)
         if math.isnan(self.mean):
@@ -90,10 +90,10 @@ class Speeds:
         """
         Take in a trajectory, or the part of it that was made.
 
-        :param worker: that made it
-        :param seconds: that it took
+        :param worker: index of the worker that made it
+        :param seconds: its duration in seconds
         :param n_steps: its length, at least 1
-        :param now: seconds
+        :param now: current time in seconds
         """
         self._worked += min(seconds, max(0.0, now - self._noted_at))
         self._noted_at = now
@@ -125,8 +125,8 @@ class Speeds:
         takes grows with what it may cost: with the length of one of their trajectories, with the number of such workers, and
         twofold with every such trajectory that was slow again.
 
-        :param n_steps: of a trajectory
-        :param idle: workers that could begin with one
+        :param n_steps: length of a trajectory
+        :param idle: workers that could start one
         """
         times = self.expected()
         for worker in idle:

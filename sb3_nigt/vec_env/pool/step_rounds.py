@@ -1,8 +1,8 @@
 """
 Rounds of steps: the workers step, the parent looks at their counters until the round is complete, and waits for no worker.
 
-A worker goes on by itself up to a quarter more than its predicted share. So a round stays about as large as it should be also
-where the parent has something to do meanwhile that takes longer than the round.
+A worker continues by itself for up to a quarter more than its predicted share. So a round keeps about the right size even if
+the parent is busy with something that takes longer than the round.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ def seconds_to_wait(counts: npt.NDArray[np.int64], rates: npt.NDArray[np.float64
     """
     Return the longest wait after which the round will not be complete yet, as far as can be predicted.
 
-    :param counts: steps of each worker, not complete
+    :param counts: steps of each worker, an incomplete round
     :param rates: steps per second of each worker
-    :param is_complete: of the counts
+    :param is_complete: the rule of the round, a function of the counts
     """
     low, high = 0, len(WAITS)
     while low < high:
@@ -51,7 +51,7 @@ def predicted_shares(rates: npt.NDArray[np.float64], is_complete: IsComplete) ->
     Return how many steps each worker is expected to make in a round.
 
     :param rates: steps per second of each worker; 0 for those that take no part
-    :param is_complete: of the counts
+    :param is_complete: the rule of the round, a function of the counts
     """
     seconds = 1.0 / max(float(rates.max()), 1e-9)
     for _ in range(MOST_DOUBLINGS):
@@ -69,8 +69,8 @@ class StepRounds:
     """
     Runs rounds of steps.
 
-    :param driver: of the workers
-    :param book: of their segments
+    :param driver: the driver of the workers
+    :param book: the book of their segments
     """
 
     def __init__(self, driver: Driver, book: SegmentBook) -> None:
@@ -88,9 +88,9 @@ class StepRounds:
         Run one round.
 
         :param point: θ̃ with its number
-        :param is_complete: of the steps of each worker that count
-        :param meanwhile: called once, when all workers that are free have begun
-        :param interrupt: True gives the round up
+        :param is_complete: the rule of the round, a function of the steps of each worker that count
+        :param meanwhile: a function to call once, when all free workers have begun
+        :param interrupt: a function that returns True to abandon the round
         :param steps_left: see ``TrajectoryWorkers``
         :return: None if it was given up; then and after an exception all jobs are to be cancelled
         """

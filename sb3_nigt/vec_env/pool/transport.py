@@ -27,10 +27,10 @@ class Transport(ABC, Generic[HandleT]):
     The workers as the parent can reach them. It decides nothing, and nothing here waits, unless it says so.
 
     :param n_workers: number of workers
-    :param now: seconds on a clock that does not jump
-    :param info_keys: names of the entries of infos that travel of every step; None: all
-    :ivar handles: one per worker, of its last process or actor
-    :ivar counters_are_seen: steps are seen as soon as they are made; else workers report parts of their segments
+    :param now: a function that returns seconds on a clock that does not jump
+    :param info_keys: names of the entries of infos that are sent for every step; None: all
+    :ivar handles: one handle per worker, of its last process or actor
+    :ivar counters_are_seen: whether steps are seen as soon as they are made; otherwise workers report parts of their segments
     """
 
     counters_are_seen: bool = False
@@ -62,8 +62,8 @@ class Transport(ABC, Generic[HandleT]):
         """
         Wait until one of some workers has said something; return those that have.
 
-        :param workers: that owe an answer
-        :param seconds: how long to wait at most
+        :param workers: the workers that owe an answer
+        :param seconds: maximum time to wait
         """
 
     def why_no_place(self, worker: int) -> str:
@@ -95,11 +95,11 @@ class Transport(ABC, Generic[HandleT]):
         """
         Make room for rounds with other settings.
 
-        :param policy: of the workers, pickled
+        :param policy: the workers' policy, pickled
         :param spec: the settings
-        :param table: of the steps of a trajectory
-        :param layout: of the policy's parameters and buffers
-        :return: lets go of the room of the rounds before, which no worker may use any more
+        :param table: table of the steps of a trajectory
+        :param layout: layout of the policy's parameters and buffers
+        :return: lets go of the room of the rounds before, which workers may no longer use
         :raises ValueError: if there is not enough room; then nothing has changed
         """
         arrays = self._new_arrays(table, rows_of(spec.n_steps, spec.round_steps), layout)
@@ -113,7 +113,7 @@ class Transport(ABC, Generic[HandleT]):
         """Return arrays for what the workers and their parent exchange in a round."""
 
     def _let_go(self, arrays: WorkerArrays) -> None:
-        """Close arrays that are not used any more."""
+        """Close arrays that are no longer used."""
         arrays.close()
 
     @property

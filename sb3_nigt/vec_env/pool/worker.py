@@ -45,7 +45,7 @@ class Worker(ABC):
     """
     One worker at its own end: in a process, or in an actor.
 
-    :param connection: to the parent
+    :param connection: connection to the parent
     :param env: the environment
     :param control: shared counters, see ``arrays.CONTROL``
     """
@@ -113,14 +113,14 @@ class Worker(ABC):
         """
         Take new settings.
 
-        :param index: which worker this is
-        :param policy: a copy of the learner's, pickled
+        :param index: index of the worker
+        :param policy: a pickled copy of the learner's policy
         :param n_steps: H, where a trajectory is cut
         :param seed: root seed of all trajectories
-        :param stagger: in rounds of steps, cut the first episode at a random age
-        :param info_keys: names of the entries of infos that travel of every step; None: all
+        :param stagger: whether to cut the first episode at a random length, in rounds of steps
+        :param info_keys: names of the entries of infos that are sent for every step; None: all
         :param stream: number of the worker's random numbers in rounds of steps
-        :param layout: of the arrays of rounds
+        :param layout: layout of the arrays of rounds
         """
         arrays = self._open_arrays(index, layout)
         self._seed = seed
@@ -248,7 +248,7 @@ class Worker(ABC):
         """
         Step, and reset where an episode ends.
 
-        :param action: for the environment, packed
+        :param action: action for the environment, packed
         """
         action = unpack(self._action_space, action)
         observation, reward, terminated, truncated, info = self.env.step(action)
@@ -265,8 +265,8 @@ class Worker(ABC):
         """
         Reset.
 
-        :param seed: for the environment
-        :param options: for the environment
+        :param seed: seed for the environment
+        :param options: options for the environment
         """
         observation, info = self.env.reset(seed=seed, **({"options": options} if options else {}))
         return pack(self._observation_space, observation), info

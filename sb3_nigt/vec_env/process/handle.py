@@ -33,11 +33,11 @@ class RemoteWorker(WorkerHandle):
     One worker process.
 
     :param context: start method
-    :param index: which worker it is
+    :param index: index of the worker
     :param env_fn: cloudpickled function that makes its environment
-    :param control: shared counters of all workers
+    :param control: the shared counters of all workers
     :param stacks: pipe of all workers through which they say where they hang
-    :param now: seconds on a clock that does not jump
+    :param now: a function that returns seconds on a clock that does not jump
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class RemoteWorker(WorkerHandle):
         self.send(protocol.SEGMENT + protocol.SEGMENT_FORMAT.pack(job_number, point_number, round_, *astuple(start), n_steps))
 
     def cancel(self, job_number: int) -> None:
-        """Say that a job is not wanted any more; seen after the worker's current step."""
+        """Say that a job is no longer wanted; seen after the worker's current step."""
         self._counters["cancelled"][0] = job_number
 
     def request_gradient(self, contributions: Sequence[Contribution]) -> None:
@@ -141,7 +141,7 @@ class RemoteWorker(WorkerHandle):
         return bool(self._counters["answering"][0] == self._gradient_number)
 
     def drop_gradient(self) -> None:
-        """Do not wait for a gradient any more; if it comes all the same it is ignored."""
+        """No longer wait for a gradient; if it arrives anyway it is ignored."""
         self._gradient_number = None
 
     def receive(self, seconds: float = 0.0) -> tuple[bytes, Any] | None:
@@ -189,7 +189,7 @@ class RemoteWorker(WorkerHandle):
         """
         End the process and all that its environment has started, whatever they do.
 
-        :param dump_stack: write to stderr where it hangs, first
+        :param dump_stack: whether to write to stderr first where it hangs
         """
         if dump_stack and self.process.is_alive():
             sys.stderr.write(self.stack())

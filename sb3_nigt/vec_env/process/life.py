@@ -47,7 +47,7 @@ def kill_group(pid: int) -> None:
     """
     Kill a worker with all that its environment has started, also after the worker itself has ended.
 
-    :param pid: of the worker
+    :param pid: process id of the worker
     """
     with contextlib.suppress(OSError):  # all of it has gone, or the worker has not got that far
         os.killpg(pid, signal.SIGKILL)
@@ -57,7 +57,7 @@ def check_files(n_workers: int) -> None:
     """
     Refuse more workers than there may be open files for.
 
-    :param n_workers: that are about to be started
+    :param n_workers: number of workers about to be started
     :raises ValueError: naming the limit, and what to type
     """
     limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -79,7 +79,7 @@ def which_limit(error: OSError) -> str:
     """
     Say why a process could not be started, and what to do.
 
-    :param error: of the attempt
+    :param error: the error of the attempt
     """
     hints = {
         errno.EMFILE: "the limit of open files of this process is reached: raise it with ulimit -n",

@@ -20,7 +20,7 @@ class SharedLayout:
     """
     Name and layout of a block, enough to attach to it from another process.
 
-    :param name: of the block
+    :param name: name of the block
     :param fields: arrays of each worker
     :param n_workers: number of workers
     """
@@ -36,7 +36,7 @@ class SharedArrays:
 
     :param fields: the arrays of each worker
     :param n_workers: number of workers
-    :param name: of an existing block to attach to; None creates one
+    :param name: name of an existing block to attach to; None creates one
     :raises ValueError: if there is not enough shared memory
     """
 

@@ -28,8 +28,8 @@ class ProcessTransport(Transport[RemoteWorker]):
 
     :param context: start method
     :param env_fns: cloudpickled functions that make the environments
-    :param now: seconds on a clock that does not jump, the same in all processes
-    :param info_keys: names of the entries of infos that travel of every step; None: all
+    :param now: a function that returns seconds on a clock that does not jump, the same in all processes
+    :param info_keys: names of the entries of infos that are sent for every step; None: all
     :ivar blocks: shared memory that is in use
     """
 

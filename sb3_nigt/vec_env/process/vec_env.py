@@ -56,7 +56,7 @@ class ProcessVecEnv(WorkerPool):
         env_fns = checked_env_fns(env_fns)
         if getattr(mp.current_process(), "_inheriting", False):
             raise RuntimeError(
-                "ProcessVecEnv was made while a worker imports your script: make it below the line "
+                "ProcessVecEnv was created while a worker was importing your script: create it below the line "
                 'if __name__ == "__main__": of the script.'
             )
         if start_method not in (None, "forkserver", "spawn"):

@@ -53,11 +53,11 @@ def main(connection: Connection, parent: int, stack: Connection, env_fn: bytes, 
     """
     Entry point of the process.
 
-    :param connection: to the parent
+    :param connection: connection to the parent
     :param parent: its process id
-    :param stack: takes the stacks of all threads when the parent asks with SIGUSR1 where a hung worker is
+    :param stack: pipe for the stacks of all threads when the parent asks with SIGUSR1 where a hung worker is
     :param env_fn: cloudpickled function that makes the environment
-    :param index: which worker this is
+    :param index: index of the worker
     :param control: shared counters
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business

@@ -22,9 +22,9 @@ class BufferLayout:
     """
     What both ends know of the arrays of a round.
 
-    :param table: of the steps of a trajectory
+    :param table: table of the steps of a trajectory
     :param n_parameters: length of a gradient
-    :param rows: of a worker's arrays for parts of segments
+    :param rows: number of rows of a worker's arrays for parts of segments
     :param info_bytes: length of a worker's array for infos
     """
 
@@ -37,8 +37,8 @@ class BufferLayout:
         """
         Write a trajectory into a buffer.
 
-        :param trajectory: complete or cancelled
-        :param infos: that travel
+        :param trajectory: a complete or cancelled trajectory
+        :param infos: the infos to send
         """
         return np.concatenate([self._pack(step_arrays(trajectory), trajectory.n_steps), infos])
 
@@ -56,9 +56,9 @@ class BufferLayout:
         """
         Write a part of a segment into a buffer.
 
-        :param arrays: of the worker
-        :param n_steps: in all pieces
-        :param n_pieces: in the arrays
+        :param arrays: the worker's arrays
+        :param n_steps: number of steps in all pieces
+        :param n_pieces: number of pieces in the arrays
         """
         steps = self._pack(arrays, _last_row(n_steps, n_pieces))
         return np.concatenate([_flat(arrays["notes"][:n_pieces], np.dtype(np.float64)), steps, used(arrays["infos"])])
@@ -67,9 +67,9 @@ class BufferLayout:
         """
         Return the arrays in a buffer.
 
-        :param n_steps: in all pieces
-        :param n_pieces: in the buffer
-        :param buffer: made by ``pack_segment``
+        :param n_steps: number of steps in all pieces
+        :param n_pieces: number of pieces in the buffer
+        :param buffer: the result of ``pack_segment``
         :raises ValueError: if it is too short
         """
         (_, width), dtype = note_shape(0)
@@ -82,7 +82,7 @@ class BufferLayout:
         Return the arrays in a buffer, without copying them.
 
         :param n_steps: length of the trajectory
-        :param buffer: made by ``pack``
+        :param buffer: the result of ``pack``
         :raises ValueError: if it is too short
         """
         arrays, position = {}, 0
@@ -112,7 +112,7 @@ class ReceivedArrays:
     """
     What the workers have sent last.
 
-    :param layout: of what a round exchanges
+    :param layout: layout of what a round exchanges
     :param n_workers: number of workers
     """
 
@@ -134,9 +134,9 @@ class ReceivedArrays:
         """
         Keep a trajectory until the next one.
 
-        :param worker: who has sent it
+        :param worker: index of the worker that sent it
         :param n_steps: its length
-        :param buffer: made by ``BufferLayout.pack``
+        :param buffer: the result of ``BufferLayout.pack``
         """
         self._arrays[worker].update(self.layout.unpack(n_steps, buffer))
 
@@ -144,10 +144,10 @@ class ReceivedArrays:
         """
         Keep a part of a segment until the next one.
 
-        :param worker: that has sent it
-        :param n_steps: in all pieces
-        :param n_pieces: in the buffer
-        :param buffer: made by ``BufferLayout.pack_segment``
+        :param worker: index of the worker that sent it
+        :param n_steps: number of steps in all pieces
+        :param n_pieces: number of pieces in the buffer
+        :param buffer: the result of ``BufferLayout.pack_segment``
         """
         self._arrays[worker].update(self.layout.unpack_segment(n_steps, n_pieces, buffer))
 
@@ -155,7 +155,7 @@ class ReceivedArrays:
         """
         Keep a gradient until the next one.
 
-        :param worker: who has sent it
+        :param worker: index of the worker that sent it
         :param buffer: float32 numbers
         :raises ValueError: if it has another length
         """

@@ -37,7 +37,7 @@ class Connection:
     """
     A connection to Ray, which may be shared by several ``RayVecEnv``.
 
-    :param ours: made here, so that the last user closes it; that ends a Ray that was started here
+    :param ours: whether it was made here, so that the last user closes it; that ends a Ray that was started here
     """
 
     def __init__(self, ours: bool) -> None:
@@ -69,9 +69,9 @@ def connect(address: str | None, allow_unauthenticated: bool, cpus: float, resou
 
     :param address: "local": a Ray of our own; "auto": the cluster that this machine is part of; "host:port" or
         "ray://host:port"; None: the connection that there is, else RAY_ADDRESS, else a Ray of our own
-    :param allow_unauthenticated: accept a Ray that anyone who reaches it may use
-    :param cpus: what a Ray of our own has at least
-    :param resources: what a Ray of our own has in addition to CPUs
+    :param allow_unauthenticated: whether to accept a Ray that anyone who reaches it may use
+    :param cpus: minimum number of CPUs of a Ray of our own
+    :param resources: resources of a Ray of our own in addition to CPUs
     :raises ValueError: if Ray is too old, or the address does not fit, or it requires no authentication
     """
     global _current
@@ -96,7 +96,7 @@ def check_version(version: str) -> None:
     """
     Refuse a Ray without token authentication.
 
-    :param version: of Ray
+    :param version: version of Ray
     :raises ValueError: if it is too old
     """
     if Version(version).release < OLDEST.release:  # a release candidate has the features of its release

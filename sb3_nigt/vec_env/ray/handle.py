@@ -33,11 +33,11 @@ class RayWorker(WorkerHandle):
     """
     One worker in an actor. Ray never restarts it: for another one make another handle.
 
-    :param index: which worker it is
+    :param index: index of the worker
     :param env_fn: cloudpickled function that makes its environment
-    :param options: of the actor: resources and where it may run
-    :param beat_seconds: how often its signs of life are asked for while they are looked at
-    :param now: seconds on a clock that does not jump
+    :param options: options of the actor: resources and where it may run
+    :param beat_seconds: seconds between two requests for its signs of life, while they are needed
+    :param now: a function that returns seconds on a clock that does not jump
     """
 
     def __init__(
@@ -157,7 +157,7 @@ class RayWorker(WorkerHandle):
         self._send_job(protocol.SEGMENT + protocol.SEGMENT_FORMAT.pack(*numbers))
 
     def _send_job(self, message: bytes) -> None:
-        self._command = None  # what the last command would still answer is of no interest any more
+        self._command = None  # a late answer to the last command is no longer of interest
         self._job = self._actor.ask.remote(message, self._parameters, self._context)
         self._context = None
 
@@ -213,7 +213,7 @@ class RayWorker(WorkerHandle):
         (ref,) = done
         answer = self._take(ref, FETCH_SECONDS)
         if answer is None:
-            self._end = self._end or f"its answer did not come over within {FETCH_SECONDS:g} s"
+            self._end = self._end or f"its answer was not received within {FETCH_SECONDS:g} s"
             raise EOFError
         if ref == self._where:
             self._where, (self.node_id, self.pid) = None, answer
@@ -221,7 +221,7 @@ class RayWorker(WorkerHandle):
         try:
             content = self._content(answer)
         except ValueError as error:
-            self._end = f"it has sent something that cannot be: {error}"
+            self._end = f"it sent invalid data: {error}"
             raise EOFError from error
         # last, so that what is interrupted before this is received once more
         self._command, self._job, self._gradient = (

@@ -41,7 +41,7 @@ def total(options: Sequence[Mapping[str, Any]]) -> tuple[float, dict[str, float]
     """
     CPUs and custom resources of all workers together.
 
-    :param options: made by ``actor_options``
+    :param options: the result of ``actor_options``
     """
     resources: dict[str, float] = {}
     for option in options:

@@ -23,14 +23,14 @@ class RayTransport(Transport[RayWorker]):
     """
     Workers in actors.
 
-    :param connection: to the cluster, released at the end
+    :param connection: connection to the cluster, released at the end
     :param env_fns: cloudpickled functions that make the environments
-    :param options: of each worker's actor
-    :param beat_seconds: how often the signs of life of a worker are asked for
+    :param options: options of each worker's actor
+    :param beat_seconds: seconds between two requests for a worker's signs of life
     :param placement_timeout: seconds for which workers that are needed may be absent
-    :param now: seconds on a clock that does not jump
-    :param info_keys: names of the entries of infos that travel of every step; None: all
-    :param worker_class: makes the handles
+    :param now: a function that returns seconds on a clock that does not jump
+    :param info_keys: names of the entries of infos that are sent for every step; None: all
+    :param worker_class: class of the handles
     """
 
     def __init__(
@@ -72,8 +72,8 @@ class RayTransport(Transport[RayWorker]):
         asked = {name: amount for name, amount in self._options[worker].items() if amount}
         free = {name: amount for name, amount in ray.available_resources().items() if not name.startswith("node:")}
         return (
-            f"the cluster has had no place for it for {self._placement_timeout:g} s (placement_timeout). It asks for {asked}, "
-            f"what is free in the cluster: {free}."
+            f"the cluster could not place it within {self._placement_timeout:g} s (placement_timeout). "
+            f"It requests {asked}; available: {free}."
         )
 
     def end(self) -> None:

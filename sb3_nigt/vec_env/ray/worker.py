@@ -1,4 +1,4 @@
-"""The worker inside a Ray actor: the worker of a process, on a separate thread, with Ray's calls in place of a pipe."""
+"""The worker inside a Ray actor: the worker of a process, on a separate thread, with Ray's calls instead of a pipe."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class Mailbox:
         Answer the call that waits for it; an error answers all that wait.
 
         :param answer: first byte and body
-        :param array: goes with it, as bytes
+        :param array: an array to send with it, as bytes
         """
         kinds = list(self._unanswered) if answer[:1] == protocol.ERROR else [answer[:1]]
         whole: Answer = answer
@@ -94,7 +94,7 @@ class ActorWorker(Worker):
     """
     The worker of a process, except that nothing is shared: parameters come and trajectories go with the messages.
 
-    :param mailbox: to the parent
+    :param mailbox: mailbox to the parent
     :param env: the environment
     :param control: counters, see ``arrays.CONTROL``
     """
@@ -172,7 +172,7 @@ class ServingThread:
         Pass a message on and wait for its answer.
 
         :param message: first byte and body
-        :param payload: of a job: parameters, and the context if it is new
+        :param payload: payload of a job: parameters, and the context if it is new
         """
         answer = self._mailbox.put(message, payload)
         if message[:1] == protocol.GRADIENT:  # after the message: who sees it reads the message at once
@@ -193,6 +193,6 @@ class ServingThread:
         return "".join(traceback.format_stack(frame)) if frame is not None else "(It has ended.)"
 
     def close(self) -> None:
-        """Close the environment, after what is under way."""
+        """Close the environment, after what is in progress."""
         self._mailbox.hang_up()
         self._thread.join()
