@@ -110,13 +110,18 @@ class ActorPolicy(ActorCriticPolicy):
     The policy normalises observations, with statistics that are saved with it. The critic is a separate network with its own
     optimizer; without a critic ``predict_values`` returns zeros.
 
+    :param observation_space: Box, Discrete, MultiDiscrete, MultiBinary, or a Dict of these
     :param action_space: Box, Discrete, MultiDiscrete or MultiBinary
+    :param lr_schedule: α as a function of the progress remaining; its value at 1 is the optimizer's first
     :param net_arch: sizes of the hidden layers, ``[64, 64]`` by default; in a dict, ``pi`` has the actor's and ``vf`` the
         critic's
+    :param activation_fn: activation between the layers of actor and critic
     :param ortho_init: orthogonal initialisation, with a small gain for the last layer
     :param use_sde: gSDE is not supported, must be False
     :param log_std_init: for Box actions, logarithm of the initial σ in units of half the action range; None: σ = 0.5 for
         the Gaussian head, the paper's softplus(0), σ = 0.69, for the other one
+    :param features_extractor_class: makes features of observations; the critic has its own one of the same class
+    :param features_extractor_kwargs: its keyword arguments
     :param share_features_extractor: no effect, the critic has its own extractor
     :param normalize_images: divide images by 255
     :param optimizer_class: NIGT by default

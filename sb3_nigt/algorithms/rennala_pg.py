@@ -21,6 +21,7 @@ class RennalaPG(AsyncPolicyGradient):
     Plain gradient ascent θ ← θ + α g with Rennala's rounds. With equal speeds and M = n it equals ``SyncPG``.
 
     :param policy: as in ``AsyncPolicyGradient``, like all other arguments; there is no ``eta``
+    :param learning_rate: α, the factor of the gradient, not the length of a step
     """
 
     optimizer_class: ClassVar[type[th.optim.Optimizer]] = th.optim.SGD

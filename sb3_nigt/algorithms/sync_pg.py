@@ -21,6 +21,7 @@ class SyncPG(AsyncPolicyGradient):
     Plain gradient ascent θ ← θ + α g with a barrier: every worker makes ⌈M/n⌉ trajectories, so the slowest sets the pace.
 
     :param policy: as in ``AsyncPolicyGradient``, like all other arguments; there is no ``schedule`` and no ``eta``
+    :param learning_rate: α, the factor of the gradient, not the length of a step
     """
 
     optimizer_class: ClassVar[type[th.optim.Optimizer]] = th.optim.SGD

@@ -73,6 +73,7 @@ class ValueNetwork(nn.Module):
         :param tasks: number of each row's task, int64, shape (batch,); only read with K > 1. Tasks that the network was not
             made for, as after a change of the environment, are all the same to it
         :return: in the precision of the parameters, shape (batch, inputs of the MLP)
+        :raises ValueError: if K > 1 and there are no tasks
         """
         preprocessed = preprocess_obs(observations, self.observation_space, self.normalize_images)
         features: th.Tensor = self.features_extractor(preprocessed)

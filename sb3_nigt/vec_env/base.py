@@ -220,6 +220,7 @@ class TrajectoryWorkers(RoundWorkers):
             that are only predicted as well
         :param meanwhile: called once, while the workers are at work
         :return: None if a callback said stop
+        :raises NotImplementedError: if these workers make trajectories only
         """
         raise NotImplementedError(f"{type(self).__name__} has no rounds of steps.")
 

@@ -50,7 +50,11 @@ class Commands:
         return described
 
     def check_open(self) -> None:
-        """Refuse to ask closed workers."""
+        """
+        Refuse to ask closed workers.
+
+        :raises RuntimeError: if they are closed
+        """
         if self.is_closed:
             raise RuntimeError(
                 "The environment is closed: make a new one. A model takes it with set_env(env) or load(path, env=env)."
@@ -72,7 +76,11 @@ class Commands:
             self._driver.pump(PUMP_SECONDS)
 
     def check_lost(self) -> None:
-        """Refuse to go on without a worker that is lost."""
+        """
+        Refuse to go on without a worker that is lost.
+
+        :raises WorkerError: if there is one
+        """
         for worker in self._roster.within(State.LOST):
             said = f"it was lost after too many restarts{self._roster.last_failure(worker)}"
             raise WorkerError(said, worker, self._driver.task_ids[worker])
@@ -166,7 +174,11 @@ class Commands:
         self._stepping, self._step_answers = True, None
 
     def take_step(self) -> list[tuple[Any, ...]]:
-        """Return what the step has brought, waiting for the slowest."""
+        """
+        Return what the step has brought, waiting for the slowest.
+
+        :raises RuntimeError: if there is no step, or the workers are closed
+        """
         self.check_open()
         self._take_in_step()
         answers, self._step_answers = self._step_answers, None

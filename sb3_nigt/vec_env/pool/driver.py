@@ -224,6 +224,7 @@ class Driver:
 
         :param workers: the workers that are waited for
         :param enough: ``any`` or ``all``, for how many of them must have been absent for too long
+        :raises WorkerError: if so many have been
         """
         worker = self.roster.without_place(workers, enough, self.now()) if self.roster.down else None
         if worker is not None:

@@ -169,6 +169,7 @@ def raise_remote(failure: RemoteFailure, worker: int) -> None:
 
     :param failure: the result of ``encode_error``
     :param worker: index of the worker
+    :raises BaseException: always
     """
     encoded = failure.encoded
     error: BaseException = RuntimeError(f"{failure.cause} (worker {worker})")
