@@ -10,6 +10,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, Flatten
 from torch import nn
 
 from sb3_nigt import RennalaNIGT, make_worker_vec_env
+from sb3_nigt.algorithms import update
 from sb3_nigt.messages import SamplingPoint
 from sb3_nigt.parameters import flatten
 
@@ -78,8 +79,9 @@ def test_a_replaced_extractor_with_the_old_optimizer_stays_as_it_is():
     assert th.equal(model.policy.features_extractor.encoder.weight, before)
 
 
-def test_the_damping_of_the_optimizer_is_the_users():
+def test_the_damping_of_the_optimizer_is_the_users(monkeypatch):
     """So large that λI outweighs F, next to nothing of a step's length is KL; without damping all of it is."""
+    monkeypatch.setattr(update, "LARGEST_KL", np.inf)  # without damping steps are so long that they would be halved
     shares = []
     for damping in (1e6, 0.1, 0.0):
         env = make_worker_vec_env("Pendulum-v1", 2, seed=0)
@@ -94,3 +96,12 @@ def test_initial_standard_deviation(given, std):
     """In units of half the action range; a logarithm of 0 is not taken for none."""
     policy = RennalaNIGT("MlpPolicy", "Pendulum-v1", policy_kwargs=given).policy
     assert policy.log_std.exp().tolist() == pytest.approx([std], abs=1e-3)
+
+
+def test_updates_that_go_too_far_are_halved():
+    """Not damped, they leave the region in which F says how far they go; what is left changes the policy by 5 α²/2 at most."""
+    env = make_worker_vec_env("Pendulum-v1", 2, seed=0)
+    policy_kwargs = {"net_arch": [4], "optimizer_kwargs": {"damping": 0.0}}
+    model = RennalaNIGT("MlpPolicy", env, n_steps=20, seed=0, device="cpu", policy_kwargs=policy_kwargs).learn(120)
+    assert model.logger.name_to_value["train/halvings"] == model.policy.optimizer.n_halvings > 0
+    assert 0 < model.logger.name_to_value["train/kl"] <= 0.1
