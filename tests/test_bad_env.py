@@ -137,6 +137,12 @@ def test_no_second_derivative():
     sb3_nigt.RennalaNIGT("MlpPolicy", workers(), geometry="spectral", **kwargs).learn(4)
 
 
+@pytest.mark.parametrize(("name", "argument"), [("lr", "learning_rate"), ("eta", "eta"), ("geometry", "geometry")])
+def test_the_optimizer_gets_these_from_the_algorithm(name, argument):
+    with pytest.raises(ValueError, match=f"the algorithm sets {name}: leave it out, and give {argument} to the algorithm"):
+        sb3_nigt.RennalaNIGT("MlpPolicy", workers(), policy_kwargs={"optimizer_kwargs": {name: 0.1}})
+
+
 def test_nothing_is_trained():
     model = sb3_nigt.RennalaNIGT("MlpPolicy", workers())
     model.policy.requires_grad_(False)

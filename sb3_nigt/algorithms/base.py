@@ -24,19 +24,15 @@ from sb3_nigt.algorithms.book import Accepted, RoundResult
 from sb3_nigt.algorithms.buffer import TrajectoryBuffer
 from sb3_nigt.algorithms.checks import (
     check_arguments,
-    check_batch_norm,
     check_kind_of_env,
     check_learn,
     check_learning_rate,
-    check_metric,
-    check_precision,
-    check_trained,
     warn_of_no_effect,
-    warn_of_untrained,
 )
 from sb3_nigt.algorithms.continuing import statistics_at_rest
 from sb3_nigt.algorithms.group import RoundPlan, chosen_group
 from sb3_nigt.algorithms.model import Model
+from sb3_nigt.algorithms.policy_checks import check_batch_norm, check_metric, check_precision, check_trained, warn_of_untrained
 from sb3_nigt.algorithms.preemption import Preemption, savers_in
 from sb3_nigt.algorithms.reporting import RoundLogger
 from sb3_nigt.algorithms.round import abandon

@@ -8,16 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
-import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_nigt.algorithms.policy_checks import check_batch_norm
 from sb3_nigt.optimizers.geometry import check_geometry
-from sb3_nigt.parameters import EXACT_IN_FLOAT32, Layout, actor_parameters, has_batch_norm
 from sb3_nigt.policies import NO_SDE
-from sb3_nigt.replica.fisher import fisher_product
-from sb3_nigt.replica.network import has_numpy_network
 from sb3_nigt.schedules import SCHEDULES
 from sb3_nigt.validation import check_bool, check_integer, check_interval
 from sb3_nigt.vec_env.base import WorkerVecEnv
@@ -28,7 +24,6 @@ if TYPE_CHECKING:
 
 ROLLOUTS = ("steps", "trajectories")
 ON_LOST_TASK = ("raise", "drop")
-TRIED = 32  # observations; some layers have a second derivative for large batches only
 OBSERVATION_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary, spaces.Dict)
 
 
@@ -175,99 +170,6 @@ def check_env(model: Model, env: VecEnv) -> None:
         warnings.warn(
             f"The workers hold different tasks, and {type(model).__name__} weights each task by what its workers "
             "deliver, so the objective depends on their speed and number. MaleniaNIGT weights all tasks equally.",
-            stacklevel=2,
-        )
-
-
-def check_batch_norm(policy: ActorCriticPolicy, env: VecEnv) -> None:
-    """
-    Refuse layers whose statistics move, where the observations stay with workers or ranks.
-
-    :param policy: the policy, which may have got layers since it was made
-    :param env: the environment to train on
-    :raises ValueError: if it has such layers, and the environment is one of workers
-    """
-    if isinstance(env.unwrapped, WorkerVecEnv) and has_batch_norm(policy):
-        raise ValueError(
-            f"policy={type(policy).__name__} has BatchNorm layers, whose running statistics workers do not return: "
-            "use LayerNorm, or a DummyVecEnv."
-        )
-
-
-def check_precision(policy: ActorCriticPolicy) -> None:
-    """
-    Refuse parameters that do not fit into the float32 vector which workers get.
-
-    :param policy: the policy, which may have been converted since it was made
-    :raises ValueError: for parameters in another precision
-    """
-    others = {str(p.dtype) for p in policy.parameters() if p.dtype not in EXACT_IN_FLOAT32}
-    if others:
-        raise ValueError(
-            f"policy={type(policy).__name__} has parameters in {', '.join(sorted(others))}, which is not supported: call "
-            "torch.set_default_dtype(torch.float32) before making the model, or policy.float() if you have converted it."
-        )
-
-
-def check_trained(policy: ActorCriticPolicy) -> None:
-    """
-    Refuse a policy that cannot move.
-
-    :param policy: may have been frozen since it was made
-    :raises ValueError: if no parameter that acts requires a gradient
-    """
-    if not any(p.requires_grad for p in actor_parameters(policy)):
-        raise ValueError(
-            f"policy={type(policy).__name__}: all its parameters are frozen, so there is nothing to train. Call "
-            "requires_grad_(True) for the layers that shall learn."
-        )
-
-
-def check_metric(policy: ActorCriticPolicy, geometry: str) -> None:
-    """
-    Refuse layers that the Fisher matrix cannot be taken through, before a round is sampled.
-
-    :param policy: of the model
-    :param geometry: its name, for the message
-    :raises ValueError: if torch has no second derivative of some layer
-    """
-    if has_numpy_network(policy):
-        return
-    layout, was_training = Layout(policy), policy.training
-    policy.set_training_mode(False)
-    try:
-        with th.random.fork_rng(devices=[]):  # a policy may draw numbers
-            product = fisher_product(policy, layout, layout.flatten(), _zeros(policy.observation_space))
-            product(th.ones(layout.n_parameters, device=policy.device))
-    except Exception as error:  # any other comes up again where it belongs
-        if (isinstance(error, RuntimeError) and "derivative" in str(error)) or isinstance(error, NotImplementedError):
-            raise ValueError(
-                f"geometry={geometry!r} is not possible with this policy, since torch has no second derivative of a layer: "
-                f"{str(error).splitlines()[0]} Give geometry='euclidean' or 'spectral'."
-            ) from error
-    finally:
-        policy.set_training_mode(was_training)
-
-
-def _zeros(space: spaces.Space[Any]) -> Any:
-    if isinstance(space, spaces.Dict):
-        return {name: _zeros(part) for name, part in space.spaces.items()}
-    return np.zeros((TRIED, *(space.shape or ())), space.dtype)
-
-
-def warn_of_untrained(policy: ActorCriticPolicy) -> None:
-    """
-    Say which parameters no optimizer knows, as after a layer was replaced.
-
-    :param policy: with its optimizer
-    """
-    known = {id(p) for group in policy.optimizer.param_groups for p in group["params"]}
-    trained = {id(p) for p in actor_parameters(policy)}  # the critic has its own optimizer
-    names = [name for name, p in policy.named_parameters() if p.requires_grad and id(p) in trained - known]
-    if names:
-        warnings.warn(
-            f"The policy's optimizer does not hold {', '.join(names[:3])}{', …' if len(names) > 3 else ''}: they are not "
-            "trained. After replacing a layer, create a new optimizer, or freeze them with requires_grad_(False).",
             stacklevel=2,
         )
 

@@ -27,13 +27,13 @@ from sb3_nigt.algorithms.checks import (
     check_arguments,
     check_env,
     check_kind_of_env,
-    check_precision,
 )
 from sb3_nigt.algorithms.continuing import LeftOff, left_off
 from sb3_nigt.algorithms.critic_tasks import critic_tasks, n_critic_tasks, value_network
 from sb3_nigt.algorithms.files import check_file, saved_classes
 from sb3_nigt.algorithms.fisher_sample import FisherSample
 from sb3_nigt.algorithms.group import Alone, Group, chosen_group
+from sb3_nigt.algorithms.policy_checks import check_optimizer_kwargs, check_precision
 from sb3_nigt.algorithms.preemption import Preemption
 from sb3_nigt.algorithms.round import abandon
 from sb3_nigt.algorithms.settings import changed, check_kind_of_estimator, settings_of
@@ -161,6 +161,8 @@ class Model(OnPolicyAlgorithm):
 
     def _setup_model(self) -> None:
         check_arguments(self)
+        if "optimizer_class" not in self.policy_kwargs:
+            check_optimizer_kwargs(self.policy_kwargs.get("optimizer_kwargs") or {})
         check_kind_of_estimator(self._has_critic, self.gae_lambda)
         if not hasattr(self, "observation_space"):  # neither an environment nor a file
             check_kind_of_env(self.env)
