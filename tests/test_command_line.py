@@ -99,6 +99,7 @@ WRONG = {
     "plan": "--step-times --from is required",
     "plan --step-times 1,x": "give seconds as in --step-times 1,1.4,2",
     "plan --step-times sqrt": "for example --n-workers 10",
+    "plan --step-times 1e-300,1": "more than 1,000,000 steps while the slowest makes one",
     "plan --step-times 1,2 --n-workers 3": "--step-times has 2 values for 3 workers",
     "plan --step-times 1,2 --message-times 1,2,3": "--message-times has 3 values for 2 workers",
     "plan --step-times 1,2 --n-trajectories 0": "--n-trajectories: '0' is not allowed: give an integer of at least 1",

@@ -19,6 +19,7 @@ FloatArray = npt.NDArray[np.float64]
 
 WORDS: dict[str, Callable[[FloatArray], FloatArray]] = {"equal": np.ones_like, "sqrt": np.sqrt, "linear": np.positive}
 PICTURES = (".png", ".pdf", ".svg")
+LARGEST_RATIO = 1e6  # of two workers' times; a simulation of more would not end
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -62,9 +63,14 @@ def parse_times(text: str, n_workers: int | None, *, name: str = "--step-times",
         words = ", ".join(WORDS)
         raise UsageError(f"{name} {text!r}: give seconds as in {name} 1,1.4,2, or one of the words {words}") from None
     try:
-        return per_worker(name, times[0] if len(times) == 1 else times, n_workers or len(times), positive=positive)
+        seconds = per_worker(name, times[0] if len(times) == 1 else times, n_workers or len(times), positive=positive)
     except ValueError as error:
         raise UsageError(str(error)) from None
+    if positive and float(seconds.max()) > LARGEST_RATIO * float(seconds.min()):
+        raise UsageError(
+            f"{name}: the fastest worker would make more than {LARGEST_RATIO:,.0f} steps while the slowest makes one"
+        )
+    return seconds
 
 
 def link_of(
