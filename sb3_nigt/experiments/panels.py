@@ -13,7 +13,7 @@ from sb3_nigt.experiments import statistics
 from sb3_nigt.experiments.plots import draw_band, save_picture, style_numbers
 from sb3_nigt.experiments.results import Curves, grid_of, on_grid
 
-COLUMNS = 4
+COLUMNS = (4, 3)  # whichever leaves fewer places empty
 NAMES = {"rennala": "RennalaNIGT", "malenia": "MaleniaNIGT", "sync": "SyncNIGT", "ppo": "PPO", "trpo": "TRPO", "a2c": "A2C"}
 
 
@@ -25,8 +25,9 @@ def draw_panels(comparisons: Sequence[tuple[str, Curves]], path: Path, axis: str
     :param path: path of the picture
     :param axis: "seconds" or "timesteps"
     """
-    columns = min(COLUMNS, len(comparisons))
-    rows = math.ceil(len(comparisons) / columns)
+    n = len(comparisons)
+    columns = n if n <= max(COLUMNS) else min(COLUMNS, key=lambda columns: -n % columns)
+    rows = math.ceil(n / columns)
     figure = Figure(figsize=(max(6.0, 3.6 * columns), 2.9 * rows + 0.5), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).flat
     methods = list(dict.fromkeys(method for _, curves in comparisons for method in curves))
