@@ -26,7 +26,6 @@ from sb3_nigt.experiments.methods import BASELINES, check_method, make_model
 from sb3_nigt.experiments.plots import method_style, save_picture, style_numbers
 from sb3_nigt.experiments.results import ALL_CURVES, Curve, default_threshold, grid_of, on_grid, table
 from sb3_nigt.experiments.setting import Budget, Run, Setting
-from sb3_nigt.experiments.summary import summary
 from sb3_nigt.methods import METHODS
 
 CARTPOLE = Setting("CartPole-v1", (1.0, 2.0), (0.0, 5.0))
@@ -349,44 +348,6 @@ def test_speeds_that_change(monkeypatch, tmp_path):
     assert compare.title(setting) == "CartPole-v1, 2 workers, 1 to 4 s a step (at the end 4 to 1 s), messages take no time"
     times = setting.make_workers(0).time_model.step_times
     assert [times(now).tolist() for now in (0.0, 50.0, 100.0, 200.0)] == [[1, 4], [2, 2], [4, 1], [4, 1]]
-
-
-def test_summary_of_files_made_by_hand(tmp_path, capsys):
-    """
-    Of a the returns over time are (0·10 + 10·10) / 20 = 5 and 6, at the end 10 and 12; of b 2 and 2, and 4 and 4.
-
-    Two of the six ways to deal four runs out in pairs separate them so. That b's runs go on for longer does not count.
-    """
-    directory = tmp_path / "by-hand"
-    directory.mkdir()
-    curves = {("a", 0): [0, 10], ("a", 1): [0, 12], ("b", 0): [0, 4, 4], ("b", 1): [0, 4, 4]}
-    lines = [
-        f"{m},{seed},{10 * k},{value}" for (m, seed), values in curves.items() for k, value in enumerate([*values, values[-1]])
-    ]
-    (directory / ALL_CURVES).write_text("\n".join(["method,seed,seconds,return", *lines]) + "\n")
-    main(["summary", str(directory)])
-    name, _, a, b, *_ = capsys.readouterr().out.splitlines()
-    assert name == "by-hand, 20 seconds"
-    assert a.split() == ["a", "5.5", "11"]
-    assert b.split() == ["b", "2", "+3.5", "[+3,", "+4]", "0.333", "4", "+7", "[+6,", "+8]", "0.333"]
-
-
-def test_summary_takes_the_first_method_with_each_schedule():
-    """The second block has what is not rennala, and one run a method has no interval."""
-    curves = {
-        name: [curve([value, value])] for name, value in {"rennala": 3.0, "rennala:first_finished": 5.0, "sync": 4.0}.items()
-    }
-    rows = [" ".join(row.split()) for row in summary(curves).splitlines()]
-    assert rows == [
-        "10 seconds",
-        "method return rennala ahead by p at the end ahead by p",
-        "rennala 3 3",
-        "rennala:first_finished 5 -2 1.000 5 -2 1.000",
-        "sync 4 -1 1.000 4 -1 1.000",
-        "method return rennala:first_finished ahead by p at the end ahead by p",
-        "rennala:first_finished 5 5",
-        "sync 4 +1 1.000 4 +1 1.000",
-    ]
 
 
 def test_baselines_are_favoured_when_only_trajectories_take_time(tmp_path, capsys):

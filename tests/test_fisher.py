@@ -377,6 +377,21 @@ def test_an_update_stays_near(damping):
     assert 0 < measured <= 5 * 0.125
 
 
+def test_a_short_step_is_not_halved_for_its_rounding_errors():
+    """α = 10⁻⁵ stands for a KL of 5 · 10⁻¹¹, which float32 cannot tell from 0: here 10⁻⁶ is measured in its place."""
+    policy = make_policy("gaussian", net_arch=[8, 8])
+    policy.optimizer = NIGT(list(policy.parameters()), lr=1e-5, eta=1.0)
+    for p in policy.parameters():
+        p.grad = th.ones_like(p)
+    policy.optimizer.step()
+    layout, observations = Layout(policy), sample(policy, 50)
+    before = flatten(policy) + np.float32(1e-4)
+    points = (outputs_at(policy, layout, vector, observations) for vector in (before, flatten(policy)))
+    assert 5 * 5e-11 < float(kl(*points)) < 1e-3
+    stay_near(policy, layout, observations, before)
+    assert policy.optimizer.n_halvings == 0
+
+
 # TRPO
 
 

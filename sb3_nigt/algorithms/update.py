@@ -27,6 +27,7 @@ from sb3_nigt.sampling.trajectory import Trajectory, map_observation
 
 Array = npt.NDArray[np.float32]
 LARGEST_KL = 5.0  # of an update, times α²/2
+HARMLESS_KL = 1e-3  # of an update; where α is small, the rounding of float32 measures more than α²/2
 MAX_HALVINGS = 10  # of one update
 
 
@@ -141,7 +142,7 @@ def stay_near(policy: ActorCriticPolicy, layout: Layout, observations: Any, befo
     """
     optimizer = policy.optimizer
     assert isinstance(optimizer, NIGT)
-    allowed = LARGEST_KL * 0.5 * optimizer.param_groups[0]["lr"] ** 2
+    allowed = max(HARMLESS_KL, LARGEST_KL * 0.5 * optimizer.param_groups[0]["lr"] ** 2)
     old = outputs_at(policy, layout, before[: layout.n_parameters], observations)
     for _ in range(MAX_HALVINGS):
         try:
