@@ -117,7 +117,7 @@ def test_bound_by_hand():
     ("algorithm", "schedule"),
     [
         (RennalaNIGT, "planned"),
-        (RennalaNIGT, "pipelined"),
+        pytest.param(RennalaNIGT, "pipelined", marks=pytest.mark.slow),
         (MaleniaNIGT, "planned"),
         pytest.param(MaleniaNIGT, "pipelined", marks=pytest.mark.slow),  # the rule and the schedule are above
     ],
@@ -134,6 +134,7 @@ def test_planned_in_advance_is_unbiased(algorithm, schedule):
         assert high - low < 0.2 * abs(truth)  # narrow enough to see the bias of first_finished
 
 
+@pytest.mark.slow
 def test_first_finished_is_unbiased_when_time_does_not_depend_on_content():
     recorder = record(RennalaNIGT, FixedTimes(per="trajectory"), n_trajectories=M, schedule="first_finished")
     low, high = interval(recorder.lengths)

@@ -94,7 +94,12 @@ def anchors(page):
     return slugs | set(re.findall(r"^\(([\w-]+)\)=$", prose(page), re.MULTILINE))
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if python_blocks(page)], ids=name_of)
+def in_usual_runs(page):
+    """To start a Ray takes half a minute; tests/test_ray.py trains on one in the usual runs as well."""
+    return pytest.param(page, marks=pytest.mark.slow if page.stem == "ray" else ())
+
+
+@pytest.mark.parametrize("page", [in_usual_runs(page) for page in PAGES if python_blocks(page)], ids=name_of)
 def test_examples_run(page, tmp_path, monkeypatch, request, capsys):
     """The blocks of a page share a namespace, so that later ones may build on earlier ones."""
     if page.name == "zoo.md":

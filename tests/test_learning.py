@@ -58,7 +58,10 @@ def test_defaults_improve(algorithm, env_id, timesteps):
     assert permutation_p_value(gains_over_seeds(algorithm, env_id, timesteps, seeds=5)) < SIGNIFICANCE
 
 
-@pytest.mark.parametrize("make_env", [IdentityEnv, IdentityEnvMultiDiscrete, IdentityEnvMultiBinary])
+@pytest.mark.parametrize(
+    "make_env",
+    [IdentityEnv, *(pytest.param(env, marks=pytest.mark.slow) for env in (IdentityEnvMultiDiscrete, IdentityEnvMultiBinary))],
+)
 def test_identity_with_discrete_actions(make_env):
     """The library's own learning check, budget and threshold, with trajectories of one step and a normalised step length."""
     env = DummyVecEnv([lambda: make_env(4)])

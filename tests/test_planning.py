@@ -28,7 +28,7 @@ from sb3_nigt.planning import (
     workers_worth_waiting_for,
 )
 
-quick = settings(deadline=None, max_examples=20)
+quick = settings(deadline=None, max_examples=10)
 whole_speeds = st.lists(st.integers(1, 12), min_size=1, max_size=5)  # so that every time is exact
 CLASSES = {"Rennala": RennalaNIGT, "Malenia": MaleniaNIGT, "Synchronous": SyncNIGT, "AFedPG": AFedPG}
 
@@ -185,7 +185,7 @@ rows = pytest.mark.parametrize(("method", "schedule"), [(row.method, row.schedul
 
 
 @rows
-@settings(deadline=None, max_examples=10)
+@settings(deadline=None, max_examples=5)
 @given(
     st.lists(st.tuples(st.floats(0.5, 10.0), st.floats(0.0, 5.0)), min_size=1, max_size=5),
     st.integers(1, 12),

@@ -340,6 +340,7 @@ model.learn(10**9, callback=[RoundCheckpoint(folder, every=1000), InRound("step"
 """
 
 
+@pytest.mark.slow
 def test_ray_script(tmp_path):
     """Ray has a handler for SIGTERM itself, which ends the process with code 15 and saves nothing."""
     pytest.importorskip("ray")

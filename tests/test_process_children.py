@@ -204,6 +204,7 @@ def test_all_ends_with_the_parent(tmp_path, number, start_method):
         os.kill(forked, 0)
 
 
+@pytest.mark.slow
 def test_a_stopped_worker_ends_with_the_parent(tmp_path):
     """It can run none of its threads; the kernel ends it, when the fork server has ended."""
     (tmp_path / "script.py").write_text(
@@ -240,12 +241,14 @@ def train_in_a_pool(_):
     return len(pids), restarts, get_context().current_process().daemon
 
 
+@pytest.mark.slow
 def test_in_a_pool_of_multiprocessing():
     """Its workers are daemons, which may not have processes of their own; these ones end with it."""
     with get_context("spawn").Pool(1) as pool:
         assert pool.map(train_in_a_pool, [0]) == [(2, 0, True)]
 
 
+@pytest.mark.slow
 def test_in_a_process_that_was_forked_from_one_with_workers(make):
     """It has a fork server of its own, and its end leaves the workers of the other one alone."""
     env, point = prepared(make(LengthFromSeedEnv))

@@ -144,7 +144,9 @@ def interrupted(tmp_path, slow, whole_group):
     return said, pids
 
 
-@pytest.mark.parametrize("whole_group", [True, False], ids=["terminal", "parent only"])
+@pytest.mark.parametrize(
+    "whole_group", [pytest.param(True, id="terminal"), pytest.param(False, id="parent only", marks=pytest.mark.slow)]
+)
 class TestInterrupt:
     def test_during_learn(self, tmp_path, whole_group):
         said, pids = interrupted(tmp_path, False, whole_group)

@@ -257,7 +257,7 @@ class StuckEnv(PointEnv):
         hang()
 
 
-@pytest.mark.parametrize("schedule", ["first_finished", "planned"])
+@pytest.mark.parametrize("schedule", [pytest.param("first_finished", marks=pytest.mark.slow), "planned"])
 def test_straggler_does_not_gate_a_round(make, tmp_path, schedule):
     """No round waits for an endless step; the rounds end, and so does ``close``."""
     with Bell(tmp_path / "stuck") as bell:

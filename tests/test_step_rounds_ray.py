@@ -38,6 +38,7 @@ def test_a_worker_in_a_long_step_is_not_waited_for_and_joins_when_it_is_done(wor
         assert (late.n_steps, late.point.round) == (1, 0)
 
 
+@pytest.mark.slow  # the same on processes is not
 @pytest.mark.filterwarnings(FAILED)
 def test_a_recorded_run_with_a_failure_repeats_in_the_simulator_bit_for_bit(workers, tmp_path):
     env_fns = [partial(FaultyEnv, kill_myself, at=70, flag=tmp_path / "failed"), LengthFromSeedEnv]

@@ -87,7 +87,12 @@ def saved(path, name="config.yml"):
 # Runs
 
 
-@pytest.mark.parametrize("algo", ALGORITHMS)
+IN_USUAL_RUNS = ("rennala_nigt", "malenia_nigt")
+
+
+@pytest.mark.parametrize(
+    "algo", [pytest.param(name, marks=() if name in IN_USUAL_RUNS else pytest.mark.slow) for name in ALGORITHMS]
+)
 def test_train_enjoy_and_continue(zoo, algo, capsys):
     model = train(zoo, algo, "--save-freq 100 --seed 3")
     assert type(model) is ALGORITHMS[algo]
@@ -149,6 +154,7 @@ def test_options_and_schedules(zoo):
     assert len(list(Path("tb").rglob("events*"))) == 1
 
 
+@pytest.mark.slow
 def test_processes(rl_zoo3, tmp_path):
     """As a program, since worker processes import what is the main module."""
     (command,) = (command for command in COMMANDS_ON_THE_PAGE if "subproc" in command)

@@ -7,41 +7,59 @@ What asynchrony buys: predictions of the planner next to what comparisons measur
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from sb3_nigt.experiments.results import load_all
 from sb3_nigt.experiments.table import markdown_row, rate, speed_cell
-from sb3_nigt.planning import plan_steps
+from sb3_nigt.planning import StepRoundsPlan, plan_steps
 
 TEN, HUNDRED = np.arange(1.0, 11.0), np.arange(1.0, 101.0)
-SPEEDS = {
-    "one-slow": ("one of ten 10 times slower", np.where(TEN == 10, 10.0, 1.0)),
-    "slow-100x": ("one of ten 100 times slower", np.where(TEN == 10, 100.0, 1.0)),
-    "sqrt": ("ten, √i", np.sqrt(TEN)),
-    "100-workers": ("ten of a hundred 10 times slower", np.where(HUNDRED > 90, 10.0, 1.0)),
+N_PARAMETERS = 5126  # d, of the default policy on Hopper-v5
+SQRT = {"step_times": np.sqrt(TEN)}
+MESSAGES = {**SQRT, "message_times": (np.sqrt(TEN) * N_PARAMETERS**0.25).round(2)}
+SETTINGS: dict[str, tuple[str, dict[str, Any] | None]] = {  # what workers are called, and what the planner is told of them
+    "one-slow": ("one of ten 10 times slower", {"step_times": np.where(TEN == 10, 10.0, 1.0)}),
+    "slow-100x": ("one of ten 100 times slower", {"step_times": np.where(TEN == 10, 100.0, 1.0)}),
+    "100-workers": ("ten of a hundred 10 times slower", {"step_times": np.where(HUNDRED > 90, 10.0, 1.0)}),
+    "changing": ("one of ten 10 times slower, in the end another one", None),  # it takes constant speeds
+    "sqrt": ("ten, √i", SQRT),
+    "link": ("ten, √i, messages take time", MESSAGES),
+    "link-serial": ("ten, √i, messages one at a time", {**MESSAGES, "link": "serial", "aggregation": "server"}),
 }
 TASKS = ("Hopper-v5", "Humanoid-v5")
 METHODS = {"sync": "Synchronous", "ppo": "PPO", "trpo": "PPO"}  # TRPO steps all workers together as well
+
+
+def predicted(planned: StepRoundsPlan | None, row: str) -> tuple[str, str]:
+    """
+    Return how many times as many steps and updates a second RennalaNIGT makes; methods like PPO have other updates.
+
+    :param planned: None: there is no prediction
+    :param row: of the plan
+    """
+    if planned is None:
+        return "", ""
+    steps, updates = planned.lead(row)
+    return f"{steps:.1f}", "" if row == "PPO" else f"{updates:.1f}"
 
 
 def table() -> str:
     """Write a line for each task, setting and method that RennalaNIGT is compared with."""
     heads = ("Task", "Workers", "Method", "Predicted: steps", "Predicted: updates", "Measured: steps", "Times sooner")
     lines = [markdown_row(heads), markdown_row(["---"] * len(heads))]
-    for kind, (workers, step_times) in SPEEDS.items():
-        planned = plan_steps(step_times)
+    for kind, (workers, arguments) in SETTINGS.items():
+        planned = None if arguments is None else plan_steps(**arguments)
         for task in TASKS:
             path = Path(__file__).parent / f"{task}-{kind}" / "curves.csv"
             if not path.exists():  # not measured
                 continue
             curves = load_all(path)
             for method, row in METHODS.items():
-                steps, updates = planned.lead(row)
                 measured = rate(curves["rennala"]) / rate(curves[method])
-                sooner = speed_cell(curves["rennala"], curves[method])
-                of_updates = f"{updates:.1f}" if row != "PPO" else ""
-                lines.append(markdown_row((task, workers, method, f"{steps:.1f}", of_updates, f"{measured:.1f}", sooner)))
+                numbers = (*predicted(planned, row), f"{measured:.1f}", speed_cell(curves["rennala"], curves[method]))
+                lines.append(markdown_row((task, workers, method, *numbers)))
     return "\n".join(lines)
 
 

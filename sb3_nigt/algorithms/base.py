@@ -174,6 +174,7 @@ class AsyncPolicyGradient(Model):
             _init_setup_model=False,
         )
         self._bad_gradients = 0  # rounds in a row whose gradient was not finite
+        self._step_kl = 0.0  # of the last update
         if _init_setup_model:
             self._setup_model()
 
@@ -441,7 +442,7 @@ class AsyncPolicyGradient(Model):
     def _step(self, gradient: th.Tensor, before: update.Array, has_metric: bool) -> None:
         update.descend(self.policy, self._layout, gradient, self._fisher, self._point)
         if has_metric:
-            update.stay_near(self.policy, self._layout, self._fisher.rounds[-1], before)
+            self._step_kl = update.stay_near(self.policy, self._layout, self._fisher.rounds[-1], before)
 
     def _update(self) -> None:
         assert self.last_round is not None
@@ -457,7 +458,7 @@ class AsyncPolicyGradient(Model):
         has_metric = isinstance(optimizer, NIGT) and optimizer.needs_metric
         if has_metric:
             self._fisher.add(self._accepted, self.last_round, (self._root_seed, self._n_updates), self._group.collect)
-        before = self._layout.flatten()
+        before, self._step_kl = self._layout.flatten(), 0.0
         if self._bad_gradients == 0:
             self._group.make_step(partial(self._step, gradient, before, has_metric))  # d_t and θ_{t+1}
         self._n_updates += 1
@@ -468,6 +469,6 @@ class AsyncPolicyGradient(Model):
         update.log_update(self.logger, self.policy, self._n_updates, gradient, self._extrapolation_norm)
         self._estimator.log(self.logger)
         if has_metric and self._group.is_first:
-            update.log_kl(self.logger, self.policy, self._layout, self._fisher.rounds[-1], before, self._point)
+            update.log_kl(self.logger, self.policy, self._layout, self._fisher.rounds[-1], self._step_kl, self._point)
         self._is_in_round = False
         self._group.after_update(self.logger)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -128,7 +129,7 @@ def descend(
     policy.zero_grad()
 
 
-def stay_near(policy: ActorCriticPolicy, layout: Layout, observations: Any, before: Array) -> None:
+def stay_near(policy: ActorCriticPolicy, layout: Layout, observations: Any, before: Array) -> float:
     """
     Halve a step that has changed the policy far more than its length says, until it has not.
 
@@ -139,18 +140,34 @@ def stay_near(policy: ActorCriticPolicy, layout: Layout, observations: Any, befo
     :param layout: of its parameters
     :param observations: on which the divergence is measured, as the policy gets them
     :param before: θ_t, flat
+    :return: KL(θ_t ‖ θ_{t+1}) of the step that is left; nan if the policy's output is no longer finite
     """
     optimizer = policy.optimizer
     assert isinstance(optimizer, NIGT)
     allowed = max(HARMLESS_KL, LARGEST_KL * 0.5 * optimizer.param_groups[0]["lr"] ** 2)
-    old = outputs_at(policy, layout, before[: layout.n_parameters], observations)
     for _ in range(MAX_HALVINGS):
-        try:
-            if float(kl(old, outputs_at(policy, layout, layout.flatten()[: layout.n_parameters], observations))) <= allowed:
-                return
-        except ValueError:  # torch's distributions refuse parameters that are no numbers; who logs the divergence says so
-            return
+        divergence = divergence_of(policy, layout, observations, before, layout.flatten())
+        if not divergence > allowed:
+            return divergence
         optimizer.halve_step()
+    return divergence_of(policy, layout, observations, before, layout.flatten())
+
+
+def divergence_of(policy: ActorCriticPolicy, layout: Layout, observations: Any, old: Array, new: Array) -> float:
+    """
+    Return the mean KL(old ‖ new) of two parameter vectors; nan if the policy's output is not finite at one of them.
+
+    :param policy: the architecture, with the statistics of its observations
+    :param layout: of its parameters
+    :param observations: on which the divergence is measured, as the policy gets them
+    :param old: a flat vector; what comes after the parameters, such as buffers, is left out: both see the same observations
+    :param new: another one
+    """
+    points = (vector[: layout.n_parameters] for vector in (old, new))
+    try:
+        return float(kl(*(outputs_at(policy, layout, parameters, observations) for parameters in points)))
+    except ValueError:  # torch's distributions refuse parameters that are no numbers
+        return math.nan
 
 
 def count_bad(gradient: th.Tensor, bad_before: int, n_updates: int) -> int:
@@ -184,7 +201,7 @@ def move_batch_norm(policy: ActorCriticPolicy, trajectories: Sequence[Trajectory
 
 
 def log_kl(
-    logger: Logger, policy: ActorCriticPolicy, layout: Layout, observations: Any, before: Array, point: SamplingPoint
+    logger: Logger, policy: ActorCriticPolicy, layout: Layout, observations: Any, of_step: float, point: SamplingPoint
 ) -> None:
     """
     Record how far the update has moved the policy: KL(θ_t ‖ θ_{t+1}), and KL(θ̃_t ‖ θ̃_{t+1}) between sampling points.
@@ -192,23 +209,19 @@ def log_kl(
     :param logger: the model's
     :param policy: the policy at θ_{t+1}
     :param layout: layout of its parameters
-    :param observations: the observations on which the divergences are measured, as the policy gets them
-    :param before: θ_t, flat
+    :param observations: the observations on which the second one is measured, as the policy gets them
+    :param of_step: the first one, as ``stay_near`` has measured it
     :param point: θ̃_t
     :raises NonFiniteError: if the policy's output is no longer finite
     """
     optimizer = policy.optimizer
     assert isinstance(optimizer, NIGT)
-
-    def divergence(old: Array, new: Array) -> float:
-        points = (vector[: layout.n_parameters] for vector in (old, new))  # without buffers: both see the same observations
-        try:
-            return float(kl(*(outputs_at(policy, layout, parameters, observations) for parameters in points)))
-        except ValueError as error:  # torch's distributions refuse parameters that are no numbers
-            raise NonFiniteError(f"The update cannot be assessed: {diverged(point.round + 1)}") from error
-
-    logger.record("train/kl", divergence(before, layout.flatten()))
-    logger.record("train/kl_sampling", divergence(point.parameters, layout.flatten(optimizer.extrapolated())))
+    extrapolated = layout.flatten(optimizer.extrapolated())
+    between_points = divergence_of(policy, layout, observations, point.parameters, extrapolated)
+    if math.isnan(of_step) or math.isnan(between_points):
+        raise NonFiniteError(f"The update cannot be assessed: {diverged(point.round + 1)}")
+    logger.record("train/kl", of_step)
+    logger.record("train/kl_sampling", between_points)
 
 
 def log_update(
