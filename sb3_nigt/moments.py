@@ -78,6 +78,14 @@ class Moments:
         """
         return Moments(self.weight * factor, self.mean, self.m2 * factor)
 
+    def times(self, factor: float) -> Moments:
+        """
+        Multiply every row.
+
+        :param factor: any number
+        """
+        return Moments(self.weight, self.mean * factor, self.m2 * factor**2)
+
     def merge(self, other: Moments) -> Moments:
         """
         Return the moments of both samples together.

@@ -8,10 +8,8 @@ from sb3_nigt.estimators.standardize import (
     MIN_STD,
     pooled_std,
     standardize,
-    standardized_gradient,
     task_moments,
 )
-from sb3_nigt.moments import Moments
 
 # Six steps: the second terminates its episode, the fourth is truncated, the segment is cut after the sixth.
 REWARDS = np.array([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
@@ -176,21 +174,3 @@ def test_degenerate_advantages():
     none = task_moments(np.zeros(0), np.zeros(0, np.int64), np.zeros(0), 2)
     assert none.vector().tolist() == [0.0] * 6
     assert pooled_std(none) == 1.0
-
-
-def test_standardising_needs_no_second_reduction():
-    """Sums of raw advantages and of scores, reduced over ranks, give the gradient of the standardised advantages."""
-    rng = np.random.default_rng(5)
-    advantages, scores = rng.standard_normal(60) + 3, rng.standard_normal((60, 8))
-    tasks, weights, ranks = rng.integers(2, size=60), rng.random(60), rng.integers(3, size=60)
-    whole = task_moments(advantages, tasks, weights, 2)
-    direct = (weights * standardize(advantages, tasks, whole)) @ scores
-
-    raw, of_task, moments = np.zeros(8), np.zeros((2, 8)), Moments(np.zeros(2), np.zeros(2), np.zeros(2))
-    for rank in range(3):
-        own = ranks == rank
-        raw += (weights * advantages)[own] @ scores[own]
-        of_task += np.stack([weights[own & (tasks == k)] @ scores[own & (tasks == k)] for k in range(2)])
-        moments = moments.merge(task_moments(advantages[own], tasks[own], weights[own], 2))
-    np.testing.assert_allclose(standardized_gradient(raw, of_task, moments), direct, rtol=1e-11, atol=1e-12)
-    assert np.linalg.norm(raw / pooled_std(whole) - direct) > 0.1 * np.linalg.norm(direct)  # the means do matter

@@ -12,10 +12,10 @@ ALL = [RennalaNIGT, MaleniaNIGT, SyncNIGT, SyncPG, RennalaPG, AFedPG]
 OF_PPO = {
     "batch_size": "one gradient step over the whole round",
     "n_epochs": "one gradient step over the whole round",
-    "clip_range": "learning_rate alone says how far an update goes",
+    "clip_range": "learning_rate says how far an update goes",
     "clip_range_vf": "the critic is fitted on its own",
-    "target_kl": "learning_rate alone says how far an update goes",
-    "max_grad_norm": "learning_rate alone says how far an update goes",
+    "target_kl": "learning_rate says how far an update goes",
+    "max_grad_norm": "learning_rate says how far an update goes",
     "ent_coef": "no entropy bonus",
     "vf_coef": "the critic is fitted on its own",
     "normalize_advantage": "always standardised",

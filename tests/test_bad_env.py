@@ -143,6 +143,11 @@ def test_the_optimizer_gets_these_from_the_algorithm(name, argument):
         sb3_nigt.RennalaNIGT("MlpPolicy", workers(), policy_kwargs={"optimizer_kwargs": {name: 0.1}})
 
 
+def test_the_optimizer_has_no_such_argument():
+    with pytest.raises(ValueError, match="NIGT has no eps: give damping, n_products, or an optimizer_class that has it"):
+        sb3_nigt.RennalaNIGT("MlpPolicy", workers(), policy_kwargs={"optimizer_kwargs": {"eps": 1e-5}})
+
+
 def test_nothing_is_trained():
     model = sb3_nigt.RennalaNIGT("MlpPolicy", workers())
     model.policy.requires_grad_(False)

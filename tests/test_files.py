@@ -8,11 +8,22 @@ import zipfile
 import cloudpickle
 import numpy as np
 import pytest
+import torch as th
 from envs import LengthFromSeedEnv, parameters
 from stable_baselines3 import PPO
 from stable_baselines3.common.env_util import make_vec_env
 
-from sb3_nigt import PAPER, AFedPG, FixedTimes, ProcessVecEnv, RennalaNIGT, SimulatedVecEnv, SyncNIGT, make_worker_vec_env
+from sb3_nigt import (
+    PAPER,
+    AFedPG,
+    FixedTimes,
+    MaleniaNIGT,
+    ProcessVecEnv,
+    RennalaNIGT,
+    SimulatedVecEnv,
+    SyncNIGT,
+    make_worker_vec_env,
+)
 
 
 def workers():
@@ -74,6 +85,32 @@ def test_parameters_of_another_class(tmp_path):
     second.set_parameters(tmp_path / "model")
     assert np.array_equal(parameters(second), parameters(first))
     second.learn(100)
+
+
+@pytest.mark.parametrize(("of", "to"), [(MaleniaNIGT, RennalaNIGT), (RennalaNIGT, MaleniaNIGT)])
+def test_a_critic_of_other_tasks_is_left_out(tmp_path, of, to):
+    first, second = (make(algorithm) for algorithm in (of, to))  # by default each worker is a task of MaleniaNIGT
+    first.learn(600)
+    first.save(tmp_path / "model")
+    critic = [p.clone() for p in second.policy.value_network.parameters()]
+    with pytest.warns(UserWarning, match="this model's critic stays as it is"):
+        second.set_parameters(tmp_path / "model")
+    assert all(th.equal(p, q) for p, q in zip(second.policy.value_network.parameters(), critic, strict=True))
+    for name, tensor in first.policy.state_dict().items():
+        assert name.startswith("value_network") or th.equal(second.policy.state_dict()[name], tensor)
+    second.learn(100)
+
+
+def test_a_file_of_a_gpu(tmp_path, monkeypatch):
+    """What the critic has learned is not bound to the device; the file says of each tensor that it was on a GPU."""
+    first = make(n_steps=50).learn(600)
+    with monkeypatch.context() as patch:
+        patch.setattr(th.serialization, "location_tag", lambda storage: "cuda:0")
+        first.save(tmp_path / "model")
+    second = RennalaNIGT.load(tmp_path / "model", env=first.env, device="cpu")
+    one, other = (model.estimator.state_dict() for model in (first, second))
+    assert one["critic"]["adam"][0] == other["critic"]["adam"][0] > 0
+    assert len(other["critic"]["pool"]) == len(one["critic"]["pool"]) > 0
 
 
 def test_a_file_of_another_library(tmp_path):

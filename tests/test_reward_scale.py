@@ -6,7 +6,9 @@ import pytest
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from sb3_nigt.estimators.reward_scale import RewardScale, discounted_returns
+from sb3_nigt import RennalaNIGT, make_worker_vec_env
+from sb3_nigt.estimators.reward_scale import RewardScale, discounted_returns, unit_of
+from sb3_nigt.vec_env.wrappers import NormalizeRewards
 
 N_STEPS, N_WORKERS, GAMMA = 400, 3, 0.9
 
@@ -51,6 +53,33 @@ def in_rounds(rewards, ended, seed):
         pieces = [slice(*c[number : number + 2]) for c in cuts]
         scale.merge([scale.advance(w, rewards[piece, w], ended[piece, w]) for w, piece in enumerate(pieces)])
     return scale
+
+
+def test_the_unit_of_a_wrapper_may_change(normalized):
+    """Rewards in a unit that is another one in each round give the scale of raw rewards, in the last of these units."""
+    _, rewards, ended = normalized
+    scale = RewardScale(N_WORKERS, GAMMA)
+    for number in range(4):
+        unit, piece = 2.0**-number, slice(number * 100, (number + 1) * 100)
+        scale.set_unit(unit)
+        scale.merge([scale.advance(w, rewards[piece, w] * unit, ended[piece, w]) for w in range(N_WORKERS)])
+    raw = in_rounds(rewards, ended, seed=0)
+    assert scale.scale == pytest.approx(raw.scale / 8, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("transform", "unit"), [(None, 1.0), (NormalizeRewards(4.0, 10.0), 0.25), (np.zeros_like, 1.0), (np.log, 1.0)]
+)
+@pytest.mark.filterwarnings("ignore:divide by zero")
+def test_unit_of_a_wrapper(transform, unit):
+    assert unit_of(transform) == pytest.approx(unit)
+
+
+def test_vec_normalize_around_workers():
+    """Its first round has no statistics yet; the critic's unit must not remember raw rewards of a hundred."""
+    env = VecNormalize(make_worker_vec_env("Pendulum-v1", 4, seed=0), gamma=0.99)
+    model = RennalaNIGT("MlpPolicy", env, n_steps=50, seed=0, device="cpu").learn(2_000)
+    assert 0.5 < model.policy.value_network.reward_scale < 4
 
 
 @pytest.mark.parametrize("seed", range(3))

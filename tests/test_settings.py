@@ -4,6 +4,7 @@ import functools
 
 import numpy as np
 import pytest
+import torch as th
 from envs import LengthFromSeedEnv, parameters
 from stable_baselines3.common.callbacks import BaseCallback
 
@@ -126,6 +127,12 @@ def test_the_default_of_the_learning_rate_follows_the_geometry():
     model.geometry, model.learning_rate = "spectral", 0.3
     model.learn(1)
     assert model.policy.optimizer.param_groups[0]["lr"] == 0.3
+
+
+def test_the_default_of_the_learning_rate_is_that_of_ppo_for_another_optimizer():
+    model = RennalaNIGT("MlpPolicy", "CartPole-v1", policy_kwargs={"optimizer_class": th.optim.Adam})
+    assert model.learning_rate == 3e-4
+    assert model.policy.optimizer.param_groups[0]["lr"] == 3e-4
 
 
 def test_a_schedule_of_the_user_stays_until_its_argument_is_set():

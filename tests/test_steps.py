@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 import torch as th
 from envs import FixedLengthEnv, LengthFromSeedEnv, NanEnv, NeverEndingEnv, parameters, run_rounds
+from gymnasium.envs.classic_control import PendulumEnv
+from gymnasium.wrappers import TimeLimit
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_nigt import FixedTimes, MaleniaNIGT, RennalaNIGT, SimulatedVecEnv, SyncNIGT, WorkerError
@@ -171,8 +174,10 @@ def test_environments_live_on_between_rounds():
     ]
 
 
-def test_stagger_cuts_the_first_episodes_only():
-    env_fns = [partial(gym.make, "Pendulum-v1")] * 6
+@pytest.mark.parametrize("make_env", [partial(gym.make, "Pendulum-v1"), lambda: TimeLimit(Monitor(PendulumEnv()), 200)])
+def test_stagger_cuts_the_first_episodes_only(make_env):
+    """Of registered environments, and of those with a limit of their own."""
+    env_fns = [make_env] * 6
     ends = {}
     for stagger in (True, False):
         model = make(env_fns=env_fns, n_steps=200, stagger=stagger)

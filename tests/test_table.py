@@ -22,10 +22,13 @@ QUICK = curve((0, 0), (25, 90), (100, 300))
 
 
 def test_how_much_sooner_the_first_method_is():
-    """QUICK has 90 from 25 s on, SLOW has 80 at 100 s."""
+    """QUICK has 90 from 25 s on; SLOW has 80 at 100 s, or 70 and then 72 for the rest of its run."""
     assert speedup([QUICK], [SLOW]) == pytest.approx(100 / 25, rel=0.02)  # 200 points
+    assert speedup([QUICK], [curve((0, 0), (30, 70), (60, 72), (100, 72))]) == pytest.approx(60 / 25, rel=0.03)
+    assert speedup([QUICK], [curve((0, 0), (10, 90), (100, 90))]) == pytest.approx(10 / 25, rel=0.06)
     assert speedup([SLOW], [QUICK]) == 0.0
-    assert math.isnan(speedup([QUICK], [curve((0, 0), (100, -5))]))
+    for learned_nothing in (curve((0, 0), (100, -5)), curve((0, 5), (50, 4), (100, 5))):
+        assert math.isnan(speedup([QUICK], [learned_nothing]))
 
 
 def test_tables_by_hand():

@@ -12,8 +12,8 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 P = ParamSpec("P")
 
-ONE_STEP = "an update is one gradient step over the whole round, whose size is n_steps or n_trajectories"
-LENGTH = "nothing is clipped, and learning_rate alone says how far an update goes"
+ONE_STEP = "an update is one gradient step over the whole round"
+LENGTH = "nothing is clipped; learning_rate says how far an update goes"
 CRITIC = "the critic is fitted on its own, apart from the policy's gradient"
 BUFFER = "the steps of a round stay where they were sampled"
 INSTEAD = {  # arguments of PPO and A2C, and what takes their place
@@ -23,9 +23,9 @@ INSTEAD = {  # arguments of PPO and A2C, and what takes their place
     "clip_range_vf": CRITIC,
     "target_kl": LENGTH,
     "max_grad_norm": LENGTH,
-    "ent_coef": "there is no entropy bonus; the initial standard deviation is policy_kwargs={'log_std_init': ...}",
+    "ent_coef": "there is no entropy bonus; for Box actions, policy_kwargs={'log_std_init': ...} sets the initial std",
     "vf_coef": CRITIC,
-    "normalize_advantage": "advantages are always standardised, within each task",
+    "normalize_advantage": "with a critic they are always standardised: centred within each task, and over one std",
     "sde_sample_freq": "gSDE is not supported",
     "rollout_buffer_class": BUFFER,
     "rollout_buffer_kwargs": BUFFER,

@@ -384,6 +384,7 @@ class AsyncPolicyGradient(Model):
         self._traps.at_point(self._extrapolation_norm, iterate, self.policy.optimizer.param_groups[0].get("eta", 1.0))
         self._buffers = update.same_buffers(self._layout.sampling_buffers(), self._buffers)
         self._point = SamplingPoint(self._n_updates, parameters, *self._stack.freeze(), self._buffers)
+        self._estimator.at_point(self._point)
         return self._point
 
     def _take_round(self, result: RoundResult) -> None:

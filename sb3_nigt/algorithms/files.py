@@ -5,11 +5,15 @@ from __future__ import annotations
 import io
 import json
 import pathlib
+import warnings
 import zipfile
 from collections.abc import Container
 from typing import Any
 
 from stable_baselines3.common.save_util import open_path
+from torch import nn
+
+CRITIC = "value_network."  # where the parameters of a policy's critic are
 
 
 def check_file(cls: type[Any], path: str | pathlib.Path | io.BufferedIOBase) -> Container[str]:
@@ -49,6 +53,26 @@ def saved_classes(cls: type[Any], parent: type[Any]) -> list[str]:
     :param parent: of all algorithms, left out
     """
     return [base.__name__ for base in cls.__mro__ if issubclass(base, parent) and base is not parent]
+
+
+def with_own_critic(parameters: dict[str, Any], policy: nn.Module) -> dict[str, Any]:
+    """
+    Replace a critic that does not fit: another method has another number of tasks, or none.
+
+    :param parameters: of a policy, by name
+    :param policy: that is to take them
+    """
+    own = {name: tensor for name, tensor in policy.state_dict().items() if name.startswith(CRITIC)}
+    given = {name: tensor for name, tensor in parameters.items() if name.startswith(CRITIC)}
+    if own.keys() == given.keys() and all(given[name].shape == tensor.shape for name, tensor in own.items()):
+        return parameters
+    if own:
+        warnings.warn(
+            "The critic in these parameters, if there is one, is for other tasks or of another shape: this model's critic "
+            "stays as it is, and learns anew.",
+            stacklevel=3,
+        )
+    return {name: tensor for name, tensor in parameters.items() if name not in given} | own
 
 
 def _contents(path: str | pathlib.Path | io.BufferedIOBase) -> dict[str, Any] | None:

@@ -14,7 +14,8 @@ import torch as th
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv
+from stable_baselines3.common.save_util import load_from_zip_file
+from stable_baselines3.common.type_aliases import GymEnv, TensorDict
 from stable_baselines3.common.type_aliases import Schedule as ProgressSchedule
 from stable_baselines3.common.utils import FloatSchedule
 from stable_baselines3.common.vec_env import VecEnv
@@ -30,7 +31,7 @@ from sb3_nigt.algorithms.checks import (
 )
 from sb3_nigt.algorithms.continuing import LeftOff, left_off
 from sb3_nigt.algorithms.critic_tasks import critic_tasks, n_critic_tasks, value_network
-from sb3_nigt.algorithms.files import check_file, saved_classes
+from sb3_nigt.algorithms.files import check_file, saved_classes, with_own_critic
 from sb3_nigt.algorithms.fisher_sample import FisherSample
 from sb3_nigt.algorithms.group import Alone, Group, chosen_group
 from sb3_nigt.algorithms.policy_checks import check_optimizer_kwargs, check_precision
@@ -58,6 +59,7 @@ OF_A_RUN = (  # attributes that are made anew from the others
     *("eta_schedule", "_settings", "_is_in_round", "_preemption", "_before_round", "_traps", "_is_learning"),
     *("_is_prepared", "_extrapolation_norm"),
 )
+RATE_OF_OTHERS = 3e-4  # of an optimizer without geometry, as in PPO
 COUNTERS = {  # name and attribute of the numbers that decide how a run continues
     "num_timesteps": "num_timesteps",
     "n_updates": "_n_updates",
@@ -162,7 +164,7 @@ class Model(OnPolicyAlgorithm):
     def _setup_model(self) -> None:
         check_arguments(self)
         if "optimizer_class" not in self.policy_kwargs:
-            check_optimizer_kwargs(self.policy_kwargs.get("optimizer_kwargs") or {})
+            check_optimizer_kwargs(self.policy_kwargs.get("optimizer_kwargs") or {}, self.optimizer_class)
         check_kind_of_estimator(self._has_critic, self.gae_lambda)
         if not hasattr(self, "observation_space"):  # neither an environment nor a file
             check_kind_of_env(self.env)
@@ -196,6 +198,7 @@ class Model(OnPolicyAlgorithm):
         if self._learned is not None:
             self._estimator.load_state_dict(self._learned["estimator"])
             self._fisher.rounds.extend(self._learned["fisher"])
+            self._learned = None
         self._workers: TrajectoryWorkers | None = None
         self._accepted: Accepted = []  # of the last round, in worker order
         lengths = LengthEstimate(self._mean_length or float(self.horizon), seen=self._mean_length is not None)
@@ -204,9 +207,11 @@ class Model(OnPolicyAlgorithm):
         self._settings, self._has_critic = settings_of(self), self.gae_lambda is not None
 
     def _fill_in_learning_rate(self) -> None:
-        """The default is that of the geometry, also of one that is chosen later."""
+        """The default is that of the geometry, also of one that is chosen later; that of PPO for another optimizer."""
         if self.learning_rate is None or self.learning_rate == self._default_rate:
-            self.learning_rate = self._default_rate = GEOMETRIES[self.geometry].learning_rate
+            has_geometry = issubclass(self.policy_kwargs.get("optimizer_class", NIGT), NIGT)
+            self._default_rate = GEOMETRIES[self.geometry].learning_rate if has_geometry else RATE_OF_OTHERS
+            self.learning_rate = self._default_rate
 
     def _take_changes(self, workers: TrajectoryWorkers) -> None:
         """Let arguments that were set as attributes since the last round take effect."""
@@ -287,6 +292,7 @@ class Model(OnPolicyAlgorithm):
         self._keep_learned()
         self.saved_classes = saved_classes(type(self), Model)
         super().save(path, exclude, include)
+        self._learned = None  # for images it is large
 
     def _keep_learned(self) -> None:
         self._learned = {"estimator": self._estimator.state_dict(), "fisher": list(self._fisher.rounds)}
@@ -312,10 +318,29 @@ class Model(OnPolicyAlgorithm):
         refuse_unknown_at_load(cls, kwargs, saved=check_file(cls, path))
         return super().load(path, *args, **kwargs)
 
-    def set_parameters(self, *args: Any, **kwargs: Any) -> None:
-        """Load parameters, see ``BaseAlgorithm.set_parameters``; the geometry stays that of this model."""
+    def set_parameters(
+        self,
+        load_path_or_dict: str | TensorDict | dict[str, Any],
+        exact_match: bool = True,
+        device: th.device | str = "auto",
+    ) -> None:
+        """
+        Load parameters, see ``BaseAlgorithm.set_parameters``.
+
+        The geometry stays that of this model, and so does its critic if there is none of the same shape.
+
+        :param load_path_or_dict: path of a saved model of any class of this package, or nested parameters by name
+        :param exact_match: whether there must be a value for each parameter
+        :param device: where to load the file to
+        """
+        if isinstance(load_path_or_dict, dict):
+            parameters: dict[str, Any] = load_path_or_dict
+        else:
+            _, parameters, _ = load_from_zip_file(load_path_or_dict, device=device, load_data=False)
+        if "policy" in parameters:
+            parameters = {**parameters, "policy": with_own_critic(parameters["policy"], self.policy)}
         own = [group.get("geometry") for group in self.policy.optimizer.param_groups]
-        super().set_parameters(*args, **kwargs)
+        super().set_parameters(parameters, exact_match, device)
         for group, geometry in zip(self.policy.optimizer.param_groups, own, strict=True):
             if geometry is not None:
                 group["geometry"] = geometry
@@ -323,7 +348,9 @@ class Model(OnPolicyAlgorithm):
     def __getstate__(self) -> dict[str, Any]:
         """For pickles and copies: without what belongs to a run, which the copy finds anew."""
         self._keep_learned()
-        return {name: value for name, value in vars(self).items() if name not in (*OF_A_RUN, "_logger")}
+        state = {name: value for name, value in vars(self).items() if name not in (*OF_A_RUN, "_logger")}
+        self._learned = None
+        return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from typing import Any
 
@@ -20,13 +21,20 @@ OF_THE_ALGORITHM = {"lr": "learning_rate", "eta": "eta", "geometry": "geometry"}
 TRIED = 32  # observations; some layers have a second derivative for large batches only
 
 
-def check_optimizer_kwargs(kwargs: dict[str, Any]) -> None:
+def check_optimizer_kwargs(kwargs: dict[str, Any], optimizer: type[th.optim.Optimizer]) -> None:
     """
-    Refuse arguments of the optimizer that the algorithm sets.
+    Refuse arguments that the algorithm sets, or that the optimizer does not have.
 
     :param kwargs: ``optimizer_kwargs`` of the policy
-    :raises ValueError: naming one of them, and the argument of the algorithm
+    :param optimizer: the algorithm's
+    :raises ValueError: naming one of them, and what to give instead
     """
+    _, *allowed = (name for name in inspect.signature(optimizer).parameters if name not in OF_THE_ALGORITHM)
+    for name in sorted(kwargs.keys() - set(allowed) - OF_THE_ALGORITHM.keys()):
+        raise ValueError(
+            f"policy_kwargs: optimizer_kwargs={kwargs!r} is not allowed, {optimizer.__name__} has no {name}: give "
+            f"{', '.join(allowed)}, or an optimizer_class that has it."
+        )
     for name, instead in OF_THE_ALGORITHM.items():
         if name in kwargs:
             raise ValueError(

@@ -139,7 +139,8 @@ class Critic:
     def state_dict(self) -> dict[str, Any]:
         """All that changes in a run: parameters, Adam's moments, random numbers and the pool."""
         return {
-            "network": {name: tensor.detach().clone() for name, tensor in self.network.state_dict().items()},
+            # arrays: tensors of a GPU could not be loaded without one
+            "network": {name: tensor.cpu().numpy().copy() for name, tensor in self.network.state_dict().items()},
             "adam": astuple(self._regression.adam_state()),
             "generator": self._rng.bit_generator.state,
             "pool": [(rows.observations, rows.targets, rows.tasks) for rows in self.pool.rounds],
@@ -151,7 +152,7 @@ class Critic:
 
         :param state: of ``state_dict``, of a critic with the same arguments
         """
-        self.network.load_state_dict(state["network"])
+        self.network.load_state_dict({name: th.as_tensor(array) for name, array in state["network"].items()})
         self._regression.set_adam_state(AdamState(*state["adam"]))
         self._rng.bit_generator.state = state["generator"]
         self.pool.rounds.clear()

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from stable_baselines3.common.logger import Logger
 
-from sb3_nigt.messages import Arrival
+from sb3_nigt.messages import Arrival, SamplingPoint
 from sb3_nigt.moments import Moments
 from sb3_nigt.sampling.trajectory import Trajectory
 
@@ -73,6 +73,13 @@ class Estimator(ABC):
         :param weights: w_i, one per worker
         :param assessment: the assessment of the whole round
         :return: one array of shape (L,) for each trajectory
+        """
+
+    def at_point(self, point: SamplingPoint) -> None:  # noqa: B027, most estimators do not ask
+        """
+        Hear where the next round is sampled.
+
+        :param point: with the statistics that are frozen for the round
         """
 
     def learn(self, mean: Mean | None = None) -> None:  # noqa: B027, most estimators learn nothing

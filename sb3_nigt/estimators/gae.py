@@ -13,8 +13,9 @@ from stable_baselines3.common.logger import Logger
 from sb3_nigt.critic import Critic, FitReport
 from sb3_nigt.estimators.advantages import gae, lambda_returns
 from sb3_nigt.estimators.base import Accepted, Assessment, Estimator, FloatArray, Mean, Rows, WorkerMoments
-from sb3_nigt.estimators.reward_scale import RewardScale
+from sb3_nigt.estimators.reward_scale import RewardScale, unit_of
 from sb3_nigt.estimators.standardize import merged_task_moments, standardize, task_moments
+from sb3_nigt.messages import SamplingPoint
 from sb3_nigt.moments import Moments
 from sb3_nigt.sampling.trajectory import Trajectory, map_observation
 
@@ -76,6 +77,10 @@ class GeneralizedAdvantage(Estimator):
         self._lesson: _Lesson | None = None
         self._part: _Part | None = None
         self.last_fit: FitReport | None = None
+
+    def at_point(self, point: SamplingPoint) -> None:
+        """See ``Estimator``: the unit of rewards is that of the wrappers."""
+        self.scale.set_unit(unit_of(point.transform_rewards))
 
     def assess(self, accepted: Accepted, rows: Rows | None) -> Assessment:
         """See ``Estimator``; what the critic is to learn from these steps is kept for ``learn``."""
@@ -142,13 +147,13 @@ class GeneralizedAdvantage(Estimator):
 
     def shared_state(self) -> FloatArray:
         """See ``Estimator``: the critic and the unit of rewards."""
-        return np.concatenate([self.critic.vector(), self.scale.moments.vector()])
+        return np.concatenate([self.critic.vector(), self.scale.moments.vector(), [self.scale.unit]])
 
     def set_shared_state(self, vector: FloatArray) -> None:
         """See ``Estimator``."""
-        size = len(self.scale.moments.vector())
+        size = len(self.scale.moments.vector()) + 1
         self.critic.set_vector(vector[:-size])
-        self.scale.moments = self.scale.moments.from_vector(vector[-size:])
+        self.scale.moments, self.scale.unit = self.scale.moments.from_vector(vector[-size:-1]), float(vector[-1])
         self.critic.network.reward_scale.fill_(self.scale.scale)
 
     def state_dict(self) -> dict[str, Any]:

@@ -73,19 +73,3 @@ def standardize(advantages: FloatArray, tasks: IntArray, moments: Moments) -> Fl
     :return: shape (N,)
     """
     return (advantages - moments.mean[tasks]) / pooled_std(moments)
-
-
-def standardized_gradient(raw: FloatArray, scores: FloatArray, moments: Moments) -> FloatArray:
-    """
-    Gradient with standardised advantages, from sums that were taken before the moments were known.
-
-        Σ_t w_t C_t ∇ log π_t = (Σ_t w_t A_t ∇ log π_t - Σ_k m_k Σ_{t in k} w_t ∇ log π_t) / σ
-
-    So ranks need one reduction: of the gradient with raw advantages and of one sum of scores a task.
-
-    :param raw: Σ_t w_t A_t ∇ log π_t, shape (d,)
-    :param scores: Σ_{t in k} w_t ∇ log π_t of each task, shape (K, d)
-    :param moments: the merged moments of all steps of the round
-    :return: shape (d,)
-    """
-    return (raw - moments.mean @ scores) / pooled_std(moments)

@@ -18,6 +18,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
 from sb3_nigt.envs import make_tasks
+from sb3_nigt.sampling.segments import longest_episode
 from sb3_nigt.timing.link import Aggregation, Link
 from sb3_nigt.timing.time_models import FixedTimes, TimeModel, TimePer, VaryingTimes
 from sb3_nigt.vec_env import SimulatedVecEnv, make_worker_vec_env
@@ -93,7 +94,7 @@ class Setting:
 
     def _longest_episode(self) -> int:
         env = next(iter(self.make_evaluation_envs(1).values())).envs[0]
-        return (env.spec and env.spec.max_episode_steps) or DEFAULT_EPISODE_STEPS
+        return longest_episode(env) or DEFAULT_EPISODE_STEPS
 
     def lockstep_timesteps(self, seconds: float) -> int:
         """

@@ -62,7 +62,7 @@ def returns_table(comparisons: Sequence[tuple[str, Curves]]) -> str:
 
 def speed_table(comparisons: Sequence[tuple[str, Curves]]) -> str:
     """
-    Write a line for each comparison: how many times sooner the first method has what another one has at its end.
+    Write a line for each comparison: how many times sooner the first method has another one's final return than that one.
 
     :param comparisons: name and curves of each comparison
     """
@@ -105,22 +105,27 @@ def tasks_table(name: str, curves: Curves) -> str:
 
 def speedup(first: Sequence[Curve], other: Sequence[Curve]) -> float:
     """
-    Time of the other method's runs over the time after which the first one has the other's final return.
+    Time that the other method takes to its own final return over the time that the first one takes to the same return.
 
-    Both are interquartile means over runs, the final return that of the last tenth of the evaluations. 0 if the first
-    method does not get there in its own time; not a number if it has as much before training.
+    Both curves are interquartile means over runs, the final return that of the last tenth of the evaluations. 0 if the first
+    method does not get there in its own time; not a number if a method has as much before training.
 
     :param first: one curve per seed
     :param other: one curve per seed
     """
     target = float(statistics.interquartile_mean(np.array([curve.final_return for curve in other])))
+    grid = grid_of({"first": list(first), "other": list(other)}, "seconds")
     end = min(curve["seconds"][-1] for curve in other)
-    grid = grid_of({"first": list(first)}, "seconds")
-    seconds, returns = on_grid(first, "seconds", grid)
+    own_time = min(end, _time_to(other, target, grid))  # a mean over evaluations may be above each point of the curve
+    time = _time_to(first, target, grid)
+    return own_time / time if own_time and time else math.nan
+
+
+def _time_to(runs: Sequence[Curve], target: float, grid: FloatArray) -> float:
+    """Find the first point of the grid at which the interquartile mean over runs is as high; infinite without one."""
+    seconds, returns = on_grid(runs, "seconds", grid)
     reached = np.flatnonzero(statistics.interquartile_mean(returns) >= target)
-    if not len(reached):
-        return 0.0
-    return float(end / seconds[reached[0]]) if reached[0] else math.nan
+    return float(seconds[reached[0]]) if len(reached) else math.inf
 
 
 def rate(runs: Sequence[Curve]) -> float:

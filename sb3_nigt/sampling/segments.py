@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
+from gymnasium.wrappers import TimeLimit
 
 from sb3_nigt.messages import SamplingPoint, SegmentStart, TrajectoryKey
 from sb3_nigt.sampling.heads import Head, Network
@@ -265,6 +266,10 @@ def longest_episode(env: gym.Env[Any, Any]) -> int | None:
     """
     Return the steps of the longest episode; None if the environment does not say.
 
-    :param env: an environment
+    :param env: an environment, made by ``gym.make`` or with a ``TimeLimit`` of its own
     """
-    return env.spec.max_episode_steps if env.spec is not None else None
+    found = None if env.spec is None else env.spec.max_episode_steps
+    while found is None and isinstance(env, gym.Wrapper):
+        found = getattr(env, "_max_episode_steps", None) if isinstance(env, TimeLimit) else None
+        env = env.env
+    return found

@@ -21,6 +21,7 @@ from sb3_nigt.replica.replica import PolicyReplica
 from sb3_nigt.sampling.infos import InfoCopies
 from sb3_nigt.sampling.sampler import FreshNoise, Sampler
 from sb3_nigt.sampling.seeding import trajectory_seeds
+from sb3_nigt.sampling.segments import longest_episode
 from sb3_nigt.sampling.trajectory import Trajectory
 from sb3_nigt.timing.clock import SimulatedClock
 from sb3_nigt.timing.link import UploadQueue, aggregation_messages
@@ -102,8 +103,7 @@ class SimulatedVecEnv(DummyVecEnv, WorkerVecEnv):
         self.link, self.aggregation = self.time_model.link, self.time_model.aggregation
         self._order = 0  # number of the next event
         self._needs_reset = self._interrupted = False
-        spec = self.envs[0].spec
-        self._episode_steps = (spec and spec.max_episode_steps) or DEFAULT_EPISODE_STEPS
+        self._episode_steps = longest_episode(self.envs[0]) or DEFAULT_EPISODE_STEPS
         self._begin_unprepared()
 
     def _begin_unprepared(self) -> None:
