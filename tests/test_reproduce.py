@@ -12,7 +12,7 @@ from sb3_nigt.experiments.command_line import COMMANDS
 from sb3_nigt.experiments.curve_file import COLUMNS
 from sb3_nigt.experiments.figures import FIGURES, TRAJECTORY_STEPS, Experiment, number_of_parameters
 from sb3_nigt.experiments.methods import check_method
-from sb3_nigt.experiments.setting import Budget
+from sb3_nigt.experiments.setting import Budget, Setting
 from sb3_nigt.experiments.tuned import load
 
 PAGE = (Path(__file__).parents[1] / "docs/guide/reproduce.md").read_text(encoding="utf-8")
@@ -34,6 +34,18 @@ def test_speeds_that_change():
         workers, seconds = experiment.setting("step", scale=0.5).make_workers(0), 0.5 * experiment.seconds("step")
         for moment, times in ((0.0, roots), (0.5 * seconds, np.sqrt(roots * final)), (seconds, final), (9 * seconds, final)):
             assert workers.time_model.step_times(moment) == pytest.approx(times)
+
+
+@pytest.mark.parametrize("final", [None, (10.0, 1.0), (1.0, 1.0), (1.0, 40.0)])
+def test_timesteps_of_a_baseline_last_for_all_seconds(final):
+    """Who is slowest may change, and be faster in between than at both ends."""
+    setting = Setting("CartPole-v1", (1.0, 10.0), (0.0, 0.0), final_step_times=final, change_seconds=1000.0)
+    workers, n_steps = setting.make_workers(0), 0
+    workers.reset()
+    while workers.clock.now() < 1000.0:
+        workers.step(np.zeros(2, dtype=np.int64))
+        n_steps += 2
+    assert n_steps <= setting.lockstep_timesteps(1000.0) <= n_steps + 8
 
 
 @pytest.mark.parametrize(("time_per", "seconds"), [("step", 200_000.0), ("trajectory", 4_000.0)])

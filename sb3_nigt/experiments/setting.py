@@ -27,6 +27,7 @@ from sb3_nigt.vec_env.simulated import DEFAULT_EPISODE_STEPS
 Workers = Literal["simulated", "processes"]
 FOREVER = 10**12  # timesteps for learn(): the budget ends a run
 ONE_TASK = "return"  # name of the only task
+N_MOMENTS = 1001  # at which times that change are looked at
 
 
 class CountedVecEnv(SimulatedVecEnv):
@@ -102,10 +103,21 @@ class Setting:
 
         :param seconds: seconds on the workers' clock
         """
-        slowest = min(max(times) for times in (self.step_times, self.final_step_times) if times is not None)
+        steps = seconds / max(self.step_times) if self.final_step_times is None else self._slowest_steps(seconds)
         if self.time_per == "trajectory":
-            slowest /= self._longest_episode()
-        return math.ceil(seconds / slowest + 1) * self.n_workers
+            steps *= self._longest_episode()
+        return math.ceil(steps + 1) * self.n_workers
+
+    def _slowest_steps(self, seconds: float) -> float:
+        """Units that the slowest worker makes while times change: at each moment another one may be the slowest."""
+        moments = np.linspace(0.0, seconds, N_MOMENTS)
+        slowest = np.array([self._step_times_at(float(now)).max() for now in moments])
+        return 1 + float(np.mean(1 / np.minimum(slowest[1:], slowest[:-1])) * seconds)  # a step keeps the time of its start
+
+    def _step_times_at(self, now: float) -> npt.NDArray[np.float64]:
+        start, final = np.array(self.step_times), np.array(self.final_step_times)
+        times: npt.NDArray[np.float64] = start * (final / start) ** min(1.0, now / self.change_seconds)
+        return times
 
     def make_workers(self, seed: int) -> CountedVecEnv:
         """
@@ -125,13 +137,7 @@ class Setting:
     def _time_model(self) -> TimeModel:
         if self.final_step_times is None:
             return FixedTimes(self.step_times, self.message_times, self.time_per, self.link, self.aggregation)
-        start, final = np.array(self.step_times), np.array(self.final_step_times)
-
-        def step_times(now: float) -> npt.NDArray[np.float64]:
-            times: npt.NDArray[np.float64] = start * (final / start) ** min(1.0, now / self.change_seconds)
-            return times
-
-        return VaryingTimes(step_times, self.message_times, self.time_per, self.link, self.aggregation)
+        return VaryingTimes(self._step_times_at, self.message_times, self.time_per, self.link, self.aggregation)
 
     def make_evaluation_envs(self, episodes: int) -> dict[str, DummyVecEnv]:
         """
