@@ -64,8 +64,8 @@ def with_own_critic(parameters: dict[str, Any], policy: nn.Module) -> dict[str, 
     """
     own = {name: tensor for name, tensor in policy.state_dict().items() if name.startswith(CRITIC)}
     given = {name: tensor for name, tensor in parameters.items() if name.startswith(CRITIC)}
-    if own.keys() == given.keys() and all(given[name].shape == tensor.shape for name, tensor in own.items()):
-        return parameters
+    if bool(own) == bool(given) and all(given[name].shape == own[name].shape for name in own.keys() & given.keys()):
+        return parameters  # what is missing in it is for the caller to find
     if own:
         warnings.warn(
             "The critic in these parameters, if there is one, is for other tasks or of another shape: this model's critic "
