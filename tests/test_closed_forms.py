@@ -15,7 +15,7 @@ from sb3_nigt import AFedPG
 
 EXACT = 1e-9  # relative; the clock adds durations up, the formulas multiply them
 
-quick = settings(deadline=None, max_examples=10)  # test_schedules.py has hundreds, without environments and policies
+quick = settings(deadline=None, max_examples=5)  # test_schedules.py has hundreds, without environments and policies
 speeds = st.lists(st.floats(0.5, 20.0), min_size=1, max_size=6)
 both_schedules = pytest.mark.parametrize("schedule", ["first_finished", "planned"])
 

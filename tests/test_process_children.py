@@ -55,6 +55,7 @@ def test_an_environment_may_start_processes(make, how):
     assert env.restarts == 0
 
 
+@pytest.mark.slow
 def test_an_environment_may_hand_on_what_its_script_defines(tmp_path):
     """The script's class comes to the worker by value, and its processes find the script's function by name."""
     (tmp_path / "script.py").write_text(

@@ -231,6 +231,7 @@ def test_entries_are_arguments_of_the_algorithm(algo, tmp_path):
 # Optuna
 
 
+@pytest.mark.slow
 def test_search(zoo, capsys):
     """Two trials, and then a run with the arguments of one of them."""
     import optuna
