@@ -34,7 +34,7 @@ PANELS: dict[str, Rows] = {
         "one of ten workers 10 times slower": "Hopper-v5-one-slow",
         "one of ten workers 100 times slower": "Hopper-v5-slow-100x",
         "ten of a hundred workers 10 times slower": "Hopper-v5-100-workers",
-        "one of ten workers 10 times slower, in the end another one": "Hopper-v5-changing",
+        "one of ten 10 times slower, changing": "Hopper-v5-changing",
         "ten workers with speeds √i": "Hopper-v5-sqrt",
         "speeds √i, messages take time": "Hopper-v5-link",
         "speeds √i, messages one at a time": "Hopper-v5-link-serial",

@@ -57,7 +57,7 @@ def saved_classes(cls: type[Any], parent: type[Any]) -> list[str]:
 
 def with_own_critic(parameters: dict[str, Any], policy: nn.Module) -> dict[str, Any]:
     """
-    Replace a critic that does not fit: another method has another number of tasks, or none.
+    Keep the policy's critic where the given one has another shape or is missing, as between methods with other tasks.
 
     :param parameters: of a policy, by name
     :param policy: that is to take them
@@ -65,11 +65,11 @@ def with_own_critic(parameters: dict[str, Any], policy: nn.Module) -> dict[str, 
     own = {name: tensor for name, tensor in policy.state_dict().items() if name.startswith(CRITIC)}
     given = {name: tensor for name, tensor in parameters.items() if name.startswith(CRITIC)}
     if bool(own) == bool(given) and all(given[name].shape == own[name].shape for name in own.keys() & given.keys()):
-        return parameters  # what is missing in it is for the caller to find
+        return parameters  # load_state_dict reports what is missing
     if own:
         warnings.warn(
-            "The critic in these parameters, if there is one, is for other tasks or of another shape: this model's critic "
-            "stays as it is, and learns anew.",
+            "These parameters have no critic of this model's shape: this model's critic "
+            "stays as it is. Train on; it is fitted anew.",
             stacklevel=3,
         )
     return {name: tensor for name, tensor in parameters.items() if name not in given} | own

@@ -209,7 +209,8 @@ class Model(OnPolicyAlgorithm):
     def _fill_in_learning_rate(self) -> None:
         """The default is that of the geometry, also of one that is chosen later; that of PPO for another optimizer."""
         if self.learning_rate is None or self.learning_rate == self._default_rate:
-            has_geometry = issubclass(self.policy_kwargs.get("optimizer_class", NIGT), NIGT)
+            optimizer = self.policy_kwargs.get("optimizer_class", NIGT)
+            has_geometry = not isinstance(optimizer, type) or issubclass(optimizer, NIGT)  # it may be a function
             self._default_rate = GEOMETRIES[self.geometry].learning_rate if has_geometry else RATE_OF_OTHERS
             self.learning_rate = self._default_rate
 

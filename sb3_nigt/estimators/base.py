@@ -75,11 +75,11 @@ class Estimator(ABC):
         :return: one array of shape (L,) for each trajectory
         """
 
-    def at_point(self, point: SamplingPoint) -> None:  # noqa: B027, most estimators do not ask
+    def at_point(self, point: SamplingPoint) -> None:  # noqa: B027, most estimators need no preparation
         """
-        Hear where the next round is sampled.
+        Prepare for a round; called before it is sampled.
 
-        :param point: with the statistics that are frozen for the round
+        :param point: where it is sampled, with the statistics that are frozen for it
         """
 
     def learn(self, mean: Mean | None = None) -> None:  # noqa: B027, most estimators learn nothing

@@ -25,12 +25,14 @@ LINE_STYLES: tuple[dict[str, Any], ...] = (
     {"color": "#E69F00", "linestyle": "-", "marker": "s", "markevery": 20, "markersize": 4},
     {"color": "#56B4E9", "linestyle": (0, (8, 2))},
 )
-# These look the same in all pictures; what has no place here takes the styles that are left.
+# These look the same in all pictures, unless another method of a picture has the style; the others take what is left.
 OWN_STYLE = {
     **{name: method.line_style for name, method in METHODS.items() if method.line_style is not None},
     "rennala:first_finished": 1,
     "malenia:first_finished": 1,
     "ppo": 4,
+    "ppo:tuned": 1,
+    "trpo": 3,
 }
 ROUND_COLORS = ("#0072B2", "#56B4E9")  # neighbouring rounds, dark and light
 DISCARDED_COLOR = "#BBBBBB"

@@ -270,6 +270,7 @@ def longest_episode(env: gym.Env[Any, Any]) -> int | None:
     """
     found = None if env.spec is None else env.spec.max_episode_steps
     while found is None and isinstance(env, gym.Wrapper):
-        found = getattr(env, "_max_episode_steps", None) if isinstance(env, TimeLimit) else None
+        if isinstance(env, TimeLimit):
+            found = env._max_episode_steps
         env = env.env
     return found
