@@ -9,7 +9,6 @@ from typing import Any, Protocol
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
-from gymnasium.wrappers import TimeLimit
 
 from sb3_nigt.messages import SamplingPoint, SegmentStart, TrajectoryKey
 from sb3_nigt.sampling.heads import Head, Network
@@ -20,6 +19,7 @@ from sb3_nigt.sampling.seeding import action_stream, episode_seed, stagger_age
 from sb3_nigt.sampling.steps import Arrays
 from sb3_nigt.sampling.trajectory import Trajectory
 
+LIMIT = "_max_episode_steps"  # of a TimeLimit, which has no other name for it
 UNLIMITED = 2**62
 MAX_BAD_EPISODES = 5  # in a row; then the environment is no longer stepped in this round
 
@@ -268,9 +268,7 @@ def longest_episode(env: gym.Env[Any, Any]) -> int | None:
 
     :param env: an environment, made by ``gym.make`` or with a ``TimeLimit`` of its own
     """
-    found = None if env.spec is None else env.spec.max_episode_steps
-    while found is None and isinstance(env, gym.Wrapper):
-        if isinstance(env, TimeLimit):
-            found = env._max_episode_steps
-        env = env.env
-    return found
+    limit = None if env.spec is None else env.spec.max_episode_steps
+    if limit is None and env.has_wrapper_attr(LIMIT):
+        limit = int(env.get_wrapper_attr(LIMIT))
+    return limit
