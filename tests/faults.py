@@ -313,13 +313,19 @@ in_usual_runs = pytest.mark.parametrize(  # the other half of a long table is fo
     "algorithm", ["RennalaNIGT", pytest.param("MaleniaNIGT", marks=pytest.mark.slow)]
 )
 both_rounds = pytest.mark.parametrize("rounds", ROUNDS)
+in_usual_rounds = pytest.mark.parametrize("rounds", ["steps", pytest.param("trajectories", marks=pytest.mark.slow)])
+
+
+# One of each way to fail: the process ends, hangs, raises, or delivers what is not a reward.
+USUAL_FAULTS = ("process killed in step", "step hangs", "reset raises", "reward None")
 
 
 def cases(kinds):
-    """All kinds of faults, rounds and algorithms; the usual runs have each kind, and the death of a process in both rounds."""
+    """All kinds of faults, rounds and algorithms; the usual runs have a few, and the death of a process in both rounds."""
 
     def is_usual(kind, rounds, algorithm):
-        return algorithm == "RennalaNIGT" and (rounds == "steps" or kind == "process killed in step")
+        both = rounds == "steps" or kind == "process killed in step"
+        return kind in USUAL_FAULTS and algorithm == "RennalaNIGT" and both
 
     return marked(kinds, is_usual)
 

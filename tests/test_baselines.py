@@ -129,6 +129,7 @@ def test_names_of_variants_and_of_tuned_methods():
             check_method(wrong)
 
 
+@pytest.mark.slow
 def test_set_gives_arguments_to_one_method(tmp_path):
     """Covers: numbers, words, dicts; two variants of one method next to each other."""
     given = ["rennala@plain.geometry=euclidean", "rennala@plain.policy_kwargs={'net_arch': [8]}", "ppo.gamma=0.9"]

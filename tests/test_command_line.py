@@ -206,6 +206,7 @@ def test_picture_of_a_plan(tmp_path, capsys):
     assert "plan.png" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_picture_of_a_plan_with_workers_left_out(run_file):
     path = run_file.with_name("plan.png")
     main(["plan", "--from", str(run_file), "--output", str(path)])
@@ -317,6 +318,7 @@ def test_the_package_is_imported_when_its_names_are_asked_for():
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.slow
 def test_reader_that_has_seen_enough():
     """As with ``python -m sb3_nigt plan … | head -1``: no traceback."""
     command = [sys.executable, "-m", "sb3_nigt", *PLAN]

@@ -247,6 +247,7 @@ gym.register("Killing-v0", Killing, max_episode_steps=500)
 """
 
 
+@pytest.mark.slow
 def test_killed_command_goes_on_and_leaves_the_same_files(tmp_path, capfd, monkeypatch):
     """The program is killed in the middle of a run; nothing writes any more, and the same command completes the files."""
     (tmp_path / "killing.py").write_text(KILLING_ENV.format(flag=str(tmp_path / "killed_once")))
@@ -350,6 +351,7 @@ def test_speeds_that_change(monkeypatch, tmp_path):
     assert [times(now).tolist() for now in (0.0, 50.0, 100.0, 200.0)] == [[1, 4], [2, 2], [4, 1], [4, 1]]
 
 
+@pytest.mark.slow
 def test_baselines_are_favoured_when_only_trajectories_take_time(tmp_path, capsys):
     arguments = "--env CartPole-v1 --algos rennala,ppo --step-times 1,2 --time-per trajectory --seconds 1 --seeds 1 --points 2"
     main(["compare", *arguments.split(), "--episodes", "1", "--output", str(tmp_path)])

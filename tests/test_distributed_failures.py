@@ -79,10 +79,10 @@ FAILURES = {
 @pytest.mark.parametrize(
     ("function", "algorithm", "culprit"),
     [
-        (fail, "RennalaNIGT", 0),
-        (fail_in_steps, "RennalaNIGT", 1),
+        pytest.param(fail, "RennalaNIGT", 0, marks=pytest.mark.slow),
+        pytest.param(fail_in_steps, "RennalaNIGT", 1, marks=pytest.mark.slow),
         pytest.param(fail, "RennalaNIGT", 1, marks=pytest.mark.slow),
-        pytest.param(fail_in_steps, "RennalaNIGT", 0, marks=pytest.mark.slow),
+        (fail_in_steps, "RennalaNIGT", 0),
         pytest.param(fail, "MaleniaNIGT", 0, marks=pytest.mark.slow),
         pytest.param(fail_in_steps, "MaleniaNIGT", 1, marks=pytest.mark.slow),
     ],
@@ -155,9 +155,8 @@ def lose(rank, folder, rounds):
     return ends
 
 
-@pytest.mark.parametrize(
-    "rounds", ["steps", *(pytest.param(schedule, marks=pytest.mark.slow) for schedule in ("planned", "first_finished"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("rounds", ["steps", "planned", "first_finished"])
 def test_a_lost_worker_that_the_round_needs_ends_all_ranks(tmp_path, rounds):
     """The rank that has lost it tells the others, which are in the same round."""
     with rank_processes(2, lose, tmp_path, rounds) as processes:

@@ -94,13 +94,23 @@ def anchors(page):
     return slugs | set(re.findall(r"^\(([\w-]+)\)=$", prose(page), re.MULTILINE))
 
 
-def in_usual_runs(page):
-    """To start a Ray takes half a minute; tests/test_ray.py trains on one in the usual runs as well."""
-    return pytest.param(page, marks=pytest.mark.slow if page.stem == "ray" else ())
+def shortened(block):
+    """Trains for 2,000 steps where it has 10,000 or more."""
+    return re.sub(r"(\.learn\((?:total_timesteps=)?)\d\d+_000\)", r"\g<1>2_000)", block)
 
 
-@pytest.mark.parametrize("page", [in_usual_runs(page) for page in PAGES if python_blocks(page)], ids=name_of)
-def test_examples_run(page, tmp_path, monkeypatch, request, capsys):
+def runs_of_pages():
+    """Each page, and whether it trains for as long as it says; a Ray takes half a minute to start."""
+    for page in PAGES:
+        blocks = [block for _, block, _ in python_blocks(page)]
+        if blocks:
+            yield pytest.param(page, False, marks=pytest.mark.slow if page.stem == "ray" else (), id=name_of(page))
+        if any(block != shortened(block) for block in blocks):
+            yield pytest.param(page, True, marks=pytest.mark.slow, id=f"{name_of(page)}, whole")
+
+
+@pytest.mark.parametrize(("page", "whole"), list(runs_of_pages()))
+def test_examples_run(page, whole, tmp_path, monkeypatch, request, capsys):
     """The blocks of a page share a namespace, so that later ones may build on earlier ones."""
     if page.name == "zoo.md":
         request.getfixturevalue("rl_zoo3")
@@ -114,7 +124,8 @@ def test_examples_run(page, tmp_path, monkeypatch, request, capsys):
     for line, block, printed in python_blocks(page):
         # empty lines in front, so that a traceback names the line of the page
         capsys.readouterr()
-        exec(compile("\n" * line + block, name_of(page), "exec"), namespace)
+        source = block if whole else shortened(block)
+        exec(compile("\n" * line + source, name_of(page), "exec"), namespace)
         assert printed is None or capsys.readouterr().out == printed
 
 
@@ -128,6 +139,7 @@ def ray_of_the_page():
     connection.release()
 
 
+@pytest.mark.slow
 def test_tests_on_the_page_of_aggregators_pass(tmp_path):
     """What a reader would put into a file and hand to pytest."""
     blocks = [block for _, block, _ in python_blocks(ROOT / "docs/guide/aggregators.md")]
@@ -195,7 +207,12 @@ def test_every_experiment_that_is_kept_is_on_the_page():
     assert {name for name, _ in EXPERIMENT.findall(RESULTS_PAGE)} == {p.name for p in RESULTS.iterdir() if p.is_dir()}
 
 
-@pytest.mark.parametrize(("name", "command"), EXPERIMENT.findall(RESULTS_PAGE))
+def usual_experiment(name, command):
+    """What is claimed rests on those with communication; the others take a minute together."""
+    return pytest.param(name, command, marks=() if "communication" in name else pytest.mark.slow)
+
+
+@pytest.mark.parametrize(("name", "command"), [usual_experiment(*found) for found in EXPERIMENT.findall(RESULTS_PAGE)])
 def test_command_beneath_an_experiment_is_the_one_that_made_it(name, command, monkeypatch):
     """Same runs: figure, reading, length, points, seeds, arguments and table are those of the files that are kept."""
     asked = []

@@ -91,6 +91,7 @@ def test_a_fault_ends_nothing(note_fault, tmp_path, kind, rounds, algorithm):
     note_fault(kind, "ranks", algorithm, rounds, "restarted", seconds_to_recover([diary]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("what", "rounds", "algorithm"), marked(["reward"], is_usual))
 def test_a_number_that_is_not_finite(note_fault, what, rounds, algorithm):
     """All ranks know which worker it was; no worker is restarted."""

@@ -70,6 +70,7 @@ def test_identity_with_discrete_actions(make_env):
     evaluate_policy(model, env, n_eval_episodes=20, reward_threshold=90, warn=False)
 
 
+@pytest.mark.slow
 def test_identity_with_box_actions():
     env = DummyVecEnv([lambda: IdentityEnvBox(eps=0.5)])
     model = RennalaNIGT("MlpPolicy", env, learning_rate=lambda left: 0.1 * left, horizon=1, eta=0.2, seed=0)

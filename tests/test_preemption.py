@@ -266,6 +266,7 @@ def train_processes(folder, bell):
     new_model(env).learn(10**9, callback=RoundCheckpoint(folder, every=1000))
 
 
+@pytest.mark.slow
 def test_a_process_that_waits_for_its_workers(tmp_path):
     """Its worker hangs when the signal comes. It ends with it, and so does everything below it."""
     with Bell(tmp_path / "bell") as bell, process(train_processes, tmp_path, bell.path) as started:

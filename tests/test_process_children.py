@@ -183,7 +183,7 @@ if __name__ == "__main__":
     ("number", "start_method"),
     [
         (signal.SIGKILL, "forkserver"),
-        (signal.SIGTERM, "spawn"),
+        pytest.param(signal.SIGTERM, "spawn", marks=pytest.mark.slow),
         pytest.param(signal.SIGKILL, "spawn", marks=pytest.mark.slow),
         pytest.param(signal.SIGTERM, "forkserver", marks=pytest.mark.slow),
     ],

@@ -47,7 +47,7 @@ class Rounds(BaseCallback):
 
 
 @pytest.mark.filterwarnings("ignore:Training and eval env are not of the same type")
-@pytest.mark.parametrize("algorithm", [RennalaNIGT, MaleniaNIGT])
+@pytest.mark.parametrize("algorithm", [RennalaNIGT, pytest.param(MaleniaNIGT, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", ["environment", "DummyVecEnv", "processes"])
 @pytest.mark.parametrize("normalized", [False, True])
 def test_evaluation_in_a_callback_changes_nothing(make, tmp_path, algorithm, kind, normalized):
@@ -156,6 +156,7 @@ class TestInterrupt:
         assert np.isfinite(parameters(loaded)).all()
         loaded.learn(50)
 
+    @pytest.mark.slow
     def test_while_the_workers_are_made(self, tmp_path, whole_group):
         said, pids = interrupted(tmp_path, True, whole_group)
         assert said == "interrupted\n"

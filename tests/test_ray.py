@@ -193,6 +193,7 @@ def test_evaluation_on_other_actors(make):
 # Failures
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("does", "says"),
     [
@@ -221,6 +222,7 @@ def test_a_failure_loses_nothing(make, tmp_path, does, says):
     np.testing.assert_allclose(parameters(model), parameters(simulated_rounds(2, 6)), rtol=2e-4, atol=2e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings(FAILED)
 def test_beyond_the_limits(make, tmp_path):
     """Rennala goes on with the others; Malenia says which worker, which task, and what happened there."""
@@ -257,7 +259,8 @@ class StuckEnv(PointEnv):
         hang()
 
 
-@pytest.mark.parametrize("schedule", [pytest.param("first_finished", marks=pytest.mark.slow), "planned"])
+@pytest.mark.slow
+@pytest.mark.parametrize("schedule", ["first_finished", "planned"])
 def test_straggler_does_not_gate_a_round(make, tmp_path, schedule):
     """No round waits for an endless step; the rounds end, and so does ``close``."""
     with Bell(tmp_path / "stuck") as bell:
@@ -365,6 +368,7 @@ def test_a_node_leaves_and_another_joins(cluster, make, monkeypatch):
         cluster.remove_node(node)
 
 
+@pytest.mark.slow
 def test_start_with_fewer_workers(cluster, make, monkeypatch):
     monkeypatch.setattr(ray_vec_env, "PLACE_SECONDS", 0.5)
     env = make(LengthFromSeedEnv, LengthFromSeedEnv, resources=[{}, {"none": 1}], min_workers=1, placement_timeout=1.0)
@@ -383,6 +387,7 @@ def test_start_with_fewer_workers(cluster, make, monkeypatch):
         make(LengthFromSeedEnv, resources={"none": 1}, placement_timeout=0.5)
 
 
+@pytest.mark.slow
 def test_placement(cluster, make):
     head, nowhere = cluster.head_node.node_id, "0" * 56
     strategies = [NodeAffinitySchedulingStrategy(head, soft=False), "SPREAD"]

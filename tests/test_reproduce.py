@@ -26,6 +26,7 @@ def test_experiments_of_the_paper():
     assert FIGURES["reacher-sqrt-n100"].setting("trajectory").n_workers == 100
 
 
+@pytest.mark.slow
 def test_speeds_that_change():
     """From √i to √i/10, and to √(n+1-i): half of the way, in equal factors, they are the geometric means."""
     roots = np.sqrt(np.arange(1, 11))
@@ -100,7 +101,7 @@ def test_a_budget_is_spent_in_its_own_unit():
     assert Budget(seconds=18.0).spent(50, 9.0) == 0.5
 
 
-@pytest.mark.parametrize("time_per", ["step", "trajectory"])
+@pytest.mark.parametrize("time_per", [pytest.param("step", marks=pytest.mark.slow), "trajectory"])
 def test_reproduce(time_per, runs_in_this_process, tmp_path, monkeypatch, capsys):
     """A figure of its own with CartPole, tuned: 1500 timesteps at two a second, or at two episodes of 10 steps a second."""
     monkeypatch.setitem(TRAJECTORY_STEPS, "CartPole-v1", 10)

@@ -315,6 +315,7 @@ def test_plan_of_a_serial_link(capsys):
     assert "a serial link saturates at 10 workers like these" in printed
 
 
+@pytest.mark.slow
 def test_plan_of_a_run_over_a_serial_link(tmp_path, capsys):
     env = simulated([2] * 2, [1, 2], 1.0, **SERVER)
     model = RennalaNIGT("MlpPolicy", env, seed=0, device="cpu", horizon=10, policy_kwargs={"net_arch": [2]})
@@ -386,6 +387,7 @@ def test_figures_over_a_serial_link():
         assert serial == dataclasses.replace(usual, link="serial")
 
 
+@pytest.mark.slow
 def test_reproduce_with_a_server(runs_in_this_process, tmp_path, monkeypatch):
     """The link is in the setting of the runs and in the name of the directory; a round takes longer, and so does the run."""
     figure = dataclasses.replace(

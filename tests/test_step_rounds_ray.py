@@ -26,6 +26,7 @@ def workers(ray_workers):
     return ray_workers
 
 
+@pytest.mark.slow
 def test_a_worker_in_a_long_step_is_not_waited_for_and_joins_when_it_is_done(workers, tmp_path):
     with Bell(tmp_path / "begun") as begun, Bell(tmp_path / "go_on"):
         env, point = prepared(workers(partial(WaitingEnv, tmp_path / "begun", tmp_path / "go_on"), LengthFromSeedEnv))

@@ -162,6 +162,7 @@ def test_random_steps(monkeypatch):
     assert wall_clock.random_steps_a_second(env) == len(made) / 2.0
 
 
+@pytest.mark.slow
 def test_a_comparison_on_processes(tmp_path, capsys, monkeypatch):
     given = []
     monkeypatch.setattr(compare, "execute_all", lambda *args: (given.append(args[2]), execute_all(*args)))

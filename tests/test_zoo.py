@@ -87,11 +87,8 @@ def saved(path, name="config.yml"):
 # Runs
 
 
-IN_USUAL_RUNS = ("rennala_nigt", "malenia_nigt")
-
-
 @pytest.mark.parametrize(
-    "algo", [pytest.param(name, marks=() if name in IN_USUAL_RUNS else pytest.mark.slow) for name in ALGORITHMS]
+    "algo", [pytest.param(name, marks=() if name == "rennala_nigt" else pytest.mark.slow) for name in ALGORITHMS]
 )
 def test_train_enjoy_and_continue(zoo, algo, capsys):
     model = train(zoo, algo, "--save-freq 100 --seed 3")
@@ -383,6 +380,7 @@ def test_help_is_that_of_the_zoo(command, capsys):
 # The page
 
 
+@pytest.mark.slow
 def test_commands_on_the_page(zoo, capsys):
     """In their order and shortened; that with processes is run by ``test_processes``."""
     Path("own.yml").write_text(re.search(r"^```yaml\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)[1])
