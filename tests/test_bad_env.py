@@ -226,6 +226,7 @@ def task_warnings(algorithm, env):
     return [str(w.message) for w in caught]
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("env", DIFFERENT)
 @pytest.mark.parametrize("algorithm", [a for a in ALL if a is not MaleniaNIGT])
 def test_different_tasks_warn_once(algorithm, env):
@@ -239,6 +240,7 @@ def test_malenia_never_warns(env):
     assert task_warnings(MaleniaNIGT, {**DIFFERENT, **SAME}[env]()) == []
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("env", SAME)
 @pytest.mark.parametrize("algorithm", ALL)
 def test_same_task_never_warns(algorithm, env):

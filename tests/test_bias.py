@@ -96,6 +96,7 @@ def first_finished():
     return record(RennalaNIGT, n_trajectories=M, schedule="first_finished")
 
 
+@pytest.mark.slow
 def test_first_finished_samples_short_episodes_too_often(first_finished):
     _, high = interval(first_finished.lengths)
     assert high < TRUE_LENGTH
@@ -113,6 +114,7 @@ def test_bound_by_hand():
     assert bias_bound([7] * M, N_WORKERS) == 0.0  # equal lengths, no bias
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("algorithm", "schedule"),
     [

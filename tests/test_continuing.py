@@ -118,6 +118,7 @@ def test_all_methods_and_schedules(name, timesteps):
     assert_the_same(one, other)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("kwargs", [STEPS, {**TRAJECTORIES, "schedule": "pipelined"}], ids=["steps", "pipelined"])
 @pytest.mark.parametrize(
     "env",
@@ -255,6 +256,7 @@ def test_infos_that_cannot_be_saved():
         saved_and_loaded(model, workers())
 
 
+@pytest.mark.slow
 def test_from_the_simulator_to_processes_and_back():
     model = make(RennalaNIGT, workers(), **STEPS).learn(61)
     processes = ProcessVecEnv([LengthFromSeedEnv] * 3)

@@ -1,5 +1,6 @@
 """The workers' copy of the policy, on every kind of workers; those on Ray are in ``test_ray.py``."""
 
+import pytest
 from copies import PolicyCopyTests
 from stable_baselines3.common.vec_env import DummyVecEnv
 
@@ -10,6 +11,7 @@ class TestSimulated(PolicyCopyTests):
     vec_env_cls = SimulatedVecEnv
 
 
+@pytest.mark.one_in(4)
 class TestProcesses(PolicyCopyTests):
     vec_env_cls = ProcessVecEnv
     pickles = True

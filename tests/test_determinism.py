@@ -115,6 +115,7 @@ CHUNKED = {
 }
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("algorithm", CHUNKED)
 def test_two_chunks_are_one_run(algorithm):
     """

@@ -94,17 +94,20 @@ def anchors(page):
     return slugs | set(re.findall(r"^\(([\w-]+)\)=$", prose(page), re.MULTILINE))
 
 
+TAKE_LONG = ("ray", "from_ppo")  # to start a Ray; PPO's 8,192 steps
+
+
 def shortened(block):
     """Trains for 2,000 steps where it has 10,000 or more."""
     return re.sub(r"(\.learn\((?:total_timesteps=)?)\d\d+_000\)", r"\g<1>2_000)", block)
 
 
 def runs_of_pages():
-    """Each page, and whether it trains for as long as it says; a Ray takes half a minute to start."""
+    """Each page, and whether it trains for as long as it says."""
     for page in PAGES:
         blocks = [block for _, block, _ in python_blocks(page)]
         if blocks:
-            yield pytest.param(page, False, marks=pytest.mark.slow if page.stem == "ray" else (), id=name_of(page))
+            yield pytest.param(page, False, marks=pytest.mark.slow if page.stem in TAKE_LONG else (), id=name_of(page))
         if any(block != shortened(block) for block in blocks):
             yield pytest.param(page, True, marks=pytest.mark.slow, id=f"{name_of(page)}, whole")
 

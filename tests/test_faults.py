@@ -131,6 +131,7 @@ def test_a_constructor_that_fails_at_start_up_is_an_error_at_once(monkeypatch, d
         assert re.search(r"in worker 1:\n(?s:.*)in explode", str(caught.value.__cause__))
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.filterwarnings(FAILED)
 @in_usual_runs
 @both_rounds
@@ -167,6 +168,7 @@ def test_a_policy_that_no_worker_can_unpack_is_an_error_at_once(make, algorithm)
 # Numbers that are not finite
 
 
+@pytest.mark.one_in(3)
 @in_usual_runs
 @both_rounds
 @pytest.mark.parametrize("what", ["reward", "observation", "reset"])

@@ -159,6 +159,7 @@ ENVS = {"workers": workers, "plain": lambda: make_vec_env(LengthFromSeedEnv, 2)}
 ARGUMENTS = {"steps": {"n_steps": 8}, "paper": {**PAPER, "n_trajectories": 4, "horizon": 20}}
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("env", ENVS)
 @pytest.mark.parametrize("arguments", ARGUMENTS)

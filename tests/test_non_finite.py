@@ -142,6 +142,7 @@ ALGORITHMS = [
 ]
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("kind", ["simulated", "lock-step"])
 @pytest.mark.parametrize(("algorithm", "kwargs"), ALGORITHMS)
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
@@ -249,6 +250,7 @@ def test_afedpg_goes_on():
     assert np.isfinite(flatten(model.policy)).all()
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("kind", ["simulated", "lock-step"])
 @pytest.mark.parametrize(("algorithm", "kwargs"), [*ALGORITHMS, (AFedPG, {})])
 @pytest.mark.parametrize("fault", ["reward nan", "observation nan", "first observation"])
@@ -378,6 +380,7 @@ class Diverge(BaseCallback):
 DIVERGED = r"after update \d+ the policy's output is no longer finite. Try a smaller learning_rate"
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.filterwarnings("ignore:Worker 0 .*failed:UserWarning")
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.parametrize("kind", ["simulated", "lock-step", "processes"])

@@ -184,6 +184,7 @@ def trained(method, schedule, m, env, n_rounds):
 rows = pytest.mark.parametrize(("method", "schedule"), [(row.method, row.schedule) for row in plan([1.0]).methods])
 
 
+@pytest.mark.one_in(2)
 @rows
 @settings(deadline=None, max_examples=5)
 @given(
@@ -265,6 +266,7 @@ def test_afedpg_row_is_the_limit_of_its_rounds():
     assert_allclose(sum(report.counts for report in reports) / 400, planned["AFedPG", "immediate"].counts, atol=0.01)
 
 
+@pytest.mark.slow
 def test_lengths_that_vary():
     """Planned rounds draw the lengths that were given, for any worker; first_finished prefers the short ones."""
     lengths, n_rounds = [1, 19], 40

@@ -39,6 +39,7 @@ def make():
         yield make
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("algorithm", [RennalaNIGT, MaleniaNIGT])
 @pytest.mark.parametrize(
     ("does", "says"),
@@ -215,6 +216,7 @@ def test_shared_memory_that_does_not_fit(make):
         RennalaNIGT("MlpPolicy", make(LengthFromSeedEnv), horizon=n_steps, seed=0).learn(1)
 
 
+@pytest.mark.slow
 def test_workers_end_with_their_parent(tmp_path):
     script = tmp_path / "parent.py"
     script.write_text(

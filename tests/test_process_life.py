@@ -46,6 +46,7 @@ class Rounds(BaseCallback):
         self.counts.append(self.model.last_round.counts.sum())
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.filterwarnings("ignore:Training and eval env are not of the same type")
 @pytest.mark.parametrize("algorithm", [RennalaNIGT, pytest.param(MaleniaNIGT, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", ["environment", "DummyVecEnv", "processes"])

@@ -387,6 +387,7 @@ COMMON = {
 }
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("env", ENVS)
 @pytest.mark.parametrize("algorithm", ALL)
 def test_configurations(algorithm, env):

@@ -103,6 +103,7 @@ class TestRayVecEnv(WorkerVecEnvTests, StepRoundsTests):
     infos_of_all_steps = False
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.usefixtures("cluster")
 class TestPolicyCopies(PolicyCopyTests):
     vec_env_cls = SpareRayVecEnv

@@ -84,6 +84,7 @@ def collect_into(reports):
     return Last(callback)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("name", RUNS)
 def test_run_of_processes_is_repeated_bit_for_bit(tmp_path, name):
     env = ProcessVecEnv(ENV_FNS)

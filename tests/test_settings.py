@@ -66,6 +66,7 @@ def unchanged(steps):
     return parameters(make(**(STEPS if steps else TRAJECTORIES)).learn(80))
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(("given", "values"), FROM_THE_START, ids=lambda values: ",".join(values)[:40])
 def test_before_the_first_round(given, values):
     start = {**given, **values}

@@ -225,6 +225,7 @@ def test_a_worker_that_is_quick_again_gets_its_share_again(n_workers, factor, n_
     assert shares[-1] == pytest.approx(40 * per_worker, rel=0.2)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=10)
 @given(st.integers(2, 6), st.integers(1, 3), st.floats(5.0, 40.0), st.integers(1, 3), st.sampled_from([Planned, Pipelined]))
 def test_what_workers_that_stay_slow_cost(n_quick, n_slow, factor, per_worker, schedule):

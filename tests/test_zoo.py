@@ -330,6 +330,7 @@ def test_zoo_is_not_installed(command, capsys, monkeypatch):
     assert error.endswith("rl_zoo3 is not installed, type: pip install 'sb3_nigt[zoo]'\n")
 
 
+@pytest.mark.one_in(3)
 @needs_zoo
 @pytest.mark.parametrize(
     ("arguments", "text"),
