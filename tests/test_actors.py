@@ -139,6 +139,7 @@ def assert_same(one, other):
     assert (one.terminated, one.truncated, one.infos) == (other.terminated, other.truncated, other.infos)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("activation", [nn.Tanh, nn.ReLU])
 @pytest.mark.parametrize("net_arch", [[], [7], [64, 64], [200, 300]], ids=str)  # the last one exceeds a block of rows
 def test_numpy_network_for_architectures(net_arch, activation):

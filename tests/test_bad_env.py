@@ -235,6 +235,7 @@ def test_different_tasks_warn_once(algorithm, env):
     assert re.search(said, message)
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("env", [*DIFFERENT, *SAME])
 def test_malenia_never_warns(env):
     assert task_warnings(MaleniaNIGT, {**DIFFERENT, **SAME}[env]()) == []

@@ -289,6 +289,7 @@ def test_finished_runs_are_not_run_again(tmp_path, monkeypatch):
     execute_all(runs, tmp_path, 1)
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_stops_no_other(tmp_path):
     good, bad = Run("rennala", 0, CARTPOLE, FEW), Run("rennala", 1, CARTPOLE, FEW, {"eta": 2.0})
     with pytest.raises(FailedRunsError, match=r"1 of 2 runs failed.*\n  rennala-seed1: ValueError: eta=2.0 is not allowed"):

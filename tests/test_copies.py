@@ -7,6 +7,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from sb3_nigt import ProcessVecEnv, SimulatedVecEnv
 
 
+@pytest.mark.one_in(2)
 class TestSimulated(PolicyCopyTests):
     vec_env_cls = SimulatedVecEnv
 

@@ -76,6 +76,7 @@ FAILURES = {
 }
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     ("function", "algorithm", "culprit"),
     [

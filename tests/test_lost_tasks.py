@@ -100,6 +100,7 @@ def test_lost_before_its_first_trajectory(make):
     assert model.last_round.weights.tolist() == [*reference.last_round.weights, 0.0]
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("schedule", ["planned", "first_finished", "pipelined"])
 def test_lost_in_the_middle_of_a_run(make, schedule):
     """M = 6: two of each of three tasks, then three of each of two; the round that is run again counts its steps twice."""

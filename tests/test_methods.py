@@ -17,6 +17,7 @@ every_method = pytest.mark.parametrize("method", list(METHODS.values()), ids=lis
 TASKS = ("a", "b", "a")
 
 
+@pytest.mark.one_in(2)
 @every_method
 @pytest.mark.filterwarnings("ignore:The workers hold different tasks")
 def test_an_entry_says_what_the_algorithm_does(method):

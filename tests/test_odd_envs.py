@@ -14,7 +14,7 @@ class TestSimulated(OddEnvTests, IdTests):
         return lambda *env_fns: SimulatedVecEnv(env_fns)
 
 
-@pytest.mark.one_in(2)
+@pytest.mark.one_in(4)
 class TestLockstep(OddEnvTests):
     can_have_locks = False  # DummyVecEnv copies infos with deepcopy
     last_of_reused = 0.0  # its terminal_observation is the array that the environment has written to since
@@ -24,7 +24,7 @@ class TestLockstep(OddEnvTests):
         return lambda *env_fns: DummyVecEnv(env_fns)
 
 
-@pytest.mark.one_in(2)
+@pytest.mark.one_in(4)
 @pytest.mark.filterwarnings("ignore:.*is not returned by the worker:UserWarning")
 class TestProcesses(OddEnvTests, IdTests):
     all_infos_travel = False

@@ -200,6 +200,7 @@ def test_rounds_are_those_of_the_simulator(method, schedule, pairs, m, link):
     assert [compared(report) for report in planned] == [compared(report) for report in reports]
 
 
+@pytest.mark.one_in(4)
 @rows
 def test_rounds_with_time_per_step_and_tasks(method, schedule):
     tau, tasks = [1.0, 2.5, 4.0, 7.5], ["a", "b", "a", "b"]

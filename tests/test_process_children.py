@@ -125,6 +125,7 @@ def test_children_end_when_the_environment_is_closed(tmp_path):
         env.close()
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.filterwarnings(FAILED)
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV])
 def test_children_end_with_a_worker_that_is_killed(make, tmp_path, number):

@@ -97,6 +97,7 @@ class SpareRayVecEnv(RayVecEnv):
         super().__init__(env_fns, **{"num_cpus": 0.01, **kwargs})
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.usefixtures("cluster")
 class TestRayVecEnv(WorkerVecEnvTests, StepRoundsTests):
     make_workers = SpareRayVecEnv

@@ -320,6 +320,7 @@ def test_interrupt_gives_the_round_up(workers):
 # Recording
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings(FAILED)
 def test_a_recorded_run_repeats_in_the_simulator_bit_for_bit(workers, tmp_path):
     """One worker is slower, one dies in the middle."""

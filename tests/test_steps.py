@@ -145,6 +145,7 @@ class Offset(FixedLengthEnv):
         return observation, reward + self.offset, *rest
 
 
+@pytest.mark.slow
 def test_each_environment_of_a_plain_vec_env_is_a_task_of_malenia():
     """Its critic tells them apart: the values of one observation differ by the reward."""
     env = DummyVecEnv([partial(Offset, offset) for offset in (0.0, 10.0)])
