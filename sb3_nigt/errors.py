@@ -1,7 +1,9 @@
-"""Errors that stop a run."""
+"""Errors that stop a run, and warnings that do not."""
 
 from __future__ import annotations
 
+import inspect
+import warnings
 from collections.abc import Hashable
 from typing import Any
 
@@ -59,3 +61,21 @@ class NonFiniteError(RuntimeError, ValueError):
     It is also a ``ValueError``, which torch's distributions raise for parameters that are not finite. So hyperparameter
     searches such as rl_zoo3's treat it as a bad choice and continue.
     """
+
+
+LIBRARIES = ("sb3_nigt", "stable_baselines3")
+
+
+def warn_user(message: str) -> None:
+    """
+    Warn with the line of the user's program that called the library; a line of ours would tell them nothing.
+
+    :param message: what has happened, and what to do
+    """
+    frame, level, level_of_user = inspect.currentframe(), 1, 1
+    while frame is not None:
+        level += 1
+        if frame.f_globals.get("__name__", "").partition(".")[0] in LIBRARIES:
+            level_of_user = level  # of its caller: what stands between two frames of a library, as torch, is not the user's
+        frame = frame.f_back
+    warnings.warn(message, stacklevel=level_of_user)

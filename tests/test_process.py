@@ -55,6 +55,7 @@ def test_a_failure_loses_nothing(make, tmp_path, algorithm, does, says):
         train_rounds(model, 6)
     (warning,) = caught
     assert re.match(rf"Worker 1 \(task 1\) failed: .*{says}.*It is restarted", str(warning.message))
+    assert os.path.dirname(warning.filename) == os.path.dirname(__file__)  # where learn() is called, not a line of the package
     assert env._roster.slots[1].history.failures == 1
     reference = algorithm("MlpPolicy", SimulatedVecEnv([LengthFromSeedEnv] * 2), **kwargs)
     train_rounds(reference, 6)

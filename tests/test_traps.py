@@ -21,6 +21,7 @@ def said(function):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         function()
+    assert {warning.filename for warning in caught} <= {__file__}  # not a line of the package
     return [str(warning.message) for warning in caught]
 
 

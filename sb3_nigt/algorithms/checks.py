@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
@@ -12,6 +11,7 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_nigt.algorithms.policy_checks import check_batch_norm
+from sb3_nigt.errors import warn_user
 from sb3_nigt.optimizers.geometry import check_geometry
 from sb3_nigt.policies import NO_SDE
 from sb3_nigt.schedules import SCHEDULES
@@ -80,7 +80,7 @@ def warn_of_no_effect(model: Model, default_n_trajectories: int) -> None:
         instead = "a round ends after n_trajectories trajectories, which are cut after horizon steps"
     names = [name for name, is_given in given.items() if is_given]
     if names:
-        warnings.warn(f'{", ".join(names)} has no effect with rollout="{model.rollout}": {instead}.', stacklevel=4)
+        warn_user(f'{", ".join(names)} has no effect with rollout="{model.rollout}": {instead}.')
 
 
 def check_estimator(gae_lambda: Any, rollout: Any) -> None:
@@ -167,10 +167,9 @@ def check_env(model: Model, env: VecEnv) -> None:
     WrapperStack.around(env)
     check_batch_norm(model.policy, env)
     if env.unwrapped.tasks_differ and not model.weighs_tasks_equally:
-        warnings.warn(
+        warn_user(
             f"The workers hold different tasks, and {type(model).__name__} weights each task by what its workers "
-            "deliver, so the objective depends on their speed and number. MaleniaNIGT weights all tasks equally.",
-            stacklevel=2,
+            "deliver, so the objective depends on their speed and number. MaleniaNIGT weights all tasks equally."
         )
 
 

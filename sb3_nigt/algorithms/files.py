@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import json
 import pathlib
-import warnings
 import zipfile
 from collections.abc import Container
 from typing import Any
 
 from stable_baselines3.common.save_util import open_path
 from torch import nn
+
+from sb3_nigt.errors import warn_user
 
 CRITIC = "value_network."  # where the parameters of a policy's critic are
 
@@ -67,10 +68,9 @@ def with_own_critic(parameters: dict[str, Any], policy: nn.Module) -> dict[str, 
     if bool(own) == bool(given) and all(given[name].shape == own[name].shape for name in own.keys() & given.keys()):
         return parameters  # load_state_dict reports what is missing
     if own:
-        warnings.warn(
+        warn_user(
             "These parameters have no critic of this model's shape: this model's critic "
-            "stays as it is. Train on; it is fitted anew.",
-            stacklevel=3,
+            "stays as it is. Train on; it is fitted anew."
         )
     return {name: tensor for name, tensor in parameters.items() if name not in given} | own
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Hashable
 from typing import Any, ClassVar
 
@@ -10,6 +9,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_nigt.aggregators import Aggregator, Malenia
 from sb3_nigt.algorithms.base import AsyncPolicyGradient
+from sb3_nigt.errors import warn_user
 
 
 class MaleniaNIGT(AsyncPolicyGradient):
@@ -54,8 +54,7 @@ class MaleniaNIGT(AsyncPolicyGradient):
         new = [task_id for task_id in self._dropped if task_id not in before]
         if new:
             left = len(set(task_ids)) - len(self._dropped)
-            warnings.warn(
+            warn_user(
                 f"All workers of task {', '.join(map(repr, new))} are lost: from round {self._n_updates} on the objective is "
-                f'the mean over the remaining {left} of {len(set(task_ids))} tasks (on_lost_task="drop").',
-                stacklevel=2,
+                f'the mean over the remaining {left} of {len(set(task_ids))} tasks (on_lost_task="drop").'
             )

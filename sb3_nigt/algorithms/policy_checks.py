@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import warnings
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_nigt.errors import warn_user
 from sb3_nigt.parameters import EXACT_IN_FLOAT32, Layout, actor_parameters, has_batch_norm
 from sb3_nigt.replica.fisher import fisher_product
 from sb3_nigt.replica.network import has_numpy_network
@@ -129,8 +129,7 @@ def warn_of_untrained(policy: ActorCriticPolicy) -> None:
     trained = {id(p) for p in actor_parameters(policy)}  # the critic has its own optimizer
     names = [name for name, p in policy.named_parameters() if p.requires_grad and id(p) in trained - known]
     if names:
-        warnings.warn(
+        warn_user(
             f"The policy's optimizer does not hold {', '.join(names[:3])}{', …' if len(names) > 3 else ''}: they are not "
-            "trained. After replacing a layer, create a new optimizer, or freeze them with requires_grad_(False).",
-            stacklevel=2,
+            "trained. After replacing a layer, create a new optimizer, or freeze them with requires_grad_(False)."
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 
+from sb3_nigt.errors import warn_user
 from sb3_nigt.policies import ActorPolicy
 from sb3_nigt.sampling.trajectory import Trajectory
 
@@ -27,7 +27,7 @@ class Traps:
     def _say(self, name: str, text: str) -> None:
         if name not in self._said:
             self._said.add(name)
-            warnings.warn(text, stacklevel=4)
+            warn_user(text)
 
     def after_round(self, accepted: Sequence[Trajectory], horizon: int) -> None:
         """
@@ -97,4 +97,4 @@ def warn_of_policy_kwargs(policy_kwargs: dict[str, Any], policy: Any, has_critic
     if policy_kwargs.get("log_std_init") is not None and not isinstance(policy.action_space, spaces.Box):
         reasons["log_std_init"] = "only Box actions have a standard deviation"
     for name, reason in reasons.items():
-        warnings.warn(f"policy_kwargs: {name} has no effect, since {reason}. Leave it out.", stacklevel=4)
+        warn_user(f"policy_kwargs: {name} has no effect, since {reason}. Leave it out.")

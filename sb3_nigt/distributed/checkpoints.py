@@ -7,13 +7,13 @@ import re
 import signal
 import socket
 import sys
-import warnings
 import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 from sb3_nigt.algorithms.preemption import RoundSaver
+from sb3_nigt.errors import warn_user
 from sb3_nigt.validation import check_integer, check_interval
 
 NAME = re.compile(r"round_(\d+)\.zip")
@@ -115,7 +115,7 @@ def newest_checkpoint(folder: str | Path) -> Path | None:
         problem = _problem(path)
         if problem is None:
             return path
-        warnings.warn(f"{path} is damaged and was skipped: {problem}.", stacklevel=2)
+        warn_user(f"{path} is damaged and was skipped: {problem}.")
     return None
 
 

@@ -6,7 +6,6 @@ import contextlib
 import copy
 import hashlib
 import io
-import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,6 +18,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import nn
 
 from sb3_nigt.critic import ValueNetwork
+from sb3_nigt.errors import warn_user
 
 HOW_TO_HELP = (
     "Keep open files, locks, generators and the like out of the policy's modules, or define __deepcopy__ and __reduce__ for "
@@ -140,11 +140,10 @@ def _warn_of_tensor_hooks(policy: ActorCriticPolicy) -> None:
     kinds = ("_backward_hooks", "_post_accumulate_grad_hooks")
     names = [name for name, p in policy.named_parameters() if any(getattr(p, kind, None) for kind in kinds)]
     if names:
-        warnings.warn(
+        warn_user(
             f"The hooks of {', '.join(names[:3])}{', …' if len(names) > 3 else ''} are not called: workers compute the "
             "gradients with copies of the parameters, and torch does not copy such hooks. Put them on a module, or change "
-            "p.grad in the step() of an optimizer of your own.",
-            stacklevel=2,
+            "p.grad in the step() of an optimizer of your own."
         )
 
 

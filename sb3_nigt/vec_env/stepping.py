@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
+from sb3_nigt.errors import warn_user
 from sb3_nigt.messages import Arrival, Job, SamplingPoint, Segment, SegmentStart, TrajectoryKey
 from sb3_nigt.sampling.heads import Head, Network
 from sb3_nigt.sampling.infos import InfoCopies
@@ -104,11 +104,10 @@ class SimulatedSegments:
                 continue
             self._actions[worker] = [position.actions]
             if not same_observation(position.observation, sampler.observation):
-                warnings.warn(
+                warn_user(
                     f"The environment of worker {worker} did not reach its previous state when its episode was repeated with "
                     "the same seed and actions, so it starts a new episode: the run continues, but not bit for bit. For that, "
-                    "reset(seed=...) must determine everything that follows.",
-                    stacklevel=2,
+                    "reset(seed=...) must determine everything that follows."
                 )
                 sampler.leave_episode()
                 self._left[worker] = True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
+from sb3_nigt.errors import warn_user
 from sb3_nigt.vec_env.base import WorkerVecEnv
 from sb3_nigt.vec_env.pool.commands import Commands
 from sb3_nigt.vec_env.pool.packing import unpack_rows
@@ -96,6 +96,6 @@ class CommandedVecEnv(WorkerVecEnv):
     def get_images(self) -> Sequence[npt.NDArray[Any] | None]:
         """See ``VecEnv.get_images``."""
         if self.render_mode != "rgb_array":
-            warnings.warn(f'render() needs render_mode="rgb_array", but it is {self.render_mode!r}.', stacklevel=2)
+            warn_user(f'render() needs render_mode="rgb_array", but it is {self.render_mode!r}.')
             return [None] * self.num_envs
         return self._call("render", ())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import cloudpickle
 import gymnasium as gym
 
-from sb3_nigt.errors import WorkerError
+from sb3_nigt.errors import WorkerError, warn_user
 from sb3_nigt.messages import Contribution
 from sb3_nigt.vec_env.pool import instructions as do
 from sb3_nigt.vec_env.pool import protocol
@@ -135,7 +134,7 @@ class Driver:
         self.segments.lose(said.worker)
 
     def _warn(self, said: do.Warn) -> None:
-        warnings.warn(said.message, stacklevel=2)
+        warn_user(said.message)
 
     def _raise(self, said: do.Raise) -> None:
         raise WorkerError(said.message, said.worker, self.task_ids[said.worker])
