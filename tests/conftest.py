@@ -1,10 +1,12 @@
 """Settings of the whole suite."""
 
 import json
+import math
 import os
 import re
 import signal
 import zlib
+from collections import defaultdict
 
 import pytest
 
@@ -39,10 +41,14 @@ def pytest_xdist_make_scheduler(config, log):
 
 @pytest.hookimpl(tryfirst=True)  # before -m selects
 def pytest_collection_modifyitems(items):
-    """Of a long table with the mark one_in(n), about one case in n is not slow: always the same ones, by their names."""
+    """Of a test or a class with the mark one_in(n), one case in n is not slow: always the same ones, which no order aligns."""
+    tables = defaultdict(list)
     for item in items:
-        share = item.get_closest_marker("one_in")
-        if share is not None and zlib.crc32(item.nodeid.encode()) % share.args[0]:
+        for node, mark in item.iter_markers_with_node("one_in"):
+            tables[node.nodeid.partition("[")[0], mark.args[0]].append(item)
+    for (_, n), cases in tables.items():
+        cases.sort(key=lambda item: zlib.crc32(item.nodeid.encode()))
+        for item in cases[math.ceil(len(cases) / n) :]:
             item.add_marker(pytest.mark.slow)
 
 

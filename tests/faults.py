@@ -313,7 +313,6 @@ in_usual_runs = pytest.mark.parametrize(  # the other half of a long table is fo
     "algorithm", ["RennalaNIGT", pytest.param("MaleniaNIGT", marks=pytest.mark.slow)]
 )
 both_rounds = pytest.mark.parametrize("rounds", ROUNDS)
-in_usual_rounds = pytest.mark.parametrize("rounds", ["steps", pytest.param("trajectories", marks=pytest.mark.slow)])
 
 
 # One of each way to fail: the process ends, hangs, raises, or delivers what is not a reward.
@@ -324,8 +323,8 @@ def cases(kinds):
     """All kinds of faults, rounds and algorithms; the usual runs have a few, and the death of a process in both rounds."""
 
     def is_usual(kind, rounds, algorithm):
-        both = rounds == "steps" or kind == "process killed in step"
-        return kind in USUAL_FAULTS and algorithm == "RennalaNIGT" and both
+        is_usual_round = rounds == "steps" or kind == "process killed in step"
+        return kind in USUAL_FAULTS and is_usual_round and algorithm == "RennalaNIGT"
 
     return marked(kinds, is_usual)
 

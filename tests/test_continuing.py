@@ -29,7 +29,6 @@ from sb3_nigt.distributed import RoundCheckpoint, newest_checkpoint
 TRAJECTORIES = {**PAPER, "n_trajectories": 4, "horizon": 20}
 STEPS = {"n_steps": 7}
 FIRST = (20, 50, 61)  # timesteps before the interruption
-IN_USUAL_RUNS = 61
 UNEVEN = {"step_times": [1.0, 2.0, 5.0], "message_times": [0.5, 0.0, 1.0]}
 
 
@@ -110,8 +109,9 @@ CASES = {
 }
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("timesteps", [pytest.param(n, marks=[] if n == IN_USUAL_RUNS else pytest.mark.slow) for n in FIRST])
+@pytest.mark.parametrize("timesteps", FIRST)
 def test_all_methods_and_schedules(name, timesteps):
     algorithm, kwargs = CASES[name]
     one, other = (run(algorithm, workers, timesteps, interrupted, **kwargs) for interrupted in (False, True))

@@ -27,7 +27,6 @@ from faults import (
     cases,
     check_faults,
     have_failed,
-    in_usual_rounds,
     in_usual_runs,
 )
 from paper import RennalaNIGT
@@ -39,8 +38,6 @@ import sb3_nigt
 from sb3_nigt import ProcessVecEnv, SimulatedVecEnv, WorkerError
 from sb3_nigt.algorithms.book import MAX_REJECTED_IN_A_ROW
 from sb3_nigt.vec_env.pool import commands
-
-KILLED = ("process killed in step", "sys.exit")
 
 
 @pytest.fixture
@@ -55,9 +52,10 @@ def test_a_fault_changes_nothing(make, note_fault, tmp_path, algorithm, rounds, 
     check_faults(make, note_fault, "processes", tmp_path, algorithm, rounds, kind, ["start", "middle", "restart"])
 
 
-@in_usual_runs
+@pytest.mark.one_in(6)
+@algorithms
 @both_rounds
-@pytest.mark.parametrize("kind", ["step raises", *(pytest.param(k, marks=pytest.mark.slow) for k in KILLED)])
+@pytest.mark.parametrize("kind", ["step raises", "process killed in step", "sys.exit"])
 def test_a_constructor_that_fails_after_a_restart(make, tmp_path, algorithm, rounds, kind):
     """The second process does not come up, the third does."""
     env = make(LengthFromSeedEnv, partial(FaultyEnv, kind, "construction", tmp_path / "diary"))
@@ -76,7 +74,8 @@ class AlwaysDying(LengthFromSeedEnv):
         kill_myself()
 
 
-@in_usual_rounds
+@pytest.mark.one_in(2)
+@both_rounds
 @pytest.mark.parametrize(
     ("limits", "said_last"),
     [

@@ -97,8 +97,8 @@ def numpy_hessian(function, size, step=1e-3):
 # Products
 
 
-@pytest.mark.one_in(2)
-@pytest.mark.parametrize("weighted", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.one_in(4)
+@pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("name", HEADS)
 def test_products_are_the_hessian_of_the_kl(name, weighted):
     """Every entry of F in double precision, for both ways to compute it. Entries of a critic are zero."""

@@ -46,9 +46,9 @@ class Rounds(BaseCallback):
         self.counts.append(self.model.last_round.counts.sum())
 
 
-@pytest.mark.one_in(2)
+@pytest.mark.one_in(3)
 @pytest.mark.filterwarnings("ignore:Training and eval env are not of the same type")
-@pytest.mark.parametrize("algorithm", [RennalaNIGT, pytest.param(MaleniaNIGT, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("algorithm", [RennalaNIGT, MaleniaNIGT])
 @pytest.mark.parametrize("kind", ["environment", "DummyVecEnv", "processes"])
 @pytest.mark.parametrize("normalized", [False, True])
 def test_evaluation_in_a_callback_changes_nothing(make, tmp_path, algorithm, kind, normalized):
