@@ -39,6 +39,8 @@ def test_tables_by_hand():
         "| task | 2 | **300** [300, 300] | 80.0 [80.0, 80.0] |  |",
         "| another | 1 |  |  | **80.0** |",
     ]
+    text = returns_table([("tie", {"first": [curve((0, 300.2))], "other": [QUICK], "third": [SLOW]})])
+    assert text.splitlines()[2] == "| tie | 1 | **300** | **300** | 80.0 |"
     text = speed_table([("task", {"first": [QUICK], "other": [SLOW], "third": [curve((0, 0), (100, 500))]})])
     assert text.splitlines()[0] == "| Times sooner than | other | third |"
     assert text.splitlines()[2] == "| task | 4.0 | not reached |"

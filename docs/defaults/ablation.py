@@ -12,8 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sb3_nigt.experiments.results import load_all
-from sb3_nigt.experiments.statistics import interquartile_mean
-from sb3_nigt.experiments.table import markdown_row, returns_cell
+from sb3_nigt.experiments.table import markdown_row, returns_cells
 
 FOLDER = Path(__file__).parent
 CHANGES = {
@@ -34,16 +33,10 @@ CHANGES = {
 def table() -> str:
     """Write a line for each change, a column for each task; the best mean of a task is bold."""
     finals = {folder.name.removesuffix("-ablation"): _finals(folder) for folder in sorted(FOLDER.glob("*-ablation"))}
-    best = {task: _best(of_task) for task, of_task in finals.items()}
+    cells = {task: returns_cells(of_task) for task, of_task in finals.items()}
     lines = [markdown_row(["Change", *finals]), markdown_row(["---"] * (len(finals) + 1))]
-    for method, text in CHANGES.items():
-        cells = (returns_cell(of_task[method], method == best[task]) for task, of_task in finals.items())
-        lines.append(markdown_row([text, *cells]))
+    lines += [markdown_row([text, *(of_task[method] for of_task in cells.values())]) for method, text in CHANGES.items()]
     return "\n".join(lines)
-
-
-def _best(of_task: dict[str, npt.NDArray[np.float64]]) -> str:
-    return max(of_task, key=lambda method: float(interquartile_mean(of_task[method])))
 
 
 def _finals(folder: Path) -> dict[str, npt.NDArray[np.float64]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -53,10 +53,8 @@ def returns_table(comparisons: Sequence[tuple[str, Curves]]) -> str:
     lines = [markdown_row(["Final return", "runs", *methods]), markdown_row(["---"] * (len(methods) + 2))]
     for name, curves in comparisons:
         finals = {method: np.array([curve.final_return for curve in runs]) for method, runs in curves.items()}
-        means = {method: float(statistics.interquartile_mean(values)) for method, values in finals.items()}
-        best = max(means, key=lambda method: means[method])
-        cells = [returns_cell(finals[method], method == best) if method in finals else "" for method in methods]
-        lines.append(markdown_row([name, str(len(next(iter(curves.values())))), *cells]))
+        cells = returns_cells(finals)
+        lines.append(markdown_row([name, str(len(next(iter(curves.values())))), *(cells.get(m, "") for m in methods)]))
     return "\n".join(lines)
 
 
@@ -95,11 +93,8 @@ def tasks_table(name: str, curves: Curves) -> str:
         of_method["worst task"] = np.min(list(of_method.values()), axis=0)
     lines = [markdown_row([name, *curves]), markdown_row(["---"] * (len(curves) + 1))]
     for task in next(iter(finals.values())):
-        means = {method: float(statistics.interquartile_mean(of_method[task])) for method, of_method in finals.items()}
-        best = max(means, key=lambda method: means[method])
-        lines.append(
-            markdown_row([task, *(returns_cell(of_method[task], method == best) for method, of_method in finals.items())])
-        )
+        cells = returns_cells({method: of_method[task] for method, of_method in finals.items()})
+        lines.append(markdown_row([task, *cells.values()]))
     return "\n".join(lines)
 
 
@@ -137,19 +132,24 @@ def rate(runs: Sequence[Curve]) -> float:
     return float(np.mean([curve["timesteps"][-1] / curve["seconds"][-1] for curve in runs]))
 
 
-def returns_cell(finals: FloatArray, best: bool) -> str:
+def returns_cells(finals: Mapping[str, FloatArray]) -> dict[str, str]:
     """
-    Write the interquartile mean of final returns with a 95 % bootstrap interval over runs.
+    Write the interquartile mean of final returns with a 95 % bootstrap interval over runs; bold where no other one is higher.
 
-    :param finals: one final return per seed
-    :param best: whether to write it in bold
+    :param finals: of each method, one final return per seed
+    :return: by method
     """
-    mean = _number(float(statistics.interquartile_mean(finals)))
-    text = f"**{mean}**" if best else mean
+    means = {method: float(statistics.interquartile_mean(values)) for method, values in finals.items()}
+    best = _number(max(means.values()))  # as it is written: a difference that nobody sees does not decide
+    texts = {method: _number(mean) for method, mean in means.items()}
+    return {method: (f"**{text}**" if text == best else text) + _interval(finals[method]) for method, text in texts.items()}
+
+
+def _interval(finals: FloatArray) -> str:
     if len(finals) == 1:
-        return text
+        return ""
     low, high = statistics.bootstrap_interval(finals, statistics.interquartile_mean)
-    return f"{text} [{_number(float(low))}, {_number(float(high))}]"
+    return f" [{_number(float(low))}, {_number(float(high))}]"
 
 
 def speed_cell(of_first: Sequence[Curve], of_other: Sequence[Curve]) -> str:
