@@ -91,6 +91,21 @@ def test_the_damping_of_the_optimizer_is_the_users(monkeypatch):
     assert pytest.approx(0.0, abs=1e-3) == shares[0] < shares[1] < shares[2] == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize(
+    ("env_id", "policy_kwargs", "unit"),
+    [("Pendulum-v1", {}, 4.0), ("Pendulum-v1", {"head": "tanh_gaussian"}, 1.0), ("CartPole-v1", {}, 10.0)],
+)
+def test_the_unit_of_the_damping(env_id, policy_kwargs, unit):
+    """1/σ² with σ = 0.5; a head that computes σ has no single one; discrete actions have ten times as much."""
+    model = RennalaNIGT(
+        "MlpPolicy", env_id, n_steps=20, seed=0, device="cpu", policy_kwargs={"net_arch": [4], **policy_kwargs}
+    )
+    assert update.damping_unit(model.policy) == pytest.approx(unit)
+    model.learn(20)
+    assert model.policy.optimizer.damping_unit == pytest.approx(unit)
+    assert model.policy.optimizer.scaled_damping == pytest.approx(0.1 * unit)
+
+
 @pytest.mark.parametrize(("given", "std"), [({}, 0.5), ({"log_std_init": 0.0}, 1.0), ({"log_std_init": -1.0}, 0.368)])
 def test_initial_standard_deviation(given, std):
     """In units of half the action range; a logarithm of 0 is not taken for none."""
