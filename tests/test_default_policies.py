@@ -93,10 +93,10 @@ def test_the_damping_of_the_optimizer_is_the_users(monkeypatch):
 
 @pytest.mark.parametrize(
     ("env_id", "policy_kwargs", "unit"),
-    [("Pendulum-v1", {}, 4.0), ("Pendulum-v1", {"head": "tanh_gaussian"}, 1.0), ("CartPole-v1", {}, 10.0)],
+    [("Pendulum-v1", {}, 4.0), ("Pendulum-v1", {"head": "tanh_gaussian"}, 1.0), ("CartPole-v1", {}, 30.0)],
 )
 def test_the_unit_of_the_damping(env_id, policy_kwargs, unit):
-    """1/σ² with σ = 0.5; a head that computes σ has no single one; discrete actions have ten times as much."""
+    """1/σ² with σ = 0.5; a head that computes σ has no single one; discrete actions have thirty times as much."""
     model = RennalaNIGT(
         "MlpPolicy", env_id, n_steps=20, seed=0, device="cpu", policy_kwargs={"net_arch": [4], **policy_kwargs}
     )

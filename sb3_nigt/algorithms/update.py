@@ -36,7 +36,7 @@ LARGEST_KL = 5.0  # of an update, times α²/2
 HARMLESS_KL = 1e-3  # of an update; where α is small, the rounding of float32 measures more than α²/2
 MAX_HALVINGS = 10  # of one update
 DISCRETE_DISTRIBUTIONS = (CategoricalDistribution, MultiCategoricalDistribution, BernoulliDistribution)
-DISCRETE_DAMPING = 10.0  # with 1, policies that had solved CartPole and LunarLander fell back far more often
+DISCRETE_DAMPING = 30.0  # with 1, policies that had solved CartPole and LunarLander fell back far more often
 
 
 def extrapolate(optimizer: th.optim.Optimizer, eta: float) -> Mapping[th.Tensor, th.Tensor]:
