@@ -21,7 +21,7 @@ TASKS = (
 )
 Rows = dict[str, str]  # what a row or a panel is called, and the folder of its comparison
 TABLES: dict[str, Rows] = {
-    **{k: {task: f"{task}-{k}" for task in TASKS} for k in ("processes", "one-slow", "sqrt", "equal", "one-worker")},
+    **{k: {task: f"{task}-{k}" for task in TASKS} for k in ("processes", "one-slow", "sqrt", "equal", "million", "one-worker")},
     "tasks": {
         **{family: f"tasks-{family}" for family in ("gravity", "friction", "velocity")},
         "velocity, three times as long": "tasks-velocity-long",
