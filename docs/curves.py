@@ -20,8 +20,9 @@ TASKS = (
     *("Pendulum-v1", "CartPole-v1", "LunarLander-v3", "Catch-v0"),
 )
 Rows = dict[str, str]  # what a row or a panel is called, and the folder of its comparison
+KINDS = ("processes", "one-slow", "sqrt", "equal", "million", "one-worker")  # of workers, and lengths of runs
 TABLES: dict[str, Rows] = {
-    **{k: {task: f"{task}-{k}" for task in TASKS} for k in ("processes", "one-slow", "sqrt", "equal", "million", "one-worker")},
+    **{kind: {task: f"{task}-{kind}" for task in TASKS} for kind in KINDS},
     "tasks": {
         **{family: f"tasks-{family}" for family in ("gravity", "friction", "velocity")},
         "velocity, three times as long": "tasks-velocity-long",
