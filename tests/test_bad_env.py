@@ -97,6 +97,15 @@ def test_wrapper_in_set_env():
         model.set_env(VecMonitor(workers()))
 
 
+def test_a_refused_env_changes_nothing():
+    model = RennalaNIGT("MlpPolicy", workers())
+    before = model.env
+    with pytest.raises(ValueError, match="is not allowed"):
+        model.set_env(VecMonitor(workers()))
+    assert model.env is before
+    model.learn(2)
+
+
 def test_extracted_dict_observations():
     env = VecExtractDictObs(workers(observation_space=spaces.Dict(a=spaces.Box(-1, 1, (2,)))), "a")
     with pytest.raises(

@@ -106,6 +106,10 @@ def test_the_unit_of_the_damping(env_id, policy_kwargs, unit):
     assert model.policy.optimizer.scaled_damping == pytest.approx(0.1 * unit)
 
 
+def test_the_unit_of_the_damping_where_features_are_learned():
+    assert update.damping_unit(train(Given, encoder=nn.Linear(4, 3)).policy) == 1.0
+
+
 @pytest.mark.parametrize(("given", "std"), [({}, 0.5), ({"log_std_init": 0.0}, 1.0), ({"log_std_init": -1.0}, 0.368)])
 def test_initial_standard_deviation(given, std):
     """In units of half the action range; a logarithm of 0 is not taken for none."""

@@ -271,10 +271,10 @@ class Model(OnPolicyAlgorithm):
                 "set_env() is not allowed within learn(): let the callback return False, which ends it, then call "
                 "set_env(env) and learn(..., reset_num_timesteps=False). env_method and set_attr of training_env are allowed."
             )
-        super().set_env(env, force_reset)
-        assert self.env is not None
+        wrapped = self._wrap_env(env, self.verbose)
+        check_env(self, wrapped)  # before anything changes
+        super().set_env(wrapped, force_reset)
         self._workers = self._group = None
-        check_env(self, self.env)
         self._make_estimator_anew()
 
     def save(

@@ -106,9 +106,11 @@ def is_hopeless(pieces: Sequence[Trajectory]) -> bool:
     """
     Tell whether so many pieces in a row were rejected that it makes no sense to wait for better ones.
 
+    A piece that the end of the round has cut says nothing: its number that is not finite may be still to come.
+
     :param pieces: the pieces of one worker in a round
     """
-    last = pieces[-MAX_BAD_EPISODES:]
+    last = [piece for piece in pieces if piece.rejected or piece.terminated or piece.truncated][-MAX_BAD_EPISODES:]
     return len(last) == MAX_BAD_EPISODES and all(piece.rejected for piece in last)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from functools import partial
 from typing import Any
@@ -70,7 +71,9 @@ def make_worker_vec_env(
     if time_per not in ("step", "trajectory"):
         raise ValueError(f'time_per={time_per!r} is not allowed: give "step" or "trajectory".')
     kwargs_list = _kwargs_per_worker(env_kwargs, n_workers)
-    if time_model is None:
+    if time_model is not None:
+        _refuse_unused(step_times=step_times, message_times=message_times, link=link, aggregation=aggregation)
+    else:
         time_model = FixedTimes(step_times, message_times, time_per, link, aggregation)
     maker = registered(env_id) if isinstance(env_id, str) else env_id
     env_fns = [
@@ -82,6 +85,14 @@ def make_worker_vec_env(
     if task_ids is None and not all(_equal(kwargs, kwargs_list[0]) for kwargs in kwargs_list):
         vec_env.tasks_differ = True
     return vec_env
+
+
+def _refuse_unused(**given: Any) -> None:
+    """A time model has its own times and its own link."""
+    defaults = inspect.signature(make_worker_vec_env).parameters
+    for name, value in given.items():
+        if not _equal(value, defaults[name].default):
+            raise ValueError(f"{name}={value!r} has no effect next to time_model: leave it out, or give it to the time model.")
 
 
 def _check_class(vec_env_cls: Any) -> None:
