@@ -211,9 +211,21 @@ def test_other_time_models():
         ReplayedTimes([[1.0], [0.0]])
     with pytest.raises(ValueError, match="recorded has a worker without any time"):
         ReplayedTimes([[1.0], []])
-    for given in ({"step_times": [1, 2]}, {"message_times": 3.0}, {"link": "serial"}, {"aggregation": "server"}):
-        with pytest.raises(ValueError, match=f"{next(iter(given))}=.* has no effect next to time_model: leave it out"):
-            make_worker_vec_env(TwoStepEnv, 2, time_model=FixedTimes(1.0), **given)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("step_times", [1, 2]),
+        ("message_times", 3.0),
+        ("time_per", "trajectory"),
+        ("link", "serial"),
+        ("aggregation", "server"),
+    ],
+)
+def test_times_next_to_a_time_model(name, value):
+    with pytest.raises(ValueError, match=f"{name}=.* has no effect next to time_model: leave it out"):
+        make_worker_vec_env(TwoStepEnv, 2, time_model=FixedTimes(1.0), **{name: value})
 
 
 @pytest.mark.parametrize("time_model", [1.0, "step", FixedTimes])

@@ -283,26 +283,12 @@ def test_hopeless_worker_stops_the_run(kind, algorithm, kwargs, fault, tmp_path)
         assert not np.array_equal(flatten(trained.policy), parameters)
 
 
-class BadFifthStepEnv(gym.Env):
-    """Every episode has a number that is not finite, so no step can be used."""
-
-    observation_space, action_space = spaces.Box(-1, 1, (2,)), spaces.Discrete(2)
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.t = 0
-        return np.zeros(2, np.float32), {}
-
-    def step(self, action):
-        self.t += 1
-        return np.full(2, np.nan if self.t == 5 else 0, np.float32), 1.0, self.t >= 7, False, {}
-
-
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize("n_steps", [49, 50])
+@pytest.mark.parametrize("n_steps", [50, 51])
 def test_a_lock_step_worker_is_hopeless_wherever_the_round_ends(n_steps):
-    """49 steps are seven episodes; after 50 an eighth one has begun, and has nothing bad yet."""
-    model = sb3_nigt.RennalaNIGT("MlpPolicy", BadFifthStepEnv(), n_steps=n_steps, seed=SEED)
+    """50 steps are ten episodes; after 51 another one has begun, and has nothing bad yet."""
+    env = DummyVecEnv([partial(LinearEnv, FAULTS["observation inf"], always)])
+    model = sb3_nigt.RennalaNIGT("MlpPolicy", env, n_steps=n_steps, seed=SEED)
     with pytest.raises(WorkerError, match="in a row ended with a non-finite"):
         model.learn(200)
 

@@ -9,11 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch as th
-from stable_baselines3.common.distributions import (
-    BernoulliDistribution,
-    CategoricalDistribution,
-    MultiCategoricalDistribution,
-)
+from gymnasium import spaces
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.utils import obs_as_tensor
@@ -35,7 +31,6 @@ Array = npt.NDArray[np.float32]
 LARGEST_KL = 5.0  # of an update, times α²/2
 HARMLESS_KL = 1e-3  # of an update; where α is small, the rounding of float32 measures more than α²/2
 MAX_HALVINGS = 10  # of one update
-DISCRETE_DISTRIBUTIONS = (CategoricalDistribution, MultiCategoricalDistribution, BernoulliDistribution)
 DISCRETE_DAMPING = 30.0  # with 1, policies that had solved CartPole and LunarLander fell back far more often
 
 
@@ -108,7 +103,7 @@ def damping_unit(policy: ActorCriticPolicy) -> float:
 
     :param policy: the model's policy
     """
-    if isinstance(policy.action_dist, DISCRETE_DISTRIBUTIONS):
+    if not isinstance(policy.action_space, spaces.Box):
         return 1.0 if list(policy.features_extractor.parameters()) else DISCRETE_DAMPING
     if not isinstance(policy, ActorPolicy) or not isinstance(policy.action_dist, HalfRangeGaussianDistribution):
         return 1.0

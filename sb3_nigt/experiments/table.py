@@ -140,7 +140,7 @@ def returns_cells(finals: Mapping[str, FloatArray]) -> dict[str, str]:
     :return: by method
     """
     means = {method: float(statistics.interquartile_mean(values)) for method, values in finals.items()}
-    best = _number(max(means.values()))  # as it is written: a difference that nobody sees does not decide
+    best = _number(max(means.values()))  # as it is written: a difference that is not shown does not decide
     texts = {method: _number(mean) for method, mean in means.items()}
     return {method: (f"**{text}**" if text == best else text) + _interval(finals[method]) for method, text in texts.items()}
 

@@ -106,7 +106,7 @@ def is_hopeless(pieces: Sequence[Trajectory]) -> bool:
     """
     Tell whether so many pieces in a row were rejected that it makes no sense to wait for better ones.
 
-    A piece that the end of the round has cut says nothing: its number that is not finite may be still to come.
+    A piece that was cut before its episode ended, without a fault so far, says nothing: the fault may still come.
 
     :param pieces: the pieces of one worker in a round
     """

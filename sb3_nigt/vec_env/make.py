@@ -72,7 +72,8 @@ def make_worker_vec_env(
         raise ValueError(f'time_per={time_per!r} is not allowed: give "step" or "trajectory".')
     kwargs_list = _kwargs_per_worker(env_kwargs, n_workers)
     if time_model is not None:
-        _refuse_unused(step_times=step_times, message_times=message_times, link=link, aggregation=aggregation)
+        given = {"step_times": step_times, "message_times": message_times, "time_per": time_per}
+        _refuse_unused({**given, "link": link, "aggregation": aggregation})
     else:
         time_model = FixedTimes(step_times, message_times, time_per, link, aggregation)
     maker = registered(env_id) if isinstance(env_id, str) else env_id
@@ -87,8 +88,8 @@ def make_worker_vec_env(
     return vec_env
 
 
-def _refuse_unused(**given: Any) -> None:
-    """A time model has its own times and its own link."""
+def _refuse_unused(given: dict[str, Any]) -> None:
+    """A time model has its own times and its own link, so nothing but the defaults may stand next to it."""
     defaults = inspect.signature(make_worker_vec_env).parameters
     for name, value in given.items():
         if not _equal(value, defaults[name].default):
