@@ -175,5 +175,9 @@ class ObservationNormalizer(nn.Module):
         for norm, new in zip(self._running_norms(), moments, strict=True):
             norm.set_moments(norm.moments().merge(new))
 
+    def has_overflown(self) -> bool:
+        """Tell whether a variance exceeds the range of float32, so that the networks see zeros."""
+        return any(bool(th.isinf(norm.var).any()) for norm in self._running_norms())
+
     def _running_norms(self) -> list[RunningNorm]:
         return [norm for norm in self.norms if isinstance(norm, RunningNorm)]

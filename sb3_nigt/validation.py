@@ -10,19 +10,19 @@ import numpy as np
 import numpy.typing as npt
 
 
-def check_integer(name: str, value: Any, minimum: int) -> int:
+def check_integer(name: str, value: Any, minimum: int, maximum: float = math.inf) -> int:
     """
     Return ``value`` as an int.
 
     :param name: the argument, for the message
     :param value: what the user gave
     :param minimum: smallest value allowed
-    :raises ValueError: if it is not an integer or too small
+    :param maximum: largest value allowed
+    :raises ValueError: if it is not an integer, too small or too large
     """
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < minimum:
-        raise ValueError(
-            f"{name}={value!r} is not allowed: give an integer of at least {minimum}, for example {name}={minimum}."
-        )
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not minimum <= value <= maximum:
+        allowed = f"of at least {minimum}" if math.isinf(maximum) else f"from {minimum} to {maximum:,}"
+        raise ValueError(f"{name}={value!r} is not allowed: give an integer {allowed}, for example {name}={minimum}.")
     return int(value)
 
 

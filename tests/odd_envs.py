@@ -244,6 +244,21 @@ class OddEnvTests:
         assert list(model.ep_success_buffer) == [True] * len(look.last_infos())
 
     @ROUNDS
+    def test_an_info_that_contains_itself(self, make, rounds):
+        def info(t):
+            parts = {"t": t, "list": [t]}
+            parts["whole"] = parts
+            parts["list"].append(parts["list"])
+            return {"parts": parts, "list": parts["list"], "is_success": t == 5}
+
+        model, look = self.learn_with(make, rounds, info)
+        assert list(model.ep_success_buffer) == [True] * len(look.last_infos())
+        for seen in (info["parts"] for info in look.infos if "parts" in info):
+            assert seen["whole"] is seen
+            assert seen["list"][0] == seen["t"]
+            assert seen["list"][1] is seen["list"]
+
+    @ROUNDS
     def test_an_info_that_is_no_dict(self, make, rounds):
         with pytest.raises(Exception, match=r"info must be a dict, got int|item assignment"):  # the latter from DummyVecEnv
             self.learn_with(make, rounds, lambda t: 7)

@@ -20,6 +20,7 @@ OF_PPO = {
     "vf_coef": "the critic is fitted on its own",
     "normalize_advantage": "always standardised",
     "sde_sample_freq": "gSDE is not supported",
+    "lr": "it is called learning_rate",
 }
 
 

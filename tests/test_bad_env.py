@@ -9,6 +9,8 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from paper import MaleniaNIGT, RennalaNIGT, SyncNIGT
+from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
+from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 from stable_baselines3.common.distributions import Distribution, SquashedDiagGaussianDistribution
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
@@ -21,6 +23,7 @@ from stable_baselines3.common.vec_env import (
     VecMonitor,
     VecNormalize,
 )
+from stable_baselines3.dqn.policies import DQNPolicy
 from two_steps import TwoStepEnv, says, workers
 
 import sb3_nigt
@@ -74,10 +77,13 @@ class OwnWrapper(VecEnvWrapper):
 
 
 UNSUPPORTED = {
-    "VecFrameStack": (lambda env: VecFrameStack(env, 2), "gymnasium.wrappers.FrameStackObservation as wrapper_class"),
+    "VecFrameStack": (
+        lambda env: VecFrameStack(env, 2),
+        "(make_worker_vec_env: wrapper_class; rl_zoo3: env_wrapper)",
+    ),
     "VecMonitor": (VecMonitor, "make_worker_vec_env puts a Monitor around every worker"),
     "VecCheckNan": (VecCheckNan, "trajectories with non-finite numbers are rejected anyway"),
-    "OwnWrapper": (OwnWrapper, "gymnasium.Wrapper inside each worker (wrapper_class)"),
+    "OwnWrapper": (OwnWrapper, "Put a gymnasium.Wrapper around each environment"),
 }
 
 
@@ -108,9 +114,7 @@ def test_a_refused_env_changes_nothing():
 
 def test_extracted_dict_observations():
     env = VecExtractDictObs(workers(observation_space=spaces.Dict(a=spaces.Box(-1, 1, (2,)))), "a")
-    with pytest.raises(
-        ValueError, match=r"env=VecExtractDictObs\(SimulatedVecEnv\).*gymnasium.ObservationWrapper as wrapper_class"
-    ):
+    with pytest.raises(ValueError, match=r"env=VecExtractDictObs\(SimulatedVecEnv\).*gymnasium.ObservationWrapper around"):
         RennalaNIGT("MlpPolicy", env)
 
 
@@ -144,6 +148,38 @@ def test_no_second_derivative():
         model.learn(4)
     assert model.num_timesteps == 0
     sb3_nigt.RennalaNIGT("MlpPolicy", workers(), geometry="spectral", **kwargs).learn(4)
+
+
+@pytest.mark.parametrize(
+    ("policy", "message"),
+    [
+        (
+            RecurrentActorCriticPolicy,
+            "RecurrentActorCriticPolicy is not supported: its get_distribution needs lstm_states, episode_",
+        ),
+        (MaskableActorCriticPolicy, "MaskableActorCriticPolicy is not supported: give a subclass of ActorCriticPolicy"),
+        (DQNPolicy, "DQNPolicy is not supported: give a subclass of ActorCriticPolicy"),
+        (th.nn.Linear(2, 2), "Linear.* is not supported: give a subclass of ActorCriticPolicy"),
+        (
+            "MlpLstmPolicy",
+            "'MlpLstmPolicy' is not allowed: give one of 'MlpPolicy', 'CnnPolicy', 'MultiInputPolicy', or a sub",
+        ),
+    ],
+)
+def test_policies_of_other_algorithms(policy, message):
+    with pytest.raises(ValueError, match=f"^policy={message}"):
+        sb3_nigt.RennalaNIGT(policy, workers())
+
+
+@pytest.mark.parametrize("value", ["x", [64, 64]])
+def test_arguments_of_the_policy_that_are_no_dict(value):
+    with pytest.raises(ValueError, match=r"^policy_kwargs=.* is not allowed: give a dict, such as dict\(net_arch="):
+        sb3_nigt.RennalaNIGT("MlpPolicy", workers(), policy_kwargs=value)
+
+
+def test_an_action_space_of_two_dimensions():
+    with pytest.raises(ValueError, match=r"(?s)^env: the action space MultiDiscrete.* its nvec has 2 dimensions: flatten it"):
+        sb3_nigt.RennalaNIGT("MlpPolicy", workers(action_space=spaces.MultiDiscrete([[2, 3], [2, 2]])))
 
 
 @pytest.mark.parametrize(("name", "argument"), [("lr", "learning_rate"), ("eta", "eta"), ("geometry", "geometry")])

@@ -384,9 +384,15 @@ def test_scalar_observations(space):
         sb3_nigt.RennalaNIGT(policy, workers(observation_space=space))
 
 
-@pytest.mark.parametrize("seed", [-1, 1.0, "x", True])
+@pytest.mark.parametrize("size", [0, -1, 2.5, "9", None])
+def test_size_of_the_window(size):
+    with pytest.raises(ValueError, match=says(f"stats_window_size={size!r} is not allowed: give an integer of at least 1")):
+        RennalaNIGT("MlpPolicy", workers(), stats_window_size=size)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 1.0, "x", True])
 def test_seed(seed):
-    with pytest.raises(ValueError, match=says(f"seed={seed!r} is not allowed: give an integer of at least 0")):
+    with pytest.raises(ValueError, match=says(f"seed={seed!r} is not allowed: give an integer from 0 to 4,294,967,295")):
         RennalaNIGT("MlpPolicy", workers(), seed=seed)
 
 

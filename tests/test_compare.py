@@ -466,3 +466,11 @@ def test_a_method_looks_the_same_in_all_pictures():
 def test_more_methods_than_styles():
     styles = [str(sorted(method_style(number).items(), key=str)) for number in range(12)]
     assert len(set(styles)) == 12
+
+
+def test_values_that_an_algorithm_refuses_are_refused_before_the_first_run(tmp_path, capsys):
+    arguments = [*COMPARE, "--algos", "ppo,rennala", "--seeds", "1", "--timesteps", "100", "--output", str(tmp_path)]
+    with pytest.raises(SystemExit):
+        main([*arguments, "--set", "rennala.eta=3"])
+    assert "--set rennala: eta=3 is not allowed: give a finite number in (0, 1]" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

@@ -12,6 +12,7 @@ import torch as th
 from envs import LengthFromSeedEnv, parameters
 from stable_baselines3 import PPO
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecCheckNan, VecNormalize
 
 from sb3_nigt import (
     PAPER,
@@ -155,11 +156,16 @@ WAYS = {
     "cloudpickle": lambda model: pickle.loads(cloudpickle.dumps(model)),
     "deepcopy": copy.deepcopy,
 }
-ENVS = {"workers": workers, "plain": lambda: make_vec_env(LengthFromSeedEnv, 2)}
+ENVS = {
+    "workers": workers,
+    "plain": lambda: make_vec_env(LengthFromSeedEnv, 2),
+    "normalised workers": lambda: VecNormalize(workers()),
+    "normalised": lambda: VecCheckNan(VecNormalize(make_vec_env(LengthFromSeedEnv, 2))),
+}
 ARGUMENTS = {"steps": {"n_steps": 8}, "paper": {**PAPER, "n_trajectories": 4, "horizon": 20}}
 
 
-@pytest.mark.one_in(2)
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("env", ENVS)
 @pytest.mark.parametrize("arguments", ARGUMENTS)
@@ -174,6 +180,18 @@ def test_copies(way, env, arguments, capsys):
         assert np.array_equal(parameters(model), before), "the copy shares memory with the model"
         assert not np.array_equal(parameters(copied), before)
         model.learn(60, reset_num_timesteps=False)
+
+
+def test_copies_of_running_statistics_stay_apart():
+    model = make(env=VecNormalize(workers()), n_steps=8).learn(60)
+    copied = copy.deepcopy(model)
+    (one, other) = (each.get_vec_normalize_env() for each in (model, copied))
+    before = one.obs_rms.mean.copy()
+    assert np.array_equal(other.obs_rms.mean, before)
+    assert other.venv is not one.venv
+    copied.learn(60, reset_num_timesteps=False)
+    assert np.array_equal(one.obs_rms.mean, before)
+    assert not np.array_equal(other.obs_rms.mean, before)
 
 
 @pytest.mark.parametrize("way", WAYS)

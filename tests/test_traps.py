@@ -2,6 +2,7 @@
 
 import warnings
 
+import numpy as np
 import pytest
 from envs import FixedLengthEnv, NeverEndingEnv
 from two_steps import workers as two_steps
@@ -58,6 +59,22 @@ def test_a_lookahead_that_is_longer_than_the_parameters():
     (text,) = said(lambda: model.learn(200))
     assert text.startswith("With eta=0.01 workers sample at a distance of 49.5 from the policy")  # 99 * 0.5
     assert said(lambda: make(**{**TRAJECTORIES, "eta": 0.5, "learning_rate": 0.01}).learn(200)) == []
+
+
+@pytest.mark.parametrize(("size", "n_messages"), [(1e18, 0), (1e30, 1)])
+def test_observations_whose_variance_overflows(size, n_messages):
+    class Far(FixedLengthEnv):
+        def step(self, action):
+            observation, *rest = super().step(action)
+            return observation + np.float32(size), *rest
+
+    model = make(env=SimulatedVecEnv([Far] * 3), n_steps=5)
+    texts = said(lambda: model.learn(100))
+    assert len(texts) == n_messages
+    assert all("the variance of the observations exceeds 3.4e38, the largest float32" in text for text in texts)
+    model.logger.dump = lambda step: None
+    model.learn(15)
+    assert np.isfinite(model.logger.name_to_value["train/extrapolation_norm"])
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ ONE_STEP = "an update is one gradient step over the whole round"
 LENGTH = "nothing is clipped; learning_rate says how far an update goes"
 CRITIC = "the critic is fitted on its own, apart from the policy's gradient"
 BUFFER = "the steps of a round stay where they were sampled"
-INSTEAD = {  # arguments of PPO and A2C, and what takes their place
+INSTEAD = {  # arguments of PPO, A2C and optimizers, and what takes their place
+    "lr": "it is called learning_rate, as in PPO",
     "batch_size": ONE_STEP,
     "n_epochs": ONE_STEP,
     "clip_range": LENGTH,

@@ -50,6 +50,7 @@ from sb3_nigt.sampling.seeding import seed_of_streams
 from sb3_nigt.sampling.ticks import Tick, TickAssembler
 from sb3_nigt.sampling.trajectory import Trajectory
 from sb3_nigt.schedules import FirstFinished
+from sb3_nigt.validation import check_integer
 from sb3_nigt.vec_env.base import RolloutSpec, TrajectoryWorkers
 from sb3_nigt.vec_env.connect import workers_behind
 from sb3_nigt.vec_env.lockstep import LockstepWorkers
@@ -150,6 +151,7 @@ class AsyncPolicyGradient(Model):
         self.fisher_samples, self.fisher_rounds = fisher_samples, fisher_rounds
         vars(self).update(self.fixed)
         check_arguments(self)
+        check_integer("stats_window_size", stats_window_size, 1)
         warn_of_no_effect(self, N_TRAJECTORIES)
         super().__init__(
             policy,
@@ -380,7 +382,8 @@ class AsyncPolicyGradient(Model):
         extrapolated = update.extrapolate(self.policy.optimizer, self.eta_schedule(self._current_progress_remaining))
         parameters = self._layout.flatten(extrapolated)
         iterate = self._layout.flatten()
-        self._extrapolation_norm = update.distance(parameters, iterate)
+        n = self._layout.n_parameters  # what follows are buffers, the same in both
+        self._extrapolation_norm = update.distance(parameters[:n], iterate[:n])
         self._traps.at_point(self._extrapolation_norm, iterate, self.policy.optimizer.param_groups[0].get("eta", 1.0))
         self._buffers = update.same_buffers(self._layout.sampling_buffers(), self._buffers)
         self._point = SamplingPoint(self._n_updates, parameters, *self._stack.freeze(), self._buffers)
@@ -465,6 +468,7 @@ class AsyncPolicyGradient(Model):
         self._n_updates += 1
         self._before_round = None
         statistics.move_normalizer(self.policy, self._statistics.observations)
+        self._traps.after_update(self.policy)
         if self._has_batch_norm:
             update.move_batch_norm(self.policy, [trajectory for _, trajectory in self._accepted])
         update.log_update(self.logger, self.policy, self._n_updates, gradient, self._extrapolation_norm)

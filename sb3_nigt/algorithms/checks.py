@@ -10,7 +10,7 @@ import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_nigt.algorithms.policy_checks import check_batch_norm
+from sb3_nigt.algorithms.policy_checks import check_batch_norm, check_policy_class
 from sb3_nigt.errors import warn_user
 from sb3_nigt.optimizers.geometry import check_geometry
 from sb3_nigt.policies import NO_SDE
@@ -59,6 +59,26 @@ def check_arguments(model: Model) -> None:
             raise ValueError(f"{name}={value!r} is not allowed: give one of {', '.join(map(repr, allowed))}.")
     if model.use_sde:
         raise ValueError(NO_SDE)
+
+
+def check_setup(model: Model) -> None:
+    """
+    Refuse what the policy could only stumble over.
+
+    :param model: with all its arguments, before its policy is made
+    :raises ValueError: naming the argument, its value and what to give instead
+    """
+    if not isinstance(model.policy_kwargs, dict):
+        raise ValueError(
+            f"policy_kwargs={model.policy_kwargs!r} is not allowed: give a dict, such as dict(net_arch=[64, 64])."
+        )
+    check_policy_class(model.policy_class)
+    space = getattr(model, "action_space", None)  # neither an environment nor a file
+    if isinstance(space, spaces.MultiDiscrete) and space.nvec.ndim > 1:
+        raise ValueError(
+            f"env: the action space {space} is not supported, since its nvec has {space.nvec.ndim} dimensions: "
+            "flatten it with a gymnasium.ActionWrapper."
+        )
 
 
 def warn_of_no_effect(model: Model, default_n_trajectories: int) -> None:

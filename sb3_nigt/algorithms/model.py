@@ -18,7 +18,7 @@ from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.type_aliases import GymEnv, TensorDict
 from stable_baselines3.common.type_aliases import Schedule as ProgressSchedule
 from stable_baselines3.common.utils import FloatSchedule
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
 from sb3_nigt.aggregators import Aggregator
 from sb3_nigt.algorithms import update
@@ -28,8 +28,10 @@ from sb3_nigt.algorithms.checks import (
     check_arguments,
     check_env,
     check_kind_of_env,
+    check_setup,
 )
 from sb3_nigt.algorithms.continuing import LeftOff, left_off
+from sb3_nigt.algorithms.copies import put_together, taken_apart
 from sb3_nigt.algorithms.critic_tasks import critic_tasks, n_critic_tasks, value_network
 from sb3_nigt.algorithms.files import check_file, saved_classes, with_own_critic
 from sb3_nigt.algorithms.fisher_sample import FisherSample
@@ -59,6 +61,7 @@ OF_A_RUN = (  # attributes that are made anew from the others
     *("eta_schedule", "_settings", "_is_in_round", "_preemption", "_before_round", "_traps", "_is_learning"),
     *("_is_prepared", "_extrapolation_norm"),
 )
+LARGEST_SEED = 2**32 - 1  # of NumPy's global random numbers, which Stable-Baselines3 seeds as well
 RATE_OF_OTHERS = 3e-4  # of an optimizer without geometry, as in PPO
 COUNTERS = {  # name and attribute of the numbers that decide how a run continues
     "num_timesteps": "num_timesteps",
@@ -144,6 +147,14 @@ class Model(OnPolicyAlgorithm):
         critic = Critic(value_network(self.policy, tasks), self._root_seed)
         return GeneralizedAdvantage(self.gamma, self.gae_lambda, critic, scale, partial(update.as_seen, self.policy), tasks)
 
+    def _get_policy_from_name(self, policy_name: str) -> type[BasePolicy]:
+        if policy_name not in self.policy_aliases:
+            allowed = ", ".join(map(repr, self.policy_aliases))
+            raise ValueError(
+                f"policy={policy_name!r} is not allowed: give one of {allowed}, or a subclass of ActorCriticPolicy."
+            )
+        return super()._get_policy_from_name(policy_name)
+
     def _default_policy_kwargs(self) -> dict[str, Any]:
         """Arguments of the policy that follow from those of the algorithm."""
         if self.gae_lambda is None or not issubclass(self.policy_class, ActorPolicy):
@@ -163,6 +174,7 @@ class Model(OnPolicyAlgorithm):
 
     def _setup_model(self) -> None:
         check_arguments(self)
+        check_setup(self)
         if "optimizer_class" not in self.policy_kwargs:
             check_optimizer_kwargs(self.policy_kwargs.get("optimizer_kwargs") or {}, self.optimizer_class)
         check_kind_of_estimator(self._has_critic, self.gae_lambda)
@@ -248,7 +260,7 @@ class Model(OnPolicyAlgorithm):
 
         :param seed: None draws a fresh seed for the trajectories
         """
-        seed = None if seed is None else check_integer("seed", seed, 0)
+        seed = None if seed is None else check_integer("seed", seed, 0, LARGEST_SEED)
         super().set_random_seed(seed)
         self._root_seed = int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]) if seed is None else seed
 
@@ -351,7 +363,7 @@ class Model(OnPolicyAlgorithm):
         self._keep_learned()
         state = {name: value for name, value in vars(self).items() if name not in (*OF_A_RUN, "_logger")}
         self._learned = None
-        return state
+        return {**state, "env": taken_apart(self.env), "_vec_normalize_env": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """
@@ -360,6 +372,8 @@ class Model(OnPolicyAlgorithm):
         :param state: of ``__getstate__``
         """
         vars(self).update(state)
+        self.env = put_together(state["env"])
+        self._vec_normalize_env = None if self.env is None else unwrap_vec_normalize(self.env)
         self._custom_logger = False
         self._make_parts()
 

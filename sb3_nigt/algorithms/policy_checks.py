@@ -43,6 +43,27 @@ def check_optimizer_kwargs(kwargs: dict[str, Any], optimizer: type[th.optim.Opti
             )
 
 
+def check_policy_class(policy: Any) -> None:
+    """
+    Refuse policies whose distribution of actions depends on more than an observation.
+
+    :param policy: what the user gave, or the class of that name
+    :raises ValueError: for policies of off-policy algorithms, with masks, and with a memory
+    """
+    if not isinstance(policy, type) or not issubclass(policy, ActorCriticPolicy):
+        raise ValueError(
+            f"policy={getattr(policy, '__name__', policy)} is not supported: give a subclass of "
+            "ActorCriticPolicy, or one of 'MlpPolicy', 'CnnPolicy' and 'MultiInputPolicy'."
+        )
+    _, *others = inspect.signature(policy.get_distribution).parameters.values()
+    needed = [p.name for p in others[1:] if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
+    if needed:
+        raise ValueError(
+            f"policy={policy.__name__} is not supported: its get_distribution needs {', '.join(needed)} besides the "
+            "observation. Give a policy without a memory, and put gymnasium.wrappers.FrameStackObservation around each env."
+        )
+
+
 def check_batch_norm(policy: ActorCriticPolicy, env: VecEnv) -> None:
     """
     Refuse layers whose statistics move, where the observations stay with workers or ranks.

@@ -77,6 +77,20 @@ class Traps:
                 "or a smaller learning_rate.",
             )
 
+    def after_update(self, policy: Any) -> None:
+        """
+        Look whether the policy can still tell observations apart.
+
+        :param policy: the model's policy, with new statistics
+        """
+        if isinstance(policy, ActorPolicy) and policy.normalizer is not None and policy.normalizer.has_overflown():
+            self._say(
+                "overflow",
+                "env: the variance of the observations exceeds 3.4e38, the largest float32, so the policy sees zeros in "
+                "place of some of their entries: scale them with a gymnasium.wrappers.TransformObservation, or give "
+                "policy_kwargs=dict(normalize_observations=False).",
+            )
+
 
 def warn_of_policy_kwargs(policy_kwargs: dict[str, Any], policy: Any, has_critic: bool) -> None:
     """

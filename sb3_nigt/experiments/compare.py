@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from sb3_nigt.experiments.arguments import (
 )
 from sb3_nigt.experiments.campaign import execute_all
 from sb3_nigt.experiments.given import Given, check_given
-from sb3_nigt.experiments.methods import is_baseline
+from sb3_nigt.experiments.methods import is_baseline, make_model
 from sb3_nigt.experiments.plots import draw_band, save_picture, style_numbers
 from sb3_nigt.experiments.results import (
     ALL_CURVES,
@@ -121,7 +121,27 @@ def run(args: argparse.Namespace) -> None:
     runs = seeded_runs(
         args.algos, range(args.first_seed, args.first_seed + args.seeds), setting, budget, args.tuned, paper, args.set
     )
+    check_values(runs, {one.method for one in args.set})
     compare(runs, args.output, 1 if is_real else args.processes, args.target_return)
+
+
+def check_values(runs: Sequence[Run], methods: Collection[str]) -> None:
+    """
+    Make the models of methods whose arguments the user has given, before any run begins.
+
+    :param runs: runs of a comparison
+    :param methods: names of these methods
+    :raises UsageError: if an algorithm refuses its arguments
+    """
+    first = {run.method: run for run in reversed(runs) if run.method in methods}
+    for method, run in first.items():
+        workers = dataclasses.replace(run.setting, workers="simulated").make_workers(run.seed)
+        try:
+            make_model(method, run.setting.env, workers, run.seed, run.arguments, run.paper)
+        except (AssertionError, TypeError, ValueError) as error:
+            raise UsageError(f"--set {method}: {error}") from error
+        finally:
+            workers.close()
 
 
 def seeded_runs(

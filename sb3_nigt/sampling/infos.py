@@ -40,7 +40,7 @@ class InfoCopies:
 
     def _copy(self, key: Any, value: Any) -> Any:
         if not isinstance(value, np.ndarray):
-            return _copied(value)
+            return _copied(value, {})
         given, copy = self._arrays.get(key, (None, value))
         if given is not value or not np.array_equal(copy, value):
             copy = value.copy()
@@ -48,13 +48,22 @@ class InfoCopies:
         return copy
 
 
-def _copied(value: Any) -> Any:
+def _copied(value: Any, made: dict[int, Any]) -> Any:
+    """``made``: copies of dicts and lists by the id of the original, since these can contain themselves."""
+    if id(value) in made:
+        return made[id(value)]
     if isinstance(value, np.ndarray):
         return value.copy()
     if value.__class__ is dict:
-        return {key: _copied(part) for key, part in value.items()}
-    if value.__class__ in (list, tuple, set):
-        return value.__class__(map(_copied, value))
+        copy = made[id(value)] = {}
+        copy.update((key, _copied(part, made)) for key, part in value.items())
+        return copy
+    if value.__class__ is list:
+        parts = made[id(value)] = []
+        parts.extend(_copied(part, made) for part in value)
+        return parts
+    if value.__class__ in (tuple, set):
+        return value.__class__(_copied(part, made) for part in value)
     return value
 
 
@@ -69,24 +78,28 @@ def check_info(info: Any) -> None:
         raise ValueError(f"env: the info must be a dict, got {type(info).__name__}.")
 
 
-def plain(value: Any) -> Any:
+def plain(value: Any, within: tuple[int, ...] = ()) -> Any:
     """
     Return a copy that consists of numbers, text, arrays, and dicts, lists, tuples and sets of them.
 
     Such values mean the same in any process.
 
     :param value: a value in an info
-    :raises TypeError: if it has other parts
+    :param within: ids of what contains it
+    :raises TypeError: if it has other parts, or contains itself
     """
     if value.__class__ in _NEVER_CHANGE:
         return value
     if isinstance(value, (np.ndarray, np.generic)) and not value.dtype.hasobject:
         return np.array(value) if isinstance(value, np.ndarray) else value
+    if id(value) in within:
+        raise TypeError(f"a {type(value).__name__} that contains itself cannot be sent to the parent process")
+    within = (*within, id(value))
     if isinstance(value, dict):
-        return {plain(key): plain(part) for key, part in value.items()}
+        return {plain(key): plain(part, within) for key, part in value.items()}
     for kind in (list, tuple, set):
         if isinstance(value, kind):
-            return kind(map(plain, value))
+            return kind(plain(part, within) for part in value)
     raise TypeError(f"a {type(value).__name__} cannot be sent to the parent process")
 
 

@@ -22,12 +22,13 @@ from sb3_nigt.sampling.trajectory import Trajectory
 FloatArray = npt.NDArray[np.float64]
 ObsTransform = Callable[[Any], Any]
 
+INSIDE = "around each environment (make_worker_vec_env: wrapper_class; rl_zoo3: env_wrapper)"
 INSTEAD = {
-    "VecFrameStack": "Use gymnasium.wrappers.FrameStackObservation as wrapper_class",
+    "VecFrameStack": f"Put gymnasium.wrappers.FrameStackObservation {INSIDE}",
     "VecMonitor": "Leave it out: make_worker_vec_env puts a Monitor around every worker",
-    "VecExtractDictObs": "Use a gymnasium.ObservationWrapper as wrapper_class",
+    "VecExtractDictObs": f"Put a gymnasium.ObservationWrapper {INSIDE}",
     "VecCheckNan": "Leave it out: steps and trajectories with non-finite numbers are rejected anyway",
-    "VecVideoRecorder": "Use gymnasium.wrappers.RecordVideo as wrapper_class, or a separate evaluation environment",
+    "VecVideoRecorder": f"Put gymnasium.wrappers.RecordVideo {INSIDE}, or use a separate evaluation environment",
 }
 
 
@@ -151,7 +152,7 @@ class WrapperStack:
                 name = type(wrapper).__name__
                 raise ValueError(
                     f"env={name}({type(env).__name__}) is not allowed: workers step independently, and {name} would not "
-                    f"see their steps. {INSTEAD.get(name, 'Use a gymnasium.Wrapper inside each worker (wrapper_class)')}."
+                    f"see their steps. {INSTEAD.get(name, f'Put a gymnasium.Wrapper {INSIDE}')}."
                 )
         return cls(wrappers)
 
@@ -216,12 +217,11 @@ class WrapperStack:
 
         :param rows: one vector per row
         """
-        shapes = [rms.mean.shape for _, wrapper in self._in_training() for rms in _statistics(wrapper)]
         statistics = [rms for _, wrapper in self._in_training() for rms in _statistics(wrapper)]
         for row in rows:
             position = 0
-            for rms, shape in zip(statistics, shapes, strict=True):
-                size = int(np.prod(shape))
+            for rms in statistics:
+                shape, size = rms.mean.shape, rms.mean.size
                 count, (mean, var) = row[position], row[position + 1 : position + 1 + 2 * size].reshape(2, *shape)
                 position += 1 + 2 * size
                 if count > 0:
