@@ -7,13 +7,12 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from sb3_nigt.experiments import statistics
 from sb3_nigt.experiments.panels import draw_panels
-from sb3_nigt.experiments.results import Curve, Curves, grid_of, on_grid
+from sb3_nigt.experiments.results import Curve, Curves, grid_of
 from sb3_nigt.experiments.statistics import FloatArray
-
-RESAMPLES = 200
 
 
 def run(args: argparse.Namespace) -> None:
@@ -108,19 +107,45 @@ def speedup(first: Sequence[Curve], other: Sequence[Curve]) -> float:
     :param first: one curve per seed
     :param other: one curve per seed
     """
-    target = float(statistics.interquartile_mean(np.array([curve.final_return for curve in other])))
+    return float(speedups(first, other, np.arange(len(first))[None], np.arange(len(other))[None])[0])
+
+
+def speedups(
+    first: Sequence[Curve], other: Sequence[Curve], of_first: npt.NDArray[np.int64], of_other: npt.NDArray[np.int64]
+) -> FloatArray:
+    """
+    Compute ``speedup`` for several choices of runs at once.
+
+    :param first: one curve per seed
+    :param other: one curve per seed
+    :param of_first: numbers of the runs of the first method in each choice, shape (choices, R)
+    :param of_other: those of the other one
+    :return: shape (choices,)
+    """
     grid = grid_of({"first": list(first), "other": list(other)}, "seconds")
-    end = min(curve["seconds"][-1] for curve in other)
-    own_time = min(end, _time_to(other, target, grid))  # a mean over evaluations may be above each point of the curve
-    time = _time_to(first, target, grid)
-    return own_time / time if own_time and time else math.nan
+    finals = np.array([curve.final_return for curve in other])
+    targets = statistics.interquartile_mean(finals[of_other])
+    ends = np.array([curve["seconds"][-1] for curve in other])[of_other].min(axis=-1)
+    own_times = np.minimum(ends, _times_to(other, of_other, targets, grid))  # a mean may be above each point of the curve
+    times = _times_to(first, of_first, targets, grid)
+    ratios: FloatArray = np.divide(own_times, times, out=np.full_like(times, np.nan), where=(own_times > 0) & (times > 0))
+    return ratios
 
 
-def _time_to(runs: Sequence[Curve], target: float, grid: FloatArray) -> float:
-    """Find the first point of the grid at which the interquartile mean over runs is as high; infinite without one."""
-    seconds, returns = on_grid(runs, "seconds", grid)
-    reached = np.flatnonzero(statistics.interquartile_mean(returns) >= target)
-    return float(seconds[reached[0]]) if len(reached) else math.inf
+def _times_to(runs: Sequence[Curve], chosen: npt.NDArray[np.int64], targets: FloatArray, grid: FloatArray) -> FloatArray:
+    """
+    Find the first points of the grid at which interquartile means over runs are as high as their targets.
+
+    :param chosen: numbers of runs, shape (choices, R)
+    :param targets: shape (choices,)
+    :return: shape (choices,); infinite where there is no such point before the first of the runs ends
+    """
+    returns = np.stack([statistics.carried_forward(run["seconds"], run["return"], grid) for run in runs], axis=-1)
+    ends = np.array([run["seconds"][-1] for run in runs])[chosen].min(axis=-1)
+    sets, number = np.unique(np.sort(chosen, axis=-1), axis=0, return_inverse=True)  # of five runs there are 126
+    reached = statistics.interquartile_mean(returns[:, sets])[:, number] >= targets  # shape (points, choices)
+    reached &= grid[:, None] <= ends
+    return np.where(reached.any(axis=0), grid[reached.argmax(axis=0)], np.inf)
 
 
 def rate(runs: Sequence[Curve]) -> float:
@@ -163,7 +188,8 @@ def speed_cell(of_first: Sequence[Curve], of_other: Sequence[Curve]) -> str:
     if min(len(of_first), len(of_other)) == 1:
         return text
     rng = np.random.default_rng(0)
-    ratios = [speedup(_drawn(of_first, rng), _drawn(of_other, rng)) for _ in range(RESAMPLES)]
+    drawn = [rng.integers(len(runs), size=(statistics.RESAMPLES, len(runs))) for runs in (of_first, of_other)]
+    ratios = speedups(of_first, of_other, *drawn)
     low, high = np.quantile(np.nan_to_num(ratios, nan=np.inf), [0.025, 0.975], method="inverted_cdf")
     return f"{text} [{_ratio(float(low))}, {_ratio(float(high))}]"
 
@@ -196,10 +222,6 @@ def _is_uneven(curves: Curves) -> bool:
 
 def _methods(comparisons: Sequence[tuple[str, Curves]]) -> list[str]:
     return list(dict.fromkeys(method for _, curves in comparisons for method in curves))
-
-
-def _drawn(runs: Sequence[Curve], rng: np.random.Generator) -> list[Curve]:
-    return [runs[number] for number in rng.integers(len(runs), size=len(runs))]
 
 
 def _ratio(value: float) -> str:
