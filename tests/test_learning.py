@@ -52,7 +52,7 @@ def gains_over_seeds(algorithm, env_id, timesteps, seeds):
 
 @pytest.mark.parametrize("algorithm", [RennalaNIGT, pytest.param(MaleniaNIGT, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
-    ("env_id", "timesteps"), [("CartPole-v1", 40_000), pytest.param("InvertedPendulum-v5", 15_000, marks=pytest.mark.slow)]
+    ("env_id", "timesteps"), [("CartPole-v1", 20_000), pytest.param("InvertedPendulum-v5", 15_000, marks=pytest.mark.slow)]
 )
 def test_defaults_improve(algorithm, env_id, timesteps):
     assert permutation_p_value(gains_over_seeds(algorithm, env_id, timesteps, seeds=5)) < SIGNIFICANCE
