@@ -253,7 +253,9 @@ class OddEnvTests:
 
         model, look = self.learn_with(make, rounds, info)
         assert list(model.ep_success_buffer) == [True] * len(look.last_infos())
-        for seen in (info["parts"] for info in look.infos if "parts" in info):
+        kept = [info["parts"] for info in look.infos if "parts" in info]
+        assert bool(kept) == self.all_infos_travel
+        for seen in kept:
             assert seen["whole"] is seen
             assert seen["list"][0] == seen["t"]
             assert seen["list"][1] is seen["list"]

@@ -171,6 +171,25 @@ def test_policies_of_other_algorithms(policy, message):
         sb3_nigt.RennalaNIGT(policy, workers())
 
 
+class NeedsMask(ActorCriticPolicy):
+    def get_distribution(self, obs, *, mask):
+        return super().get_distribution(obs)
+
+
+def test_a_policy_that_needs_a_mask():
+    with pytest.raises(ValueError, match="policy=NeedsMask is not supported: its get_distribution needs mask besides"):
+        sb3_nigt.RennalaNIGT(NeedsMask, workers())
+
+
+def test_a_function_that_makes_the_policy():
+    def make(*args, **kwargs):
+        return sb3_nigt.policies.ActorPolicy(*args, net_arch=[8], **kwargs)
+
+    sb3_nigt.RennalaNIGT(make, workers(), **{**sb3_nigt.PAPER, "n_trajectories": 2}).learn(4)
+    with pytest.raises(ValueError, match="policy=make is not supported: give a subclass of ActorCriticPolicy"):
+        sb3_nigt.RennalaNIGT(make, workers())
+
+
 @pytest.mark.parametrize("value", ["x", [64, 64]])
 def test_arguments_of_the_policy_that_are_no_dict(value):
     with pytest.raises(ValueError, match=r"^policy_kwargs=.* is not allowed: give a dict, such as dict\(net_arch="):

@@ -22,6 +22,7 @@ from sb3_nigt.__main__ import main
 from sb3_nigt.experiments import campaign, compare, training
 from sb3_nigt.experiments.campaign import FailedRunsError, execute_all
 from sb3_nigt.experiments.evaluation import Evaluator
+from sb3_nigt.experiments.given import given_argument
 from sb3_nigt.experiments.methods import BASELINES, check_method, make_model
 from sb3_nigt.experiments.plots import method_style, save_picture, style_numbers
 from sb3_nigt.experiments.results import ALL_CURVES, Curve, default_threshold, grid_of, on_grid, table
@@ -473,4 +474,12 @@ def test_values_that_an_algorithm_refuses_are_refused_before_the_first_run(tmp_p
     with pytest.raises(SystemExit):
         main([*arguments, "--set", "rennala.eta=3"])
     assert "--set rennala: eta=3 is not allowed: give a finite number in (0, 1]" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*arguments, "--set", "rennala.policy_kwargs={'optimizer_kwargs': 3}"])
+    assert "--set rennala: " in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_values_are_not_blamed_for_the_environment():
+    run = Run("ppo", 0, Setting("Blackjack-v1", (1.0,), (0.0,)), FEW, {"gamma": 0.3})
+    compare.check_values([run], [given_argument("ppo.gamma=0.3")])

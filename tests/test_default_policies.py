@@ -107,7 +107,10 @@ def test_the_unit_of_the_damping(env_id, policy_kwargs, unit):
 
 
 def test_the_unit_of_the_damping_where_features_are_learned():
-    assert update.damping_unit(train(Given, encoder=nn.Linear(4, 3)).policy) == 1.0
+    policy = train(Given, encoder=nn.Linear(4, 3)).policy
+    assert update.damping_unit(policy) == 1.0
+    policy.features_extractor.requires_grad_(False)
+    assert update.damping_unit(policy) == 30.0
 
 
 @pytest.mark.parametrize(("given", "std"), [({}, 0.5), ({"log_std_init": 0.0}, 1.0), ({"log_std_init": -1.0}, 0.368)])

@@ -3,6 +3,7 @@
 import copy
 import io
 import pickle
+import threading
 import zipfile
 
 import cloudpickle
@@ -12,7 +13,7 @@ import torch as th
 from envs import LengthFromSeedEnv, parameters
 from stable_baselines3 import PPO
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.vec_env import VecCheckNan, VecNormalize
+from stable_baselines3.common.vec_env import VecCheckNan, VecEnvWrapper, VecNormalize
 
 from sb3_nigt import (
     PAPER,
@@ -165,6 +166,11 @@ ENVS = {
 ARGUMENTS = {"steps": {"n_steps": 8}, "paper": {**PAPER, "n_trajectories": 4, "horizon": 20}}
 
 
+def chain_of(env):
+    """An environment and all that it wraps."""
+    return [env, *chain_of(env.venv)] if isinstance(env, VecEnvWrapper) else [env]
+
+
 @pytest.mark.one_in(3)
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("env", ENVS)
@@ -173,6 +179,7 @@ def test_copies(way, env, arguments, capsys):
     model = make(env=ENVS[env](), verbose=1, **ARGUMENTS[arguments])
     for _ in range(2):  # before and after training
         copied = WAYS[way](model)
+        assert [type(each) for each in chain_of(copied.env)] == [type(each) for each in chain_of(model.env)]
         before = parameters(model)
         assert np.array_equal(parameters(copied), before)
         assert (copied.n_updates, copied.num_timesteps) == (model.n_updates, model.num_timesteps)
@@ -192,6 +199,45 @@ def test_copies_of_running_statistics_stay_apart():
     copied.learn(60, reset_num_timesteps=False)
     assert np.array_equal(one.obs_rms.mean, before)
     assert not np.array_equal(other.obs_rms.mean, before)
+
+
+class Locked(VecEnvWrapper):
+    """Says itself how it is pickled."""
+
+    def __init__(self, venv):
+        super().__init__(venv)
+        self.lock = threading.Lock()
+
+    def reset(self):
+        return self.venv.reset()
+
+    def step_wait(self):
+        with self.lock:
+            return self.venv.step_wait()
+
+    def __getstate__(self):
+        return {name: value for name, value in vars(self).items() if name not in ("lock", "class_attributes")}
+
+    def __setstate__(self, state):
+        vars(self).update(state, lock=threading.Lock(), class_attributes={})
+
+
+class Looks(VecCheckNan):
+    """Knows the normaliser that it wraps by another name as well."""
+
+    def __init__(self, venv):
+        super().__init__(venv)
+        self.normalizer = venv
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_copies_with_wrappers_of_the_users_own(way):
+    env = Locked(VecNormalize(make_vec_env(LengthFromSeedEnv, 2)))
+    copied = WAYS[way](make(env=env, n_steps=8)).learn(60)
+    assert [type(each).__name__ for each in chain_of(copied.env)] == ["Locked", "VecNormalize", "DummyVecEnv"]
+    copied = WAYS[way](make(env=Looks(VecNormalize(make_vec_env(LengthFromSeedEnv, 2))), n_steps=8)).learn(60)
+    assert copied.env.normalizer is copied.env.venv is copied.get_vec_normalize_env()
+    assert copied.env.venv.obs_rms.count > 60
 
 
 @pytest.mark.parametrize("way", WAYS)

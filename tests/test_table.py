@@ -3,13 +3,14 @@
 import csv
 import math
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from sb3_nigt.__main__ import main
 from sb3_nigt.experiments import panels
 from sb3_nigt.experiments.results import Curve
-from sb3_nigt.experiments.table import rate_table, returns_table, speed_table, speedup, tasks_table
+from sb3_nigt.experiments.table import rate_table, returns_table, speed_cell, speed_table, speedup, speedups, tasks_table
 
 
 def curve(*points):
@@ -29,6 +30,28 @@ def test_how_much_sooner_the_first_method_is():
     assert speedup([SLOW], [QUICK]) == 0.0
     for learned_nothing in (curve((0, 0), (100, -5)), curve((0, 5), (50, 4), (100, 5))):
         assert math.isnan(speedup([QUICK], [learned_nothing]))
+
+
+def random_run(rng):
+    returns = np.cumsum(rng.normal(1.0, 2.0, 15))
+    return curve(*zip(range(0, 100, 7), returns, strict=True))
+
+
+def test_several_choices_of_runs_at_once():
+    rng = np.random.default_rng(1)
+    first, other = ([random_run(rng) for _ in range(5)] for _ in range(2))
+    of_first, of_other = (rng.integers(5, size=(20, 5)) for _ in range(2))
+    one_by_one = [
+        speedup([first[n] for n in mine], [other[n] for n in its]) for mine, its in zip(of_first, of_other, strict=True)
+    ]
+    assert len(set(one_by_one)) > 5
+    np.testing.assert_array_equal(speedups(first, other, of_first, of_other), one_by_one)
+
+
+def test_an_interval_comes_from_choices_of_runs():
+    late = curve((0, 0), (80, 90), (100, 90))
+    assert speed_cell([QUICK] * 4 + [late], [SLOW] * 5) == "4.0 [1.2, 4.0]"
+    assert speed_cell([QUICK] * 3, [SLOW] * 3) == "4.0 [4.0, 4.0]"
 
 
 def test_tables_by_hand():

@@ -61,6 +61,16 @@ def test_a_lookahead_that_is_longer_than_the_parameters():
     assert said(lambda: make(**{**TRAJECTORIES, "eta": 0.5, "learning_rate": 0.01}).learn(200)) == []
 
 
+def test_a_lookahead_is_not_compared_with_statistics_of_observations():
+    class Large(FixedLengthEnv):
+        def step(self, action):
+            observation, *rest = super().step(action)
+            return 1000.0 * self.np_random.normal(size=observation.shape).astype(np.float32), *rest
+
+    (text,) = said(lambda: make(env=SimulatedVecEnv([Large] * 3), n_steps=5, eta=0.01).learn(30))
+    assert text.startswith("With eta=0.01 workers sample at a distance of")
+
+
 @pytest.mark.parametrize(("size", "n_messages"), [(1e18, 0), (1e30, 1)])
 def test_observations_whose_variance_overflows(size, n_messages):
     class Far(FixedLengthEnv):

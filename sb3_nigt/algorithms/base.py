@@ -151,7 +151,8 @@ class AsyncPolicyGradient(Model):
         self.fisher_samples, self.fisher_rounds = fisher_samples, fisher_rounds
         vars(self).update(self.fixed)
         check_arguments(self)
-        check_integer("stats_window_size", stats_window_size, 1)
+        if stats_window_size is not None:  # which means all episodes
+            check_integer("stats_window_size", stats_window_size, 1)
         warn_of_no_effect(self, N_TRAJECTORIES)
         super().__init__(
             policy,
@@ -384,7 +385,7 @@ class AsyncPolicyGradient(Model):
         iterate = self._layout.flatten()
         n = self._layout.n_parameters  # what follows are buffers, the same in both
         self._extrapolation_norm = update.distance(parameters[:n], iterate[:n])
-        self._traps.at_point(self._extrapolation_norm, iterate, self.policy.optimizer.param_groups[0].get("eta", 1.0))
+        self._traps.at_point(self._extrapolation_norm, iterate[:n], self.policy.optimizer.param_groups[0].get("eta", 1.0))
         self._buffers = update.same_buffers(self._layout.sampling_buffers(), self._buffers)
         self._point = SamplingPoint(self._n_updates, parameters, *self._stack.freeze(), self._buffers)
         self._estimator.at_point(self._point)

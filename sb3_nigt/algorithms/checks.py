@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
@@ -68,11 +69,11 @@ def check_setup(model: Model) -> None:
     :param model: with all its arguments, before its policy is made
     :raises ValueError: naming the argument, its value and what to give instead
     """
-    if not isinstance(model.policy_kwargs, dict):
+    if not isinstance(model.policy_kwargs, Mapping):
         raise ValueError(
             f"policy_kwargs={model.policy_kwargs!r} is not allowed: give a dict, such as dict(net_arch=[64, 64])."
         )
-    check_policy_class(model.policy_class)
+    check_policy_class(model.policy_class, has_critic=model.gae_lambda is not None)
     space = getattr(model, "action_space", None)  # neither an environment nor a file
     if isinstance(space, spaces.MultiDiscrete) and space.nvec.ndim > 1:
         raise ValueError(

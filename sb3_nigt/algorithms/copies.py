@@ -1,20 +1,70 @@
 """
 Pickles and copies of a model's environment.
 
-Stable-Baselines3's wrappers of environments cannot be pickled as they are: each holds the members of its class, and
-``VecNormalize`` leaves out what it wraps.
+Most of Stable-Baselines3's wrappers of environments cannot be pickled as they are, since each holds the members of its class;
+``VecNormalize`` can, but leaves out what it wraps.
 """
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvWrapper
 
-MADE_ANEW = ("venv", "class_attributes")
+
+class Part(Protocol):
+    """A wrapper apart from what it wraps."""
+
+    def around(self, env: VecEnv) -> VecEnvWrapper:
+        """
+        Return the wrapper, or a copy of it.
+
+        :param env: what it wraps
+        """
+
+
+@dataclass(frozen=True)
+class Attributes:
+    """
+    A wrapper that does not say itself how it is pickled.
+
+    :param cls: its class
+    :param values: its attributes, without what is made anew
+    """
+
+    cls: type[VecEnvWrapper]
+    values: dict[str, Any]
+
+    def around(self, env: VecEnv) -> VecEnvWrapper:
+        """See ``Part``."""
+        wrapper = self.cls.__new__(self.cls)
+        vars(wrapper).update(self.values, venv=env, class_attributes=dict(inspect.getmembers(self.cls)))
+        return wrapper
+
+
+@dataclass(frozen=True)
+class Whole:
+    """
+    A wrapper that says itself how it is pickled: others may hold it as well, and have the same copy then.
+
+    :param wrapper: may come back without what it wraps
+    :param returns: of a ``VecNormalize``, the discounted returns of the running episodes, shape (n,)
+    """
+
+    wrapper: VecEnvWrapper
+    returns: Any = None
+
+    def around(self, env: VecEnv) -> VecEnvWrapper:
+        """See ``Part``."""
+        wrapper = self.wrapper
+        if isinstance(wrapper, VecNormalize) and wrapper.venv is None:
+            wrapper.set_venv(env)
+            wrapper.returns = self.returns
+        return wrapper
 
 
 @dataclass(frozen=True)
@@ -23,11 +73,11 @@ class Parts:
     An environment and its wrappers apart from each other.
 
     :param env: without wrappers
-    :param wrappers: class and attributes of each, the innermost first
+    :param wrappers: the innermost first
     """
 
     env: VecEnv | None
-    wrappers: list[tuple[type[VecEnvWrapper], dict[str, Any]]]
+    wrappers: Sequence[Part]
 
 
 def taken_apart(env: VecEnv | None) -> Parts:
@@ -36,10 +86,9 @@ def taken_apart(env: VecEnv | None) -> Parts:
 
     :param env: with any wrappers, or None
     """
-    wrappers: list[tuple[type[VecEnvWrapper], dict[str, Any]]] = []
+    wrappers: list[Part] = []
     while isinstance(env, VecEnvWrapper):
-        kept = {name: value for name, value in vars(env).items() if name not in MADE_ANEW}
-        wrappers.insert(0, (type(env), kept))
+        wrappers.insert(0, _part(env))
         env = env.venv
     return Parts(env, wrappers)
 
@@ -51,8 +100,22 @@ def put_together(parts: Parts) -> VecEnv | None:
     :param parts: a copy of what ``taken_apart`` returned
     """
     env = parts.env
-    for cls, attributes in parts.wrappers:
-        wrapper = cls.__new__(cls)
-        vars(wrapper).update(attributes, venv=env, class_attributes=dict(inspect.getmembers(cls)))
-        env = wrapper
+    for wrapper in parts.wrappers:
+        assert env is not None
+        env = wrapper.around(env)
     return env
+
+
+def _part(wrapper: VecEnvWrapper) -> Part:
+    cls = type(wrapper)
+    if isinstance(wrapper, VecNormalize):
+        return Whole(wrapper, wrapper.returns)
+    own = [name for name in ("__getstate__", "__reduce__", "__reduce_ex__") if _of(cls, name) is not _of(object, name)]
+    if own or any(vars(base).get("__slots__") for base in cls.__mro__):
+        return Whole(wrapper)
+    return Attributes(cls, {name: value for name, value in vars(wrapper).items() if name not in ("venv", "class_attributes")})
+
+
+def _of(cls: type[Any], name: str) -> Any:
+    """A method of a class; Python 3.10 has no ``object.__getstate__``."""
+    return getattr(cls, name, None)

@@ -18,7 +18,7 @@ from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.type_aliases import GymEnv, TensorDict
 from stable_baselines3.common.type_aliases import Schedule as ProgressSchedule
 from stable_baselines3.common.utils import FloatSchedule
-from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
+from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_nigt.aggregators import Aggregator
 from sb3_nigt.algorithms import update
@@ -363,7 +363,7 @@ class Model(OnPolicyAlgorithm):
         self._keep_learned()
         state = {name: value for name, value in vars(self).items() if name not in (*OF_A_RUN, "_logger")}
         self._learned = None
-        return {**state, "env": taken_apart(self.env), "_vec_normalize_env": None}
+        return {**state, "env": taken_apart(self.env)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """
@@ -373,7 +373,6 @@ class Model(OnPolicyAlgorithm):
         """
         vars(self).update(state)
         self.env = put_together(state["env"])
-        self._vec_normalize_env = None if self.env is None else unwrap_vec_normalize(self.env)
         self._custom_logger = False
         self._make_parts()
 

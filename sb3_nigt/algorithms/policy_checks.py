@@ -43,25 +43,36 @@ def check_optimizer_kwargs(kwargs: dict[str, Any], optimizer: type[th.optim.Opti
             )
 
 
-def check_policy_class(policy: Any) -> None:
+def check_policy_class(policy: Any, has_critic: bool) -> None:
     """
     Refuse policies whose distribution of actions depends on more than an observation.
 
-    :param policy: what the user gave, or the class of that name
+    :param policy: what the user gave, or the class of that name; without a critic, a function that makes one will do
+    :param has_critic: the model has one
     :raises ValueError: for policies of off-policy algorithms, with masks, and with a memory
     """
-    if not isinstance(policy, type) or not issubclass(policy, ActorCriticPolicy):
+    if not (isinstance(policy, type) and issubclass(policy, ActorCriticPolicy)):
+        if inspect.isroutine(policy) and not has_critic:
+            return
         raise ValueError(
-            f"policy={getattr(policy, '__name__', policy)} is not supported: give a subclass of "
-            "ActorCriticPolicy, or one of 'MlpPolicy', 'CnnPolicy' and 'MultiInputPolicy'."
+            f"policy={getattr(policy, '__name__', policy)} is not supported: give a subclass of ActorCriticPolicy, or one of "
+            "'MlpPolicy', 'CnnPolicy' and 'MultiInputPolicy'."
         )
-    _, *others = inspect.signature(policy.get_distribution).parameters.values()
-    needed = [p.name for p in others[1:] if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
-    if needed:
+    if needed := _arguments_besides(policy.get_distribution):
         raise ValueError(
             f"policy={policy.__name__} is not supported: its get_distribution needs {', '.join(needed)} besides the "
             "observation. Give a policy without a memory, and put gymnasium.wrappers.FrameStackObservation around each env."
         )
+
+
+def _arguments_besides(method: Any) -> list[str]:
+    """Names of the arguments that a method needs besides the instance and the observation, as far as they can be known."""
+    try:
+        parameters = list(inspect.signature(method).parameters.values())
+    except (TypeError, ValueError):
+        return []
+    any_number = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return [p.name for p in parameters[2:] if p.default is p.empty and p.kind not in any_number]
 
 
 def check_batch_norm(policy: ActorCriticPolicy, env: VecEnv) -> None:

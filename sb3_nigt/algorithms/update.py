@@ -98,13 +98,14 @@ def damping_unit(policy: ActorCriticPolicy) -> float:
     - Gaussian whose σ is a parameter: the mean of 1/σ² over the action components. F grows with it, so the damping keeps its
       share while σ falls in the course of a run.
     - Discrete actions: ``DISCRETE_DAMPING``. F vanishes as such a policy becomes deterministic, and λ alone bounds the step.
-      Not where features are learned, as from images: there it makes steps too short.
+      Not where the features extractor is trained, as for images: there it makes steps too short.
     - All others: 1.
 
     :param policy: the model's policy
     """
     if not isinstance(policy.action_space, spaces.Box):
-        return 1.0 if list(policy.features_extractor.parameters()) else DISCRETE_DAMPING
+        is_trained = any(p.requires_grad for p in policy.features_extractor.parameters())
+        return 1.0 if is_trained else DISCRETE_DAMPING
     if not isinstance(policy, ActorPolicy) or not isinstance(policy.action_dist, HalfRangeGaussianDistribution):
         return 1.0
     return float(th.exp(-2 * policy.log_std.detach()).mean())

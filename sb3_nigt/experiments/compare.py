@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Collection, Sequence
+import warnings
+from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -121,27 +123,39 @@ def run(args: argparse.Namespace) -> None:
     runs = seeded_runs(
         args.algos, range(args.first_seed, args.first_seed + args.seeds), setting, budget, args.tuned, paper, args.set
     )
-    check_values(runs, {one.method for one in args.set})
+    check_values(runs, args.set)
     compare(runs, args.output, 1 if is_real else args.processes, args.target_return)
 
 
-def check_values(runs: Sequence[Run], methods: Collection[str]) -> None:
+def check_values(runs: Sequence[Run], given: Sequence[Given]) -> None:
     """
     Make the models of methods whose arguments the user has given, before any run begins.
 
+    What fails without these arguments as well is no fault of theirs; the runs will tell.
+
     :param runs: runs of a comparison
-    :param methods: names of these methods
-    :raises UsageError: if an algorithm refuses its arguments
+    :param given: the arguments
+    :raises UsageError: if a constructor refuses them
     """
-    first = {run.method: run for run in reversed(runs) if run.method in methods}
-    for method, run in first.items():
-        workers = dataclasses.replace(run.setting, workers="simulated").make_workers(run.seed)
-        try:
-            make_model(method, run.setting.env, workers, run.seed, run.arguments, run.paper)
-        except (AssertionError, TypeError, ValueError) as error:
+    first = {run.method: run for run in reversed(runs)}
+    for method in dict.fromkeys(one.method for one in given):
+        run = first[method]
+        others = {one.argument for one in given if one.method == method}
+        plain = dataclasses.replace(run, arguments={k: v for k, v in run.arguments.items() if k not in others})
+        if (error := _error_of(run)) is not None and _error_of(plain) is None:
             raise UsageError(f"--set {method}: {error}") from error
-        finally:
-            workers.close()
+
+
+def _error_of(run: Run) -> Exception | None:
+    """What the constructor of the algorithm raises, or that of its environment."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            with closing(dataclasses.replace(run.setting, workers="simulated").make_workers(run.seed)) as workers:
+                make_model(run.method, run.setting.env, workers, run.seed, run.arguments, run.paper)
+        except Exception as error:  # any: an environment may raise anything
+            return error
+    return None
 
 
 def seeded_runs(

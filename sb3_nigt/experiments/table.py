@@ -143,7 +143,8 @@ def _times_to(runs: Sequence[Curve], chosen: npt.NDArray[np.int64], targets: Flo
     returns = np.stack([statistics.carried_forward(run["seconds"], run["return"], grid) for run in runs], axis=-1)
     ends = np.array([run["seconds"][-1] for run in runs])[chosen].min(axis=-1)
     sets, number = np.unique(np.sort(chosen, axis=-1), axis=0, return_inverse=True)  # of five runs there are 126
-    reached = statistics.interquartile_mean(returns[:, sets])[:, number] >= targets  # shape (points, choices)
+    means = statistics.interquartile_mean(returns[:, sets])[:, number.reshape(-1)]
+    reached = means >= targets  # shape (points, choices)
     reached &= grid[:, None] <= ends
     return np.where(reached.any(axis=0), grid[reached.argmax(axis=0)], np.inf)
 

@@ -19,7 +19,7 @@ Metric = Callable[[list[th.Tensor]], Sequence[th.Tensor]]  # v -> F v, one tenso
 # About three products for MLPs: the cosine with the exact direction, in the norm of F + λI, is then 0.96 to 0.98 (Hopper,
 # HalfCheetah, Humanoid). With 0.01 it is 0.99 for twice the products, and returns do not differ visibly.
 LEAST_GAIN = 0.1
-FLOOR = 0.1  # of λ; on tasks where policies learn, uᵀFu of the unit direction is larger than λ
+FLOOR = 0.1  # of λ; on tasks where policies learn, uᵀFu of the unit direction is larger than that
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ class NIGT(Optimizer):
 
     metric: Metric | None = None
     preconditioner: Metric | None = None
-    damping_unit: float = 1.0  # not part of the state either; the algorithms set it to the policy's precision
+    damping_unit: float = 1.0  # not part of the state either; the algorithms set it, see ``damping_unit`` there
     cg_residual: float = math.nan  # of the last step, relative to ‖d‖; nan where there were no conjugate gradients
     predicted_kl: float = math.nan  # ½ ΔᵀFΔ of the last step Δ: α²/2, in the natural geometry less the share of λI
     n_fallbacks: int = 0  # steps so far for which the geometry had no usable direction
