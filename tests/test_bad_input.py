@@ -384,7 +384,7 @@ def test_scalar_observations(space):
         sb3_nigt.RennalaNIGT(policy, workers(observation_space=space))
 
 
-@pytest.mark.parametrize("size", [0, -1, 2.5, "9", None])
+@pytest.mark.parametrize("size", [0, -1, 2.5, "9", True])
 def test_size_of_the_window(size):
     with pytest.raises(ValueError, match=says(f"stats_window_size={size!r} is not allowed: give an integer of at least 1")):
         RennalaNIGT("MlpPolicy", workers(), stats_window_size=size)
