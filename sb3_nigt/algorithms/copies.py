@@ -10,21 +10,10 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvWrapper
-
-
-class Part(Protocol):
-    """A wrapper apart from what it wraps."""
-
-    def around(self, env: VecEnv) -> VecEnvWrapper:
-        """
-        Return the wrapper, or a copy of it.
-
-        :param env: what it wraps
-        """
 
 
 @dataclass(frozen=True)
@@ -40,7 +29,11 @@ class Attributes:
     values: dict[str, Any]
 
     def around(self, env: VecEnv) -> VecEnvWrapper:
-        """See ``Part``."""
+        """
+        Make the wrapper anew.
+
+        :param env: what it wraps
+        """
         wrapper = self.cls.__new__(self.cls)
         vars(wrapper).update(self.values, venv=env, class_attributes=dict(inspect.getmembers(self.cls)))
         return wrapper
@@ -59,7 +52,11 @@ class Whole:
     returns: Any = None
 
     def around(self, env: VecEnv) -> VecEnvWrapper:
-        """See ``Part``."""
+        """
+        Return the wrapper, complete.
+
+        :param env: what it wraps
+        """
         wrapper = self.wrapper
         if isinstance(wrapper, VecNormalize) and wrapper.venv is None:
             wrapper.set_venv(env)
@@ -77,7 +74,7 @@ class Parts:
     """
 
     env: VecEnv | None
-    wrappers: Sequence[Part]
+    wrappers: Sequence[Attributes | Whole]
 
 
 def taken_apart(env: VecEnv | None) -> Parts:
@@ -86,7 +83,7 @@ def taken_apart(env: VecEnv | None) -> Parts:
 
     :param env: with any wrappers, or None
     """
-    wrappers: list[Part] = []
+    wrappers: list[Attributes | Whole] = []
     while isinstance(env, VecEnvWrapper):
         wrappers.insert(0, _part(env))
         env = env.venv
@@ -106,16 +103,12 @@ def put_together(parts: Parts) -> VecEnv | None:
     return env
 
 
-def _part(wrapper: VecEnvWrapper) -> Part:
+def _part(wrapper: VecEnvWrapper) -> Attributes | Whole:
     cls = type(wrapper)
     if isinstance(wrapper, VecNormalize):
         return Whole(wrapper, wrapper.returns)
-    own = [name for name in ("__getstate__", "__reduce__", "__reduce_ex__") if _of(cls, name) is not _of(object, name)]
-    if own or any(vars(base).get("__slots__") for base in cls.__mro__):
+    methods = ("__getstate__", "__reduce__", "__reduce_ex__")  # Python 3.10 has no object.__getstate__
+    has_own = any(getattr(cls, name, None) is not getattr(object, name, None) for name in methods)
+    if has_own or any(vars(base).get("__slots__") for base in cls.__mro__):
         return Whole(wrapper)
     return Attributes(cls, {name: value for name, value in vars(wrapper).items() if name not in ("venv", "class_attributes")})
-
-
-def _of(cls: type[Any], name: str) -> Any:
-    """A method of a class; Python 3.10 has no ``object.__getstate__``."""
-    return getattr(cls, name, None)

@@ -55,8 +55,8 @@ def check_policy_class(policy: Any, has_critic: bool) -> None:
         if inspect.isroutine(policy) and not has_critic:
             return
         raise ValueError(
-            f"policy={getattr(policy, '__name__', policy)} is not supported: give a subclass of ActorCriticPolicy, or one of "
-            "'MlpPolicy', 'CnnPolicy' and 'MultiInputPolicy'."
+            f"policy={getattr(policy, '__name__', policy)} is not supported: give a subclass of ActorCriticPolicy, or a "
+            "name such as 'MlpPolicy'."
         )
     if needed := _arguments_besides(policy.get_distribution):
         raise ValueError(
