@@ -53,6 +53,19 @@ def test_the_residual_decides_when_to_stop():
         assert residual.norm() <= tolerance * b.norm()
 
 
+def test_the_optimizer_stops_at_its_tolerance():
+    rng = np.random.default_rng(4)
+    matrix, g = random_metric(rng), rng.standard_normal(SIZE)
+    calls = []
+    for tolerance in (NIGT.tolerance, 0.3):
+        optimizer = NIGT(parameters(), geometry="natural", damping=0.2, n_products=30)
+        optimizer.metric, optimizer.tolerance = matrix_metric(matrix), tolerance
+        one_step(optimizer, g)
+        calls.append(optimizer.metric.calls)
+        assert optimizer.cg_residual <= tolerance
+    assert calls[1] < calls[0]
+
+
 # With a preconditioner
 
 

@@ -14,7 +14,9 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, Flatten
 from torch import nn
 
 from sb3_nigt import NIGT
-from sb3_nigt.algorithms.update import stay_near
+from sb3_nigt.algorithms.fisher_sample import FisherSample
+from sb3_nigt.algorithms.update import descend, stay_near
+from sb3_nigt.messages import SamplingPoint
 from sb3_nigt.parameters import Layout, flatten
 from sb3_nigt.policies import MIN_STD, ActorPolicy, MultiInputActorPolicy
 from sb3_nigt.replica.fisher import AutogradFisher, fisher_product, kl, metric, outputs_at
@@ -213,6 +215,23 @@ def test_images():
     u *= 0.02 / float(u @ product(u)) ** 0.5
     moved = outputs_at(policy, Layout(policy), vector + u.numpy(), observations)
     assert float(kl(outputs_at(policy, Layout(policy), vector, observations), moved)) == pytest.approx(0.0002, rel=0.05)
+
+
+@pytest.mark.parametrize("is_image", [True, False])
+def test_without_a_preconditioner_the_conjugate_gradients_stop_early(is_image):
+    """With one they stop where another product changes little, and a residual says nothing."""
+    space = spaces.Box(0, 255, (1, 36, 36), np.uint8) if is_image else spaces.Box(-1.0, 1.0, (6,), np.float32)
+    extractor = SmallCnn if is_image else FlattenExtractor
+    th.manual_seed(0)
+    policy = ActorPolicy(space, spaces.Discrete(3), lambda _: 0.0, net_arch=[], features_extractor_class=extractor)
+    policy.optimizer = NIGT(list(policy.parameters()), lr=0.1, geometry="natural")
+    sampled, layout = FisherSample(50, 1), Layout(policy)
+    space.seed(0)
+    sampled.rounds.append(np.stack([space.sample() for _ in range(50)]))
+    gradient = th.randn(layout.n_parameters, generator=th.Generator().manual_seed(1))
+    descend(policy, layout, gradient, sampled, SamplingPoint(0, flatten(policy)))
+    assert (policy.optimizer.tolerance, policy.optimizer.preconditioner is None) == (0.05 if is_image else 1e-5, is_image)
+    assert not is_image or 1e-5 < policy.optimizer.cg_residual <= 0.05
 
 
 class SmallCnn(FlattenExtractor):

@@ -31,6 +31,7 @@ Array = npt.NDArray[np.float32]
 LARGEST_KL = 5.0  # of an update, times α²/2
 HARMLESS_KL = 1e-3  # of an update; where α is small, the rounding of float32 measures more than α²/2
 MAX_HALVINGS = 10  # of one update
+TOLERANCE = 0.05  # without a preconditioner, as for images: there the cosine is at least 0.99, for half the products of 1e-5
 DISCRETE_DAMPING = 30.0  # with 1, policies that had solved CartPole and LunarLander fell back far more often
 
 
@@ -134,6 +135,7 @@ def descend(
         inverse = fisher.approximate_inverse(damping) if damping > 0 and isinstance(fisher, MlpFisher) else None
         optimizer.metric = metric(fisher, layout, parameters)
         optimizer.preconditioner = inverse and metric(inverse, layout, parameters)
+        optimizer.tolerance = TOLERANCE if inverse is None else NIGT.tolerance
     optimizer.step()
     policy.zero_grad()
 

@@ -31,12 +31,14 @@ class Model:
     :param damping: λ of F + λI, at least 0
     :param n_products: how many products with F the conjugate gradients may take
     :param preconditioner: v -> P v for a symmetric positive definite P ≈ (F + λI)⁻¹, with which they need fewer
+    :param tolerance: they stop at a residual ‖d - (F + λI)u‖ of this times ‖d‖
     """
 
     metric: Metric
     damping: float = 0.1
     n_products: int = 15
     preconditioner: Metric | None = None
+    tolerance: float = 1e-5
 
 
 @dataclass(frozen=True)
@@ -96,12 +98,12 @@ def natural(d: list[th.Tensor], model: Model) -> Step:
     """
     The natural gradient: u = (F + λI)⁻¹ d, ‖u‖ = (uᵀ(F + λI)u)^½.
 
-    u is what conjugate gradients reach in ``n_products`` products, or with a preconditioner as soon as another product changes
-    little (``LEAST_GAIN``). Where they meet numbers that are not finite, or a
-    curvature that is not positive, the step is that of ``euclidean_kl``.
+    u is what conjugate gradients reach in ``n_products`` products, or as soon as the residual is below ``tolerance``, or, with
+    a preconditioner, as soon as another product changes little (``LEAST_GAIN``). Where they meet numbers that are not finite,
+    or a curvature that is not positive, the step is that of ``euclidean_kl``.
 
     :param d: one tensor a parameter
-    :param model: F, λ and the number of products
+    :param model: F, λ and when to stop
     """
     norm = global_norm(d)
     if not 0 < float(norm) < math.inf:
@@ -112,6 +114,7 @@ def natural(d: list[th.Tensor], model: Model) -> Step:
         lambda v: _flat(model.metric(_split(v, d))).add_(v, alpha=model.damping),
         b,
         model.n_products,
+        model.tolerance,
         precondition=None if preconditioner is None else lambda v: _flat(preconditioner(_split(v, d))),
         least_gain=0.0 if preconditioner is None else LEAST_GAIN,
     )

@@ -46,6 +46,7 @@ class NIGT(Optimizer):
 
     metric: Metric | None = None
     preconditioner: Metric | None = None
+    tolerance: float = 1e-5  # of the conjugate gradients, see ``Model``; not part of the state, and set by the algorithms
     damping_unit: float = 1.0  # not part of the state either; the algorithms set it, see ``damping_unit`` there
     cg_residual: float = math.nan  # of the last step, relative to ‖d‖; nan where there were no conjugate gradients
     predicted_kl: float = math.nan  # ½ ΔᵀFΔ of the last step Δ: α²/2, in the natural geometry less the share of λI
@@ -211,7 +212,7 @@ class NIGT(Optimizer):
         settings = self.param_groups[0]
         preconditioner = None if self.preconditioner is None else self._restricted(self.preconditioner, moving)
         metric = self._restricted(self.metric, moving)
-        model = Model(metric, self.scaled_damping, settings["n_products"], preconditioner)
+        model = Model(metric, self.scaled_damping, settings["n_products"], preconditioner, self.tolerance)
         step = check_geometry(settings["geometry"]).step([self.state[p]["direction"] for p in moving], model)
         self.cg_residual = step.cg_residual
         self.predicted_kl = 0.5 * step.kl_share * float(settings["lr"]) ** 2
