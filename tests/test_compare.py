@@ -25,7 +25,7 @@ from sb3_nigt.experiments.evaluation import Evaluator
 from sb3_nigt.experiments.given import given_argument
 from sb3_nigt.experiments.methods import BASELINES, check_method, make_model
 from sb3_nigt.experiments.plots import method_style, save_picture, style_numbers
-from sb3_nigt.experiments.results import ALL_CURVES, Curve, default_threshold, grid_of, on_grid, table
+from sb3_nigt.experiments.results import ALL_CURVES, Curve, default_threshold, on_grid, table
 from sb3_nigt.experiments.setting import Budget, Run, Setting
 from sb3_nigt.methods import METHODS
 
@@ -403,11 +403,23 @@ def test_default_threshold_by_hand():
 def test_common_grid_by_hand():
     """Nothing is drawn beyond the end of a method's shortest run."""
     runs = [curve([1.0, 2.0, 3.0]), curve([5.0, 7.0], seconds=[0, 15])]
-    x, returns = on_grid(runs, "seconds", np.array([0.0, 10.0, 15.0, 20.0]))
-    assert x.tolist() == [0, 10, 15]
-    assert returns.tolist() == [[1, 5], [2, 5], [2, 7]]
-    assert grid_of(CURVES, "seconds")[[0, -1]].tolist() == [0, 30]
-    assert grid_of(CURVES, "messages")[[0, 1, -1]].tolist() == pytest.approx([0, 1, 3])
+    x, returns = on_grid(runs, "seconds")
+    assert x.tolist() == np.linspace(0, 15, 200).tolist()
+    assert returns[[0, 132, 133, 198, 199]].tolist() == [[1, 5], [1, 5], [2, 5], [2, 5], [2, 7]]
+    x, _ = on_grid(CURVES["slow"], "messages")
+    assert x[[0, 1, -1]].tolist() == pytest.approx([0, 1, 3])
+
+
+def test_a_method_that_is_done_long_before_the_others_is_drawn(tmp_path, monkeypatch):
+    """All of its run lies before the first of 200 equal parts of the longest one."""
+    drawn = []
+    monkeypatch.setattr(compare, "save_picture", lambda figure, path: drawn.append(figure))
+    curves = {"quick": [curve([0.0, 50.0, 100.0])], "slow": [curve([0.0, 10.0], seconds=[0, 100_000])]}
+    compare.draw(curves, "two methods", tmp_path / "curves.png")
+    for ax in drawn[0].axes:
+        quick = ax.lines[0]
+        assert len(quick.get_xdata()) >= 200
+        assert [quick.get_ydata()[0], quick.get_ydata()[-1]] == [0, 100]
 
 
 @pytest.mark.parametrize(

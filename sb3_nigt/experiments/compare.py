@@ -28,7 +28,6 @@ from sb3_nigt.experiments.results import (
     AXES,
     Curves,
     default_threshold,
-    grid_of,
     load_curves,
     on_grid,
     save_all,
@@ -261,16 +260,15 @@ def draw(curves: Curves, heading: str, path: Path) -> None:
     axes = figure.subplots(2, len(AXES), sharey=True, sharex="col")
     numbers = style_numbers(list(curves))
     for column, axis in zip(axes.T, AXES, strict=True):
-        grid = grid_of(curves, axis)
         for name, method in curves.items():
-            x, returns = on_grid(method, axis, grid)
+            x, returns = on_grid(method, axis)
             low, median, high = statistics.quantile_band(returns)
             draw_band(column[0], x, median, low, high, numbers[name], name)
             low, high = statistics.bootstrap_interval(returns, statistics.interquartile_mean)
             draw_band(column[1], x, statistics.interquartile_mean(returns), low, high, numbers[name], name)
         column[1].set_xlabel(AXIS_LABELS[axis])
         column[1].locator_params(axis="x", nbins=5)  # more labels would touch
-        if axis == "messages" and grid[-1] > LINEAR_UP_TO:
+        if axis == "messages" and column[1].dataLim.xmax > LINEAR_UP_TO:
             column[1].set_xscale("symlog", linthresh=LINEAR_UP_TO, subs=[3])  # with a 0, where all begin
             column[1].xaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=LINEAR_UP_TO, subs=[1, 3]))
             column[1].xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))

@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from sb3_nigt.experiments import statistics
 from sb3_nigt.experiments.plots import draw_band, save_picture, style_numbers
-from sb3_nigt.experiments.results import Curves, grid_of, on_grid
+from sb3_nigt.experiments.results import Curves, on_grid
 
 COLUMNS = (4, 3)  # whichever leaves fewer places empty
 NAMES = {"rennala": "RennalaNIGT", "malenia": "MaleniaNIGT", "sync": "SyncNIGT", "ppo": "PPO", "trpo": "TRPO", "a2c": "A2C"}
@@ -34,9 +34,8 @@ def draw_panels(comparisons: Sequence[tuple[str, Curves]], path: Path, axis: str
     numbers = style_numbers(methods)
     lines = {}
     for (name, curves), ax in zip(comparisons, panels, strict=False):  # in this order, or zip takes one panel too many
-        grid = grid_of(curves, axis)
         for method, runs in curves.items():
-            x, returns = on_grid(runs, axis, grid)
+            x, returns = on_grid(runs, axis)
             low, high = statistics.bootstrap_interval(returns, statistics.interquartile_mean)
             draw_band(ax, x, statistics.interquartile_mean(returns), low, high, numbers[method], method)
         ax.set_title(name, fontsize="medium")

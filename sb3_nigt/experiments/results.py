@@ -155,30 +155,25 @@ def comparison(text: str) -> tuple[str, Curves]:
         ) from None
 
 
-def on_grid(curves: Sequence[Curve], axis: str, grid: FloatArray) -> tuple[FloatArray, FloatArray]:
+def on_grid(curves: Sequence[Curve], axis: str) -> tuple[FloatArray, FloatArray]:
     """
-    Bring the runs of a method onto a common grid, the last value carried forward.
+    Bring the runs of a method onto a common grid up to where the first of them ends, the last value carried forward.
+
+    The grid is the method's own: on one for all methods, a method that is done long before the others would have no point.
 
     :param curves: one curve per seed
     :param axis: "seconds", "timesteps" or "messages"
-    :param grid: ascending positions, from 0 or later
-    :return: the grid up to where the first of the runs ends, and the returns there, shape (points, runs)
+    :return: the grid, and the returns there, shape (points, runs)
     """
-    shared = grid[grid <= min(curve[axis][-1] for curve in curves)]
-    returns = [statistics.carried_forward(curve[axis], curve["return"], shared) for curve in curves]
-    return shared, np.stack(returns, axis=-1)
+    grid = _grid(min(curve[axis][-1] for curve in curves), axis)
+    returns = [statistics.carried_forward(curve[axis], curve["return"], grid) for curve in curves]
+    return grid, np.stack(returns, axis=-1)
 
 
-def grid_of(curves: Curves, axis: str) -> FloatArray:
-    """
-    Equally spaced points up to where the longest run ends; for messages, in which methods differ much, equal ratios.
-
-    :param curves: curves of all methods
-    :param axis: "seconds", "timesteps" or "messages"
-    """
-    end = max(curve[axis][-1] for method in curves.values() for curve in method)
+def _grid(end: float, axis: str) -> FloatArray:
+    """Equally spaced points from 0 to the end; for messages, in which methods differ much, equal ratios."""
     if axis == "messages":
-        return np.concatenate([[0.0], np.geomspace(1.0, max(1.0, end), GRID_POINTS)])
+        return np.concatenate([[0.0], np.geomspace(1.0, end, GRID_POINTS)]) if end >= 1.0 else np.zeros(1)
     return np.linspace(0.0, end, GRID_POINTS)
 
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from sb3_nigt.experiments import statistics
 from sb3_nigt.experiments.panels import draw_panels
-from sb3_nigt.experiments.results import Curve, Curves, grid_of
+from sb3_nigt.experiments.results import Curve, Curves
 from sb3_nigt.experiments.statistics import FloatArray
 
 
@@ -122,31 +122,31 @@ def speedups(
     :param of_other: those of the other one
     :return: shape (choices,)
     """
-    grid = grid_of({"first": list(first), "other": list(other)}, "seconds")
     finals = np.array([curve.final_return for curve in other])
     targets = statistics.interquartile_mean(finals[of_other])
     ends = np.array([curve["seconds"][-1] for curve in other])[of_other].min(axis=-1)
-    own_times = np.minimum(ends, _times_to(other, of_other, targets, grid))  # a mean may be above each point of the curve
-    times = _times_to(first, of_first, targets, grid)
+    own_times = np.minimum(ends, _times_to(other, of_other, targets))  # a mean may be above each point of the curve
+    times = _times_to(first, of_first, targets)
     ratios: FloatArray = np.divide(own_times, times, out=np.full_like(times, np.nan), where=(own_times > 0) & (times > 0))
     return ratios
 
 
-def _times_to(runs: Sequence[Curve], chosen: npt.NDArray[np.int64], targets: FloatArray, grid: FloatArray) -> FloatArray:
+def _times_to(runs: Sequence[Curve], chosen: npt.NDArray[np.int64], targets: FloatArray) -> FloatArray:
     """
-    Find the first points of the grid at which interquartile means over runs are as high as their targets.
+    Find the first moments at which interquartile means over runs are as high as their targets.
 
     :param chosen: numbers of runs, shape (choices, R)
     :param targets: shape (choices,)
-    :return: shape (choices,); infinite where there is no such point before the first of the runs ends
+    :return: shape (choices,); infinite where there is no such moment before the first of the runs ends
     """
-    returns = np.stack([statistics.carried_forward(run["seconds"], run["return"], grid) for run in runs], axis=-1)
+    moments = np.unique(np.concatenate([run["seconds"] for run in runs]))  # no mean changes at any other one
+    returns = np.stack([statistics.carried_forward(run["seconds"], run["return"], moments) for run in runs], axis=-1)
     ends = np.array([run["seconds"][-1] for run in runs])[chosen].min(axis=-1)
     sets, number = np.unique(np.sort(chosen, axis=-1), axis=0, return_inverse=True)  # of five runs there are 126
     means = statistics.interquartile_mean(returns[:, sets])[:, number.reshape(-1)]
-    reached = means >= targets  # shape (points, choices)
-    reached &= grid[:, None] <= ends
-    return np.where(reached.any(axis=0), grid[reached.argmax(axis=0)], np.inf)
+    reached = means >= targets  # shape (moments, choices)
+    reached &= moments[:, None] <= ends
+    return np.where(reached.any(axis=0), moments[reached.argmax(axis=0)], np.inf)
 
 
 def rate(runs: Sequence[Curve]) -> float:
