@@ -1,8 +1,15 @@
-"""An environment whose thirty-first step fails, by its id ``fails_later:FailsLater-v0`` in every process."""
+"""Environments whose thirty-first step fails, by ids such as ``fails_later:FailsLater-v0`` in every process."""
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+
+
+class OddError(Exception):
+    """Cannot be unpickled: that calls it with its one argument."""
+
+    def __init__(self, code, what):
+        super().__init__(f"{what} (code {code})")
 
 
 class FailsLater(gym.Env):
@@ -20,8 +27,19 @@ class FailsLater(gym.Env):
     def step(self, action):
         self.n_steps += 1
         if self.n_steps > 30:
-            raise ValueError("out of coffee")
+            self.fail()
         return np.zeros(1, np.float32), 0.0, False, False, {}
+
+    def fail(self):
+        raise ValueError("out of coffee")
+
+
+class FailsOddly(FailsLater):
+    """See the module."""
+
+    def fail(self):
+        raise OddError(17, "no licence")
 
 
 gym.register("FailsLater-v0", FailsLater)
+gym.register("FailsOddly-v0", FailsOddly)

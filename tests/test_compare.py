@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from envs import parameters
+from fails_later import OddError
 from matplotlib.figure import Figure
 from paper import RennalaNIGT
 from PIL import Image
@@ -297,6 +298,23 @@ def test_a_run_that_fails_stops_no_other(tmp_path):
         execute_all([bad, good], tmp_path, 1)
     assert campaign.is_finished(good, tmp_path)
     assert not campaign.is_finished(bad, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_run_whose_error_cannot_be_unpickled_stops_no_other(tmp_path):
+    odd = Run("ppo", 0, Setting("fails_later:FailsOddly-v0", (1.0,), (0.0,)), FEW)
+    good = Run("rennala", 0, CARTPOLE, FEW)
+    with pytest.raises(FailedRunsError, match=r"1 of 2 runs failed.*\n  ppo-seed0: OddError: no licence \(code 17\)$"):
+        execute_all([odd, good], tmp_path, 1)
+    assert campaign.is_finished(good, tmp_path)
+
+
+def test_what_went_wrong_comes_as_text_from_the_process_of_a_run(monkeypatch, tmp_path):
+    def execute(*args):
+        raise OddError(17, "no licence")
+
+    monkeypatch.setattr(campaign, "execute", execute)
+    assert campaign._error_of(Run("ppo", 0, CARTPOLE, FEW), tmp_path) == "OddError: no licence (code 17)"
 
 
 @pytest.mark.parametrize(

@@ -80,14 +80,17 @@ def _attempt(
     started_before = set(mp.active_children())
     pool = ProcessPoolExecutor(min(processes, len(waiting)), mp_context=mp.get_context("spawn"), initializer=_prepare_process)
     try:
-        futures = {pool.submit(execute, run, directory): run for run in waiting}
-        unfinished: set[Future[None]] = set(futures)
+        futures = {pool.submit(_error_of, run, directory): run for run in waiting}
+        unfinished: set[Future[str | None]] = set(futures)
         while unfinished:
             done, unfinished = wait(unfinished, timeout=POLL_SECONDS)
             for future in done:
                 error = future.exception()
-                if error is not None and not isinstance(error, BrokenProcessPool):
-                    errors[futures[future].name] = f"{type(error).__name__}: {error}"
+                if isinstance(error, BrokenProcessPool):
+                    continue
+                text = future.result() if error is None else _text(error)
+                if text is not None:
+                    errors[futures[future].name] = text
             bar.n = n_finished + sum(_share_done(futures[future], directory, future.running()) for future in futures)
             bar.refresh()
     finally:  # Ctrl-C included: what is unfinished begins again with the next command
@@ -95,6 +98,19 @@ def _attempt(
         for process in set(mp.active_children()) - started_before:
             process.terminate()
             process.join()
+
+
+def _error_of(run: Run, directory: Path) -> str | None:
+    """Execute a run in its process, and say what went wrong: an exception that cannot be unpickled would break the pool."""
+    try:
+        execute(run, directory)
+    except Exception as error:  # any: an environment may raise anything
+        return _text(error)
+    return None
+
+
+def _text(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def _share_done(run: Run, directory: Path, running: bool) -> float:
