@@ -6,6 +6,7 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import pytest
+from envs import simulated
 from gymnasium import spaces
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.torch_layers import NatureCNN
@@ -15,8 +16,10 @@ from sb3_nigt.__main__ import main
 from sb3_nigt.experiments import training
 from sb3_nigt.experiments.baselines import policy_for, tuned_values
 from sb3_nigt.experiments.evaluation import Evaluator, normalized_as
+from sb3_nigt.experiments.given import given_argument
 from sb3_nigt.experiments.methods import check_method, make_model
 from sb3_nigt.experiments.setting import FOREVER, ONE_TASK, Budget, Run, Setting
+from sb3_nigt.policies import TanhGaussianDistribution
 
 ROOT = Path(__file__).parents[1]
 
@@ -73,6 +76,47 @@ def test_images_get_convolutions_and_are_not_normalised(monkeypatch, tmp_path, m
 
 def test_entries_get_the_policy_for_several_inputs():
     assert policy_for(spaces.Dict({"a": spaces.Box(-1, 1)})) == "MultiInputPolicy"
+
+
+@pytest.mark.parametrize("method", ["ppo", "trpo", "a2c", "ars"])
+def test_rewards_are_normalised_where_observations_are_choices(method):
+    """FrozenLake, whose observation is the number of a field."""
+    setting = Setting("FrozenLake-v1", (1.0, 1.0), (0.0, 0.0))
+    model = model_of(method, setting)
+    normalized = model.get_vec_normalize_env()
+    assert normalized.norm_reward
+    assert not normalized.norm_obs
+    assert 0 <= Evaluator(setting, 2, 0).returns(model, 0)[ONE_TASK] <= 1
+
+
+class Parts(gym.Env):
+    """Observes a vector far from 0, an image and a choice."""
+
+    observation_space = spaces.Dict(
+        vector=spaces.Box(90, 100, (2,)), image=spaces.Box(0, 255, (36, 36, 1), np.uint8), choice=spaces.Discrete(3)
+    )
+    action_space = spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        return self.observation_space.sample(), 1.0, False, False, {}
+
+
+def test_of_entries_the_vectors_are_normalised():
+    """Covers: in training, and in the evaluation with the same statistics."""
+    model = make_model("ppo", "Parts-v0", simulated([Parts] * 2), 0, {"n_steps": 8, "batch_size": 16, "n_epochs": 1})
+    model.learn(16)
+    training = model.get_vec_normalize_env()
+    assert training.norm_reward
+    assert training.norm_obs_keys == ["vector"]
+    env = normalized_as(training, DummyVecEnv([Parts]))
+    observation, original = env.reset(), env.get_original_obs()
+    assert np.abs(observation["vector"]).max() <= 10 < original["vector"].min()
+    for name in ("image", "choice"):
+        np.testing.assert_array_equal(observation[name], original[name])
 
 
 def test_evaluation_normalises_with_the_statistics_of_training():
@@ -146,11 +190,33 @@ def test_set_gives_arguments_to_one_method(tmp_path):
     assert "rennala@plain: geometry=euclidean, policy_kwargs={'net_arch': [8]}" in (tmp_path / "table.txt").read_text()
 
 
+@pytest.mark.parametrize("method", ["rennala", "malenia", "sync", "afedpg", "syncpg", "rennalapg"])
+def test_the_papers_policy_keeps_what_is_not_given(method):
+    """Covers: arguments that a class hands on can be set."""
+    given = given_argument(f"{method}.policy_kwargs={{'net_arch': [8]}}")
+    policy = model_of(method, paper=True, **{given.argument: given.value}).policy
+    assert policy.net_arch == [8]
+    assert isinstance(policy.action_dist, TanhGaussianDistribution)
+    assert policy.normalizer is None
+
+
+def test_values_that_are_written_as_in_python():
+    for text, value in {"False": False, "None": None, "0.5": 0.5, "natural": "natural"}.items():
+        assert given_argument(f"rennala.geometry={text}").value == value
+
+
 @pytest.mark.parametrize(
     ("option", "message"),
     [
         ("rennala", "write METHOD.ARGUMENT=VALUE, for example rennala.eta=0.3"),
         ("rennala.etta=1", "'etta' is not an argument of RennalaNIGT"),
+        ("rennala.kwargs=1", "'kwargs' is not an argument of RennalaNIGT"),
+        ("afedpg.schedule=planned", "'schedule' is not an argument of AFedPG: give one of learning_rate"),
+        ("rennala.seed=3", "'seed' would make all runs of a method the same one: give --first-seed, or --seeds"),
+        ("ppo.seed=3", "'seed' would make all runs"),
+        ("ppo.normalize_advantage=false", "'ppo.normalize_advantage=false' is not allowed: write True, False or None"),
+        ("ppo.normalize_advantage=TRUE", "write True, False or None"),
+        ("ppo.target_kl=null", "write True, False or None"),
         ("dqn.gamma=1", "'dqn' is not a method"),
         ("a2c.gamma=0.9", "a2c is not one of --algos rennala,ppo"),
     ],

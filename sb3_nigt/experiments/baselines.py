@@ -49,8 +49,8 @@ def make_baseline(
     :param workers: the workers to train on
     :param seed: seed of everything random
     :param arguments: the arguments that are neither defaults nor tuned values
-    :param normalize: observations, unless they are images, and rewards by ``VecNormalize``; with tuned values their file
-        decides
+    :param normalize: rewards and observations by ``VecNormalize``, apart from images and observations that are no ``Box``;
+        with tuned values their file decides
     """
     given, sizes = dict(arguments), _sizes(base, workers.num_envs)
     if tuned:
@@ -59,10 +59,22 @@ def make_baseline(
         sizes = _tuned_sizes(base, values, workers.num_envs)
         given = {**{name: _converted(value) for name, value in values.items() if name not in OF_TRAINING}, **given}
     space = workers.observation_space
-    if normalize and isinstance(space, spaces.Box):
-        workers = VecNormalize(workers, norm_obs=not is_image_space(space), gamma=given.get("gamma", 0.99))
+    if normalize:
+        workers = VecNormalize(workers, gamma=given.get("gamma", 0.99), **_normalized_observations(space))
     policy = "LinearPolicy" if base == "ars" else policy_for(space)
     return BASELINES[base](policy, workers, seed=seed, device="cpu", **{**given, **sizes, **arguments})
+
+
+def _normalized_observations(space: spaces.Space[Any]) -> dict[str, Any]:
+    """Return which observations ``VecNormalize`` is to normalise: numbers, of a Dict by their names; not images or choices."""
+    if isinstance(space, spaces.Dict):
+        names = [name for name, entry in space.items() if _is_of_numbers(entry)]
+        return {"norm_obs": bool(names), "norm_obs_keys": names}
+    return {"norm_obs": _is_of_numbers(space)}
+
+
+def _is_of_numbers(space: spaces.Space[Any]) -> bool:
+    return isinstance(space, spaces.Box) and not is_image_space(space)
 
 
 def policy_for(space: spaces.Space[Any]) -> str:

@@ -54,6 +54,7 @@ def normalized_as(training: VecNormalize | None, env: VecEnv) -> VecEnv:
     """
     if training is None:
         return env
-    normalized = VecNormalize(env, training=False, norm_obs=training.norm_obs, norm_reward=False)
+    names = training.norm_obs_keys
+    normalized = VecNormalize(env, training=False, norm_obs=training.norm_obs, norm_reward=False, norm_obs_keys=names)
     sync_envs_normalization(training, normalized)
     return normalized

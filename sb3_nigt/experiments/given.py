@@ -12,6 +12,7 @@ from sb3_nigt.experiments.arguments import UsageError
 from sb3_nigt.experiments.methods import check_argument, check_method
 
 EXAMPLE = "rennala.eta=0.3"
+NOT_PYTHON = ("true", "false", "none", "null")  # in other notations than Python's
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ def given_argument(text: str) -> Given:
     try:
         return Given(method, argument, ast.literal_eval(value))
     except (ValueError, SyntaxError):
+        if value.strip().lower() in NOT_PYTHON:  # any word is true
+            raise argparse.ArgumentTypeError(f"{text!r} is not allowed: write True, False or None") from None
         return Given(method, argument, value)  # a word such as natural needs no quotes
 
 

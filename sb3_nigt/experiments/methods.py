@@ -10,7 +10,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_nigt.algorithms.base import AsyncPolicyGradient
-from sb3_nigt.algorithms.paper import PAPER
+from sb3_nigt.algorithms.paper import PAPER, with_published_policy
 from sb3_nigt.experiments.baselines import BASELINES, TUNED, check_tuned, make_baseline, policy_for
 from sb3_nigt.experiments.setting import CountedVecEnv
 from sb3_nigt.methods import METHODS
@@ -56,11 +56,13 @@ def check_argument(method: str, argument: str) -> None:
 
     :param method: the method whose constructor takes it
     :param argument: its name
-    :raises ValueError: if it is none
+    :raises ValueError: if it is none, or one that the runs have from the command
     """
+    if argument == "seed":
+        raise ValueError(f"{argument!r} would make all runs of a method the same one: give --first-seed, or --seeds")
     base, _ = _parts(method)
     algorithm = BASELINES[base] if base in BASELINES else METHODS[base].algorithm
-    known = [name for name in inspect.signature(algorithm.__init__).parameters if name not in UNRECORDED]
+    known = [name for name in inspect.signature(algorithm).parameters if name not in (*UNRECORDED, "seed")]
     if argument not in known:
         raise ValueError(f"{argument!r} is not an argument of {algorithm.__name__}: give one of {', '.join(known)}")
 
@@ -100,7 +102,7 @@ def make_model(
     if kind:
         common |= {"schedule": kind, **({"rollout": "trajectories"} if METHODS[base].takes("rollout") else {})}
     if paper and METHODS[base].takes("gae_lambda"):
-        common = {**PAPER, **common}
+        common, arguments = {**PAPER, **common}, with_published_policy(arguments)
     return METHODS[base].algorithm(policy_for(workers.observation_space), workers, **{**common, **arguments})
 
 
