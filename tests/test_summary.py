@@ -49,3 +49,8 @@ def test_summary_takes_the_first_method_with_each_schedule():
         "rennala:first_finished 5 5",
         "sync 4 +1 1.000 4 +1 1.000",
     ]
+
+
+def test_summary_takes_tuned_values_for_another_method():
+    curves = {name: [curve([value, value])] for name, value in {"ppo": 3.0, "ppo:tuned": 5.0, "rennala": 4.0}.items()}
+    assert [row.split()[0] for row in summary(curves).splitlines()] == ["10", "method", "ppo", "ppo:tuned", "rennala"]

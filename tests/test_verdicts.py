@@ -69,6 +69,25 @@ def test_runs_are_paired_by_their_seeds():
 
 
 @pytest.mark.parametrize(
+    ("names", "pairs"),
+    [
+        ("ppo,ppo:tuned", "ppo,ppo:tuned"),
+        ("ppo,ppo:tuned,rennala", "ppo,ppo:tuned ppo,rennala"),
+        ("rennala:pipelined@a,rennala:pipelined@b", "rennala:pipelined@a,rennala:pipelined@b"),
+        ("rennala@a,rennala:pipelined@a,rennala@b", "rennala@a,rennala@b rennala:pipelined@a,rennala@b"),
+        ("rennala,sync,rennala:pipelined", "rennala,sync rennala:pipelined,sync"),
+        ("rennala:pipelined,rennala", "rennala:pipelined,rennala"),
+        ("rennala", ""),
+    ],
+)
+def test_what_is_compared(names, pairs):
+    """Tuned values and what follows an @ make another method, a schedule does not, unless there is nothing else."""
+    curves = {name: [Curve({**rising(1.0).columns, "seed": np.zeros(101)})] for name in names.split(",")}
+    rows = comparison_rows("task", curves, [])
+    assert list(dict.fromkeys(f"{row[1]},{row[2]}" for row in rows)) == pairs.split()
+
+
+@pytest.mark.parametrize(
     ("low", "high", "verdict"),
     [
         (1.01, 9.0, "ahead"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -74,6 +75,25 @@ def is_baseline(method: str) -> bool:
     :param method: its name
     """
     return _parts(method)[0] in BASELINES
+
+
+def by_first_method(names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """
+    Separate the first method, under each of its schedules, from the others.
+
+    What follows an @ makes another method of it, and so do tuned values.
+
+    :param names: names of methods, at least one; may be other labels
+    :return: names of the first one, and of the others
+    """
+    method = _without_schedule(names[0])
+    of_first = [name for name in names if _without_schedule(name) == method]
+    return of_first, [name for name in names if name not in of_first]
+
+
+def _without_schedule(name: str) -> str:
+    base, kind = _parts(name)
+    return name if not kind or base in BASELINES else name.replace(f":{kind}", "", 1)
 
 
 def _parts(method: str) -> tuple[str, str]:

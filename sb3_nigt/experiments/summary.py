@@ -7,6 +7,7 @@ import argparse
 import numpy as np
 
 from sb3_nigt.experiments import statistics
+from sb3_nigt.experiments.methods import by_first_method
 from sb3_nigt.experiments.results import Curves
 from sb3_nigt.experiments.statistics import FloatArray
 
@@ -33,8 +34,7 @@ def summary(curves: Curves) -> str:
     means = {name: np.array([curve.mean_return(end) for curve in runs]) for name, runs in curves.items()}
     finals = {name: np.array([curve.final_return for curve in runs]) for name, runs in curves.items()}
     first, *others = curves
-    of_first = [name for name in curves if name.partition(":")[0] == first.partition(":")[0]]
-    competitors = [name for name in others if name not in of_first]
+    of_first, competitors = by_first_method(list(curves))
     width = 2 + max(6, *map(len, curves))
     lines = [f"{end:,.0f} seconds"]
     for reference in of_first if competitors else [first]:

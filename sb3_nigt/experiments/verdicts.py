@@ -11,6 +11,7 @@ import numpy as np
 
 from sb3_nigt.experiments import statistics
 from sb3_nigt.experiments.arguments import UsageError
+from sb3_nigt.experiments.methods import by_first_method
 from sb3_nigt.experiments.results import Curve, Curves
 from sb3_nigt.experiments.statistics import FloatArray
 from sb3_nigt.experiments.table import markdown_row
@@ -63,19 +64,19 @@ def run(args: argparse.Namespace) -> None:
 
 def comparison_rows(name: str, curves: Curves, returns: Sequence[float]) -> list[tuple[str, ...]]:
     """
-    Compare the first method, with each of its schedules, with each of the others.
+    Compare the first method, with each of its schedules, with each of the others; without others, its schedules.
 
     :param name: name of the comparison
     :param curves: curves of all methods
     :param returns: the returns to reach
     """
-    method = next(iter(curves)).partition(":")[0]
-    firsts = [label for label in curves if label.partition(":")[0] == method]
+    firsts, others = by_first_method(list(curves))
+    if not others:
+        firsts, others = firsts[:1], firsts[1:]
     return [
         (name, first, other, measure, *_cells(found))
         for first in firsts
-        for other in curves
-        if other not in firsts
+        for other in others
         for measure, found in effects(*paired(curves[first], curves[other]), returns).items()
     ]
 
