@@ -99,7 +99,11 @@ WRONG = {
     "plan": "--step-times --from is required",
     "plan --step-times 1,x": "give seconds as in --step-times 1,1.4,2",
     "plan --step-times sqrt": "for example --n-workers 10",
-    "plan --step-times 1e-300,1": "more than 1,000,000 steps while the slowest makes one",
+    "plan --step-times 1,10001": "more than 10,000 steps while the slowest makes one",
+    "plan --step-times 1e-300,1 --rollout steps": "more than 1,000,000 steps while the slowest makes one",
+    "plan --step-times 1,2 --message-times 1e300": "a message would last longer than 1,000,000,000 of the shortest steps",
+    "plan --step-times 1,2 --message-times 1e17 --rollout steps": "--message-times: a message would last longer",
+    "plan --from run.jsonl --message-times 1e17": "a message would last longer than 1,000,000,000 of the shortest steps",
     "plan --step-times 1,2 --n-workers 3": "--step-times has 2 values for 3 workers",
     "plan --step-times 1,2 --message-times 1,2,3": "--message-times has 3 values for 2 workers",
     "plan --step-times 1,2 --n-trajectories 0": "--n-trajectories: '0' is not allowed: give an integer of at least 1",
@@ -118,6 +122,9 @@ WRONG = {
     "plan --from short.jsonl": "short.jsonl has no complete round: give the file of a longer run",
     "plan --from run.jsonl --n-workers 3": "--n-workers goes with --step-times: leave it out",
     "plan --from run.jsonl --message-times 1,2,3": "--message-times has 3 values for 2 workers",
+    "table good --output none/table.md": "'none/table.md' is not allowed: there is no directory 'none', make it first",
+    "table good --output foreign": "'foreign' is not allowed: it is a directory, give the name of a file",
+    "verdicts good --output none/verdicts.md": "there is no directory 'none', make it first",
     "summary": "arguments are required: DIR",
     "summary nowhere": "'nowhere' has no curves.csv with runs: give a directory written by compare or reproduce",
     "summary empty": "'empty' has no curves.csv with runs",
@@ -130,7 +137,9 @@ WRONG = {
     "timeline run.jsonl --rounds 900:": r"the run has \d+ rounds, give two numbers within 0:\d+",
     "timeline run.jsonl --output .": "give a name that ends in",
     "benchmark --env Nothing-v0": "Give an id that gymnasium knows, for example CartPole-v1",
-    "benchmark --env no_such_module:Nothing-v0": "Give an id that gymnasium knows",
+    "benchmark --env no_such_module:Nothing-v0": "No module named 'no_such_module'. Give an id that gymnasium knows",
+    "benchmark --env :CartPole-v1": "':CartPole-v1' is not allowed: write a module in front of the colon, or no colon",
+    "benchmark --env .x:CartPole-v1": "'.x:CartPole-v1' is not allowed: write a module in front of the colon",
     "benchmark --env CartPole-v1 --repeats 0": "--repeats: '0' is not allowed",
     "benchmark --seconds 0": "--seconds: '0' is not allowed: give a number greater than 0",
     "benchmark --start CartPole-v1": "give an environment and a number of processes, for example CartPole-v1:100",
@@ -141,7 +150,8 @@ WRONG = {
 def test_wrong_arguments_cost_one_line(arguments, run_file, monkeypatch, capsys):
     monkeypatch.chdir(run_file.parent)
     Path("other.txt").write_text("hello")
-    for name, curves in {"empty": "method,seed,seconds,return\n", "foreign": "x,y\n1,2\n"}.items():
+    good = "method,seed,seconds,timesteps,return\nppo,0,0,0,1\nppo,0,1,1,2\n"
+    for name, curves in {"empty": "method,seed,seconds,return\n", "foreign": "x,y\n1,2\n", "good": good}.items():
         Path(name).mkdir()
         Path(name, "curves.csv").write_text(curves)
     Path("foreign/tuned.json").write_text('{"tuned": [{"method"')

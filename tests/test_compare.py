@@ -323,6 +323,8 @@ def test_what_went_wrong_comes_as_text_from_the_process_of_a_run(monkeypatch, tm
         ("", "--env"),
         ("--env CartPole-v1", "--timesteps --seconds is required"),
         ("--env Nothing-v0 --timesteps 9", "Give an id that gymnasium knows"),
+        ("--env :CartPole-v1 --timesteps 9", "':CartPole-v1' is not allowed: write a module in front of the colon"),
+        ("--env CartPole-v1 --timesteps 9 --step-times 1,2 --message-times 1e300", "a message would last longer than"),
         ("--env CartPole-v1 --timesteps 9 --algos rennala,dqn", "'dqn' is not a method: give some of rennala"),
         ("--env CartPole-v1 --timesteps 9 --algos sync:planned", "sync has no choice of schedule"),
         ("--env CartPole-v1 --timesteps 9 --seconds 9", "not allowed with argument"),

@@ -83,6 +83,7 @@ def test_the_default_is_that_of_the_algorithms():
         (([1e-300, 1e300], None), "step_times: .* leave such workers out"),
         (([1, 1], 0), "n_steps"),
         (([1, 1], 1, [1, 1, 1]), "message_times"),
+        (([1, 2], None, 1e17), "message_times: 1e\\+17 is more than 1,000,000,000 times 1.0: give less"),
         (([1, 1], 1, 0.0, ["a"]), "task_ids"),
         (([1, 1], 1, 0.0, None, "parallel", "server"), "aggregation"),
     ],

@@ -267,6 +267,12 @@ def test_afedpg_row_is_the_limit_of_its_rounds():
     assert_allclose(sum(report.counts for report in reports) / 400, planned["AFedPG", "immediate"].counts, atol=0.01)
 
 
+def test_long_trajectories_take_no_memory():
+    long, short = (plan([1, 2, 4], 5, length)["Malenia", "planned"] for length in (10**15, 1))
+    assert_allclose(long.counts, short.counts)
+    assert long.update_seconds == pytest.approx(10**15 * short.update_seconds)
+
+
 @pytest.mark.slow
 def test_lengths_that_vary():
     """Planned rounds draw the lengths that were given, for any worker; first_finished prefers the short ones."""

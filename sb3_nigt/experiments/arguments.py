@@ -20,6 +20,8 @@ FloatArray = npt.NDArray[np.float64]
 WORDS: dict[str, Callable[[FloatArray], FloatArray]] = {"equal": np.ones_like, "sqrt": np.sqrt, "linear": np.positive}
 PICTURES = (".png", ".pdf", ".svg")
 LARGEST_RATIO = 1e6  # of two workers' times; a simulation of more would not end
+LARGEST_RATIO_OF_PLANS = 1e4  # the same for plans of trajectories, which simulate each one of many rounds
+LARGEST_MESSAGE = 1e9  # in steps of the fastest worker; a clock that shows much more does not show a step
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -42,14 +44,22 @@ class FailedRunsError(Exception):
     """Runs that ended with an error; the others are finished."""
 
 
-def parse_times(text: str, n_workers: int | None, *, name: str = "--step-times", positive: bool = True) -> FloatArray:
+def parse_times(
+    text: str,
+    n_workers: int | None,
+    *,
+    name: str = "--step-times",
+    positive: bool = True,
+    largest_ratio: float = LARGEST_RATIO,
+) -> FloatArray:
     """
     Seconds of each worker: numbers with commas between them, or "equal" (1), "sqrt" (√i), "linear" (i).
 
     :param text: what the user typed
     :param n_workers: n, which the words and a single number for all need; None: as many as there are numbers
     :param name: the option, for messages
-    :param positive: whether to refuse zero
+    :param positive: whether to refuse zero, and more than the largest ratio
+    :param largest_ratio: of two workers' times
     :return: shape (n,)
     :raises UsageError: if it is something else, or the number of workers differs
     """
@@ -66,10 +76,25 @@ def parse_times(text: str, n_workers: int | None, *, name: str = "--step-times",
         seconds = per_worker(name, times[0] if len(times) == 1 else times, n_workers or len(times), positive=positive)
     except ValueError as error:
         raise UsageError(str(error)) from None
-    if positive and float(seconds.max()) > LARGEST_RATIO * float(seconds.min()):
+    if positive and float(seconds.max()) > largest_ratio * float(seconds.min()):
         raise UsageError(
-            f"{name}: the fastest worker would make more than {LARGEST_RATIO:,.0f} steps while the slowest makes one"
+            f"{name}: the fastest worker would make more than {largest_ratio:,.0f} steps while the slowest makes one"
         )
+    return seconds
+
+
+def parse_message_times(text: str, step_times: FloatArray) -> FloatArray:
+    """
+    Seconds of each worker's message, as in ``parse_times``.
+
+    :param text: what the user typed
+    :param step_times: seconds per step, shape (n,)
+    :return: shape (n,)
+    :raises UsageError: if it is something else, or messages are so long that steps would not count
+    """
+    seconds = parse_times(text, len(step_times), name="--message-times", positive=False)
+    if float(seconds.max()) > LARGEST_MESSAGE * float(step_times.min()):
+        raise UsageError(f"--message-times: a message would last longer than {LARGEST_MESSAGE:,.0f} of the shortest steps")
     return seconds
 
 
@@ -154,14 +179,16 @@ def environment(text: str) -> str:
     """
     import gymnasium as gym
 
-    module, _, name = text.rpartition(":")
+    module, colon, name = text.rpartition(":")
+    if colon and (not module or module.startswith(".")):  # which would be relative to another one
+        raise argparse.ArgumentTypeError(f"{text!r} is not allowed: write a module in front of the colon, or no colon")
     try:
         if module:
             importlib.import_module(module)
         gym.spec(name)
     except (gym.error.Error, ModuleNotFoundError) as error:
-        reason = str(error).splitlines()[0]
-        raise argparse.ArgumentTypeError(f"{reason} Give an id that gymnasium knows, for example CartPole-v1") from None
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise argparse.ArgumentTypeError(f"{reason}. Give an id that gymnasium knows, for example CartPole-v1") from None
     return text
 
 
@@ -171,9 +198,20 @@ def picture(text: str) -> Path:
 
     :param text: what the user typed
     """
-    path = Path(text)
-    if path.suffix not in PICTURES:
+    if Path(text).suffix not in PICTURES:
         raise argparse.ArgumentTypeError(f"{text!r} is not allowed: give a name that ends in {', '.join(PICTURES)}")
+    return output_file(text)
+
+
+def output_file(text: str) -> Path:
+    """
+    Check the name of a file that is written, before the work whose result it gets.
+
+    :param text: what the user typed
+    """
+    path = Path(text)
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} is not allowed: it is a directory, give the name of a file")
     if not path.parent.is_dir():
         raise argparse.ArgumentTypeError(f"{text!r} is not allowed: there is no directory {str(path.parent)!r}, make it first")
     return path

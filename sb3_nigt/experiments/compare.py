@@ -17,6 +17,7 @@ from sb3_nigt.experiments import statistics
 from sb3_nigt.experiments.arguments import (
     UsageError,
     link_of,
+    parse_message_times,
     parse_times,
 )
 from sb3_nigt.experiments.campaign import execute_all
@@ -51,12 +52,12 @@ def setting_of(args: argparse.Namespace) -> Setting:
     :param args: parsed command line
     :raises UsageError: if it has arguments that do not go together
     """
-    step_times = tuple(parse_times(args.step_times, args.n_workers).tolist())
-    message_times = parse_times(args.message_times, len(step_times), name="--message-times", positive=False)
+    step_times = parse_times(args.step_times, args.n_workers)
+    message_times = parse_message_times(args.message_times, step_times)
     link, aggregation = link_of(args)
     setting = Setting(
         args.env,
-        step_times,
+        tuple(step_times.tolist()),
         tuple(message_times.tolist()),
         args.time_per,
         args.tasks,

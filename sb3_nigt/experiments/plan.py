@@ -10,7 +10,15 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from sb3_nigt.experiments.arguments import FloatArray, UsageError, link_of, parse_times
+from sb3_nigt.experiments.arguments import (
+    LARGEST_RATIO,
+    LARGEST_RATIO_OF_PLANS,
+    FloatArray,
+    UsageError,
+    link_of,
+    parse_message_times,
+    parse_times,
+)
 from sb3_nigt.experiments.figures import N_TRAJECTORIES
 from sb3_nigt.experiments.plan_steps import number, step_rounds_report
 from sb3_nigt.experiments.plots import TIMELINE_KEY, draw_timeline, save_picture
@@ -57,7 +65,7 @@ def run(args: argparse.Namespace) -> None:
     :param args: parsed command line
     """
     rollout = _rollout(args)
-    speeds = _from_recording(args) if args.recording else _from_times(args)
+    speeds = _from_recording(args) if args.recording else _from_times(args, rollout)
     of_workers = speeds.task_ids, speeds.link, speeds.aggregation
     if rollout == "steps":
         of_steps = plan_steps(speeds.step_times, args.n_steps, speeds.message_times, *of_workers)
@@ -91,11 +99,11 @@ def _rollout(args: argparse.Namespace) -> str:
     return rollout
 
 
-def _from_times(args: argparse.Namespace) -> _Speeds:
-    step_times = parse_times(args.step_times, args.n_workers)
-    n = len(step_times)
-    message_times = parse_times(args.message_times or "0", n, name="--message-times", positive=False)
-    return _Speeds(step_times, message_times, args.trajectory_steps or 1000, None, *link_of(args), range(n))
+def _from_times(args: argparse.Namespace, rollout: str) -> _Speeds:
+    largest_ratio = LARGEST_RATIO if rollout == "steps" else LARGEST_RATIO_OF_PLANS
+    step_times = parse_times(args.step_times, args.n_workers, largest_ratio=largest_ratio)
+    message_times = parse_message_times(args.message_times or "0", step_times)
+    return _Speeds(step_times, message_times, args.trajectory_steps or 1000, None, *link_of(args), range(len(step_times)))
 
 
 def _from_recording(args: argparse.Namespace) -> _Speeds:
@@ -105,10 +113,9 @@ def _from_recording(args: argparse.Namespace) -> _Speeds:
     missing = sorted(set(range(len(args.recording.task_ids))) - set(measured.workers))
     if missing:
         print(f"Workers that made no step in this run, so they are left out: {', '.join(map(str, missing))}\n")
-    n = len(measured.workers)
     message_times = measured.message_times
     if args.message_times is not None:
-        message_times = parse_times(args.message_times, n, name="--message-times", positive=False)
+        message_times = parse_message_times(args.message_times, measured.step_times)
     lengths = args.trajectory_steps or measured.lengths
     link, aggregation = link_of(args, args.recording.link, args.recording.aggregation)
     tasks = measured.task_ids

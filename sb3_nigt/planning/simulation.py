@@ -174,6 +174,7 @@ def simulate(workload: Workload, aggregator: Aggregator, schedule: Schedule) -> 
 
 
 def _blank_trajectory(job: Job, n_steps: int) -> Trajectory:
-    """Nothing but a length: a round looks at no step."""
+    """Nothing but a length, which takes no memory: a round looks at no step."""
     nothing = np.zeros(0)
-    return Trajectory(job.key, job.point, nothing, nothing, nothing, nothing, np.zeros(n_steps), False, False, [])
+    rewards = np.broadcast_to(0.0, n_steps)
+    return Trajectory(job.key, job.point, nothing, nothing, nothing, nothing, rewards, False, False, [])

@@ -21,6 +21,7 @@ FloatArray = npt.NDArray[np.float64]
 N_ROUNDS = 50  # of which all but the first enter the means
 LOCKSTEP = "PPO"  # and all other methods that step the workers together
 LARGEST_RATIO = 1_000_000  # of two step times; the barrier would take as many steps of the fast worker
+LARGEST_MESSAGE = 1e9  # in steps of the fastest worker; a clock that shows much more does not show a step
 ROLLOUT = 2048  # steps of all workers together, the size for which the defaults of PPO are meant
 
 
@@ -124,6 +125,8 @@ def plan_steps(
     if n_steps is not None:
         check_integer("n_steps", n_steps, 1)
     kappa = per_worker("message_times", message_times, n, positive=False)
+    if kappa.max() > LARGEST_MESSAGE * h.min():
+        raise ValueError(f"message_times: {kappa.max()} is more than {LARGEST_MESSAGE:,.0f} times {h.min()}: give less.")
     check_link(link, aggregation)
     tasks, size = checked_task_ids(task_ids, n), steps_of_a_round(n_steps, n)
     rows = [

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from sb3_nigt.experiments.arguments import picture
+from sb3_nigt.experiments.arguments import output_file, picture
 from sb3_nigt.experiments.commands.options import comparison
 
 
@@ -16,7 +15,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     :param parser: parser of the subcommand
     """
     parser.add_argument("comparisons", metavar="DIR", nargs="+", type=comparison, help="output of compare or reproduce")
-    parser.add_argument("--output", metavar="FILE", type=Path, help="write the tables there as well; default: not written")
+    parser.add_argument(
+        "--output", metavar="FILE", type=output_file, help="write the tables there as well; default: not written"
+    )
     parser.add_argument("--picture", metavar="FILE", type=picture, help="draw the curves there; default: not drawn")
     parser.add_argument(
         "--axis", choices=("seconds", "timesteps"), default="seconds", help="of the picture; default: %(default)s"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
+from sb3_nigt.experiments.arguments import output_file
 from sb3_nigt.experiments.commands.options import comparison
 
 
@@ -18,7 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--returns", metavar="R", nargs="+", type=float, default=[], help="returns whose times are compared; default: none"
     )
-    parser.add_argument("--output", metavar="FILE", type=Path, help="write the table there as well; default: not written")
+    parser.add_argument(
+        "--output", metavar="FILE", type=output_file, help="write the table there as well; default: not written"
+    )
 
 
 def run(args: argparse.Namespace) -> None:
