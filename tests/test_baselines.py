@@ -1,6 +1,7 @@
 """The baselines of a comparison: normalisation as ours, tuned values of rl_zoo3, arguments by ``--set``."""
 
 import json
+from io import StringIO
 from pathlib import Path
 
 import gymnasium as gym
@@ -152,11 +153,43 @@ def test_schedules_of_a_baseline_reach_their_end(tmp_path):
     """A linear schedule is at about 0 when the budget is spent, in timesteps or in seconds."""
     pytest.importorskip("rl_zoo3")
     for budget in (Budget(timesteps=1024, points=2, episodes=1), Budget(seconds=512.0, points=2, episodes=1)):
-        run = Run("ppo:tuned", 0, CARTPOLE, budget)
-        workers = CARTPOLE.make_workers(0)
-        total = training.timesteps_of(run, workers)
-        assert 1024 <= total <= 1024 + 2 * workers.num_envs
-    assert training.timesteps_of(Run("rennala", 0, CARTPOLE, Budget(seconds=1.0)), workers) == FOREVER
+        run, model = Run("ppo:tuned", 0, CARTPOLE, budget), model_of("ppo:tuned", CARTPOLE)
+        assert 1024 <= training.timesteps_of(run, model) <= 1024 + 2 * model.n_envs
+    rennala = model_of("rennala", CARTPOLE)
+    assert training.timesteps_of(Run("rennala", 0, CARTPOLE, Budget(seconds=1.0)), rennala) == FOREVER
+
+
+@pytest.mark.parametrize(
+    ("link", "aggregation", "seconds", "steps"),
+    [
+        ("parallel", "all_reduce", 1000.0, 3 * 100 + 5),  # three times 100 steps of 2 seconds and a message of 130
+        ("parallel", "all_reduce", 1250.0, 4 * 100),  # within the fourth message
+        ("serial", "server", 1000.0, 2 * 100 + 70),  # messages of 230
+    ],
+)
+def test_messages_leave_less_time_for_steps(link, aggregation, seconds, steps):
+    setting = Setting("CartPole-v1", (1.0, 2.0), (130.0, 100.0), link=link, aggregation=aggregation)
+    workers = setting.make_workers(0)
+    model = make_model("ppo", "CartPole-v1", workers, 0, {"n_steps": 100, "batch_size": 200, "n_epochs": 1})
+    run = Run("ppo", 0, setting, Budget(seconds=seconds, points=1, episodes=1))
+    assert training.timesteps_of(run, model) == 2 * (steps + 1)
+    with pytest.raises(training.BudgetSpent):
+        model.learn(training.timesteps_of(run, model), callback=training.CurveWriter(run, workers, StringIO()))
+    assert model.num_timesteps == 2 * steps
+
+
+@pytest.mark.parametrize("final", [(40.0, 1.0), (1.0, 1.0)])
+def test_messages_of_workers_that_change(final):
+    """Never less than is made: a run would end early."""
+    setting = Setting("CartPole-v1", (1.0, 10.0), (300.0, 0.0), final_step_times=final, change_seconds=9000.0)
+    workers, n_steps = setting.make_workers(0), 0
+    workers.reset()
+    while workers.clock.now() < 9000.0:
+        workers.step(np.zeros(2, dtype=np.int64))
+        n_steps += 2
+        if n_steps % 40 == 0:
+            workers.aggregate_messages([0, 1])
+    assert n_steps <= setting.lockstep_timesteps(9000.0, rollout=20) <= 1.15 * n_steps
 
 
 def test_names_of_variants_and_of_tuned_methods():

@@ -97,16 +97,26 @@ class Setting:
         env = next(iter(self.make_evaluation_envs(1).values())).envs[0]
         return longest_episode(env) or DEFAULT_EPISODE_STEPS
 
-    def lockstep_timesteps(self, seconds: float) -> int:
+    def lockstep_timesteps(self, seconds: float, rollout: int | None = None) -> int:
         """
         Return how many environment steps workers make that wait for the slowest in every step, or a few more.
 
         :param seconds: seconds on the workers' clock
+        :param rollout: steps of each worker between two messages; None: their time does not count
         """
         steps = seconds / max(self.step_times) if self.final_step_times is None else self._slowest_steps(seconds)
         if self.time_per == "trajectory":
             steps *= self._longest_episode()
+        if rollout is not None and max(self.message_times) > 0:
+            steps = self._steps_between_messages(seconds, steps, rollout)
         return math.ceil(steps + 1) * self.n_workers
+
+    def _steps_between_messages(self, seconds: float, steps: float, rollout: int) -> float:
+        """Of the steps that a worker makes without messages, those that remain; where times change, rather too many."""
+        message = sum(self.message_times) if self.aggregation == "server" else max(self.message_times)
+        step = seconds / steps
+        n_messages = int(seconds / (rollout * step + message))
+        return min((n_messages + 1) * rollout, (seconds - n_messages * message) / step)
 
     def _slowest_steps(self, seconds: float) -> float:
         """Units that the slowest worker makes while times change: at each moment another one may be the slowest."""

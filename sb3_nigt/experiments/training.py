@@ -13,6 +13,7 @@ from typing import TextIO
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from sb3_nigt.experiments import wall_clock
 from sb3_nigt.experiments.curve_file import CurveFile
@@ -78,22 +79,23 @@ def train_simulated(run: Run, file: TextIO) -> BaseAlgorithm:
     model = make_model(run.method, run.setting.env, workers, run.seed, run.arguments, run.paper)
     with suppress(BudgetSpent):
         callback = CurveWriter(run, workers, file)
-        model.learn(timesteps_of(run, workers), callback=callback, log_interval=None)  # type: ignore[arg-type]
+        model.learn(timesteps_of(run, model), callback=callback, log_interval=None)  # type: ignore[arg-type]
     return model
 
 
-def timesteps_of(run: Run, workers: CountedVecEnv) -> int:
+def timesteps_of(run: Run, model: BaseAlgorithm) -> int:
     """
     Return what a budget allows, or a little more: schedules of a baseline depend on it, the budget ends the run.
 
-    :param workers: the workers to train on
+    :param model: the model to train
     """
     if not is_baseline(run.method):
         return FOREVER
     if run.budget.timesteps is not None:
-        return run.budget.timesteps + workers.num_envs
+        return run.budget.timesteps + model.n_envs
     assert run.budget.seconds is not None
-    return run.setting.lockstep_timesteps(run.budget.seconds)
+    rollout = model.n_steps if isinstance(model, OnPolicyAlgorithm) else None  # of ARS it depends on the episodes
+    return run.setting.lockstep_timesteps(run.budget.seconds, rollout)
 
 
 class CurveWriter(BaseCallback):
