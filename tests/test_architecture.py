@@ -46,6 +46,9 @@ FLOORS: tuple[dict[str, str], ...] = (
         "replica": "a copy of the policy that acts and differentiates",
     },
     {
+        "vec_env.transforms": "what wrappers do to observations and rewards",
+    },
+    {
         "vec_env.base": "the contract of workers, wherever they are",
         "vec_env.positions": "where workers are between two rounds, as data",
         "vec_env.wrappers": "wrappers of Stable-Baselines3 around the workers",

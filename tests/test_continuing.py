@@ -20,6 +20,7 @@ from sb3_nigt import (
     RandomTimes,
     RennalaNIGT,
     RennalaPG,
+    ReplayedTimes,
     SimulatedVecEnv,
     SyncNIGT,
     SyncPG,
@@ -128,8 +129,9 @@ def test_all_methods_and_schedules(name, timesteps):
         lambda: workers(times=FixedTimes([10.0, 20.0, 50.0], [0.5, 0.0, 1.0], per="trajectory")),
         lambda: workers(times=FixedTimes([1.0, 2.0, 5.0], [0.5, 0.0, 1.0], link="serial")),
         lambda: workers(limited),
+        lambda: workers(times=ReplayedTimes([[1.0, 3.0, 2.0, 1.5] * 20, [2.0, 1.0] * 40, [5.0, 7.0] * 40])),
     ],
-    ids=["VecNormalize", "random times", "times of trajectories", "serial link", "time limit"],
+    ids=["VecNormalize", "random times", "times of trajectories", "serial link", "time limit", "replayed times"],
 )
 def test_environments_and_times(env, kwargs):
     assert_the_same(*(run(RennalaNIGT, env, 61, interrupted, **kwargs) for interrupted in (False, True)))

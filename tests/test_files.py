@@ -150,6 +150,14 @@ def test_without_a_seed_the_random_numbers_go_on(tmp_path):
     assert RennalaNIGT.load(tmp_path / "model").root_seed != model.root_seed
 
 
+def test_a_seed_that_was_set_later_is_in_the_file(tmp_path):
+    model = RennalaNIGT("MlpPolicy", workers(), seed=0)
+    model.set_random_seed(7)
+    model.learn(1).save(tmp_path / "model")
+    assert RennalaNIGT.load(tmp_path / "model").root_seed == 7
+    assert RennalaNIGT.load(tmp_path / "model", seed=5).root_seed == 5
+
+
 # Pickles and copies
 
 WAYS = {

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from envs import LengthFromSeedEnv, parameters, run_rounds, simulated
 from paper import MaleniaNIGT, RennalaNIGT, SyncNIGT
-from stable_baselines3.common.callbacks import CallbackList
+from stable_baselines3.common.callbacks import CallbackList, ConvertCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_nigt import AFedPG, ProcessVecEnv, Recording, RunRecorder, SimulatedVecEnv, replay
+from sb3_nigt import RennalaNIGT as DefaultRennala
 from sb3_nigt.algorithms.settings import CHANGEABLE
 from sb3_nigt.recording import DECISIVE
 
@@ -127,6 +128,26 @@ def test_goes_on_after_the_recording(tmp_path):
     again = replay(make("planned", SimulatedVecEnv(ENV_FNS)), begun)
     assert np.array_equal(parameters(again), parameters(model))
     assert again.learn(50)._n_updates > 2
+
+
+@pytest.mark.parametrize("workers", [lambda: simulated(ENV_FNS, [1.0, 2.5, 4.0]), lambda: ProcessVecEnv(ENV_FNS)])
+def test_steps_of_a_round_that_a_callback_has_stopped_are_in_no_episode(tmp_path, workers):
+    """The steps of the stopped round are in no recording: a replay can repeat no episode that began with them."""
+    recorder, env = RunRecorder(tmp_path / "run.jsonl"), workers()
+    model = default(env)
+    for n in (90, 40):
+        stop = ConvertCallback(lambda locals_, globals_, until=model.num_timesteps + n: locals_["self"].num_timesteps < until)
+        model.learn(1_000, callback=[recorder, stop], reset_num_timesteps=False)
+    model.learn(200, callback=recorder, reset_num_timesteps=False)
+    env.close()
+    again = replay(default(SimulatedVecEnv(ENV_FNS)), Recording.load(recorder.path))
+    assert again._n_updates == model._n_updates > 5
+    assert np.array_equal(parameters(again), parameters(model))
+
+
+def default(env):
+    """Rounds of steps."""
+    return DefaultRennala("MlpPolicy", env, n_steps=10, seed=3, device="cpu", policy_kwargs={"net_arch": [8]})
 
 
 def test_second_learn_goes_on_in_the_same_file(tmp_path):

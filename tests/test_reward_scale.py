@@ -8,7 +8,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_nigt import RennalaNIGT, make_worker_vec_env
 from sb3_nigt.estimators.reward_scale import RewardScale, discounted_returns, unit_of
-from sb3_nigt.vec_env.wrappers import NormalizeRewards
+from sb3_nigt.vec_env.transforms import NormalizeRewards
 
 N_STEPS, N_WORKERS, GAMMA = 400, 3, 0.9
 
@@ -85,6 +85,8 @@ def test_vec_normalize_around_workers():
     one, other = (model.estimator.scale for model in (plain, wrapped))
     assert other.unit < 0.1
     assert other.scale == pytest.approx(one.scale * other.unit, rel=1e-3)
+    assert wrapper.ret_rms.count == pytest.approx(one.moments.weight)
+    assert wrapper.ret_rms.var == pytest.approx(one.moments.variance, rel=1e-9)  # its episodes go on in the next round as well
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -16,6 +16,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_nigt import FixedTimes, MaleniaNIGT, RennalaNIGT, SimulatedVecEnv, SyncNIGT, WorkerError
 from sb3_nigt.aggregators import Malenia, Rennala, Synchronous
+from sb3_nigt.sampling.segments import longest_episode
 from sb3_nigt.timing.segments import round_of_steps, steps_by
 
 SMALL = {"net_arch": [8]}
@@ -268,6 +269,24 @@ def test_a_plain_vec_env():
     assert [report.counts.tolist() for report in reports] == [[4, 4, 4]] * 3
     assert [a.n_steps for a in reports[1].arrivals if a.worker == 0] == [1, 3]
     assert model.num_timesteps == 36
+
+
+def test_age_of_episodes_on_a_plain_vec_env():
+    """A callback stops after two of four steps; the next run goes on with these episodes, the one after it begins new ones."""
+    env = DummyVecEnv([partial(FixedLengthEnv, 50)] * 3)
+    model = RennalaNIGT("MlpPolicy", env, n_steps=4, seed=0, device="cpu", policy_kwargs=SMALL, fisher_samples=12)
+    ages = []
+    for arguments in ({"callback": lambda locals_, _: locals_["self"].num_timesteps < 18}, {"reset_num_timesteps": False}, {}):
+        model.learn(1 if ages else 24, **arguments)
+        ages.append([piece.age for _, piece in model.accepted])
+    assert ages == [[0, 0, 0], [6, 6, 6], [0, 0, 0]]
+
+
+@pytest.mark.parametrize("limit", [None, 30])
+def test_an_environment_may_say_that_it_has_no_limit(limit):
+    env = NeverEndingEnv()
+    env._max_episode_steps = limit
+    assert longest_episode(env) == limit
 
 
 def test_environments_live_on_between_two_calls_of_learn():

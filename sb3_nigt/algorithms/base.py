@@ -312,7 +312,7 @@ class AsyncPolicyGradient(Model):
         abandon(workers, self._schedule, self._memory)
         workers.prepare(self._spec)
         if goes_on and before is not None:
-            self._schedule = before.go_on(workers, self._memory)
+            self._schedule = before.go_on(workers, self._memory, self._stack)
 
     # One round
 

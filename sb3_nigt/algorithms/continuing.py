@@ -15,6 +15,7 @@ from sb3_nigt.sampling.ticks import Tick
 from sb3_nigt.schedules import Schedule
 from sb3_nigt.vec_env.base import TrajectoryWorkers
 from sb3_nigt.vec_env.positions import Position, Resumable
+from sb3_nigt.vec_env.wrappers import WrapperStack
 
 SEEN_BY_THE_LIBRARY = ("episode", "is_success", "terminal_observation", "TimeLimit.truncated")
 
@@ -31,6 +32,7 @@ class LeftOff:
     :param early: trajectories of the next round that have arrived
     :param announced: the rule of the next round, as the schedule knows it
     :param position: of the workers; None where others cannot go on from it
+    :param returns: of the running episodes, as ``WrapperStack`` has them
     """
 
     arguments: tuple[Any, ...]
@@ -40,6 +42,7 @@ class LeftOff:
     early: Accepted
     announced: Aggregator | None
     position: Position | None
+    returns: dict[int, dict[int, float]]
 
     def fits(self, workers: TrajectoryWorkers, arguments: tuple[Any, ...]) -> bool:
         """
@@ -50,18 +53,20 @@ class LeftOff:
         """
         return self.position is not None and arguments == self.arguments and isinstance(workers, Resumable)
 
-    def go_on(self, workers: TrajectoryWorkers, memory: BetweenRounds) -> Schedule:
+    def go_on(self, workers: TrajectoryWorkers, memory: BetweenRounds, stack: WrapperStack) -> Schedule:
         """
         Let workers go on from here.
 
         :param workers: prepared, and without jobs
         :param memory: what the last round has left, updated here
+        :param stack: the wrappers, updated here
         :return: the schedule that has planned their jobs
         """
         assert isinstance(workers, Resumable)
         assert self.position is not None
         workers.go_on_from(self.position, self.early)
         memory.early, memory.announced = list(self.early), self.announced
+        stack.returns = {number: dict(of_workers) for number, of_workers in self.returns.items()}
         return self.schedule
 
 
@@ -71,6 +76,7 @@ def left_off(
     rest: Tick | None,
     schedule: Schedule,
     memory: BetweenRounds,
+    stack: WrapperStack,
 ) -> LeftOff:
     """
     Describe where a run is.
@@ -80,12 +86,13 @@ def left_off(
     :param rest: steps that callbacks have not seen yet
     :param schedule: of the run
     :param memory: what the last round has left
+    :param stack: the wrappers
     """
     assert workers.rollout_spec is not None
     position = workers.position() if isinstance(workers, Resumable) else None
     early = [(arrival, replace(t, infos=[{}] * t.n_steps)) for arrival, t in memory.early]  # callbacks have seen theirs
     kept = None if rest is None else replace(rest, infos=[_plain(info) for info in rest.infos])
-    return LeftOff(arguments, workers.rollout_spec.seed, kept, schedule, early, memory.announced, position)
+    return LeftOff(arguments, workers.rollout_spec.seed, kept, schedule, early, memory.announced, position, stack.returns)
 
 
 def _plain(info: dict[str, Any]) -> dict[str, Any]:

@@ -54,6 +54,7 @@ from sb3_nigt.sampling.ticks import TickAssembler
 from sb3_nigt.schedules import SCHEDULES, Schedule
 from sb3_nigt.validation import check_integer
 from sb3_nigt.vec_env.base import RolloutSpec, TrajectoryWorkers, WorkerVecEnv
+from sb3_nigt.vec_env.wrappers import WrapperStack
 
 OF_A_RUN = (  # attributes that are made anew from the others
     *("_workers", "_stack", "_group", "_ticks", "_accepted", "_schedule", "_estimator", "_round_logger", "_fisher", "_point"),
@@ -108,6 +109,7 @@ class Model(OnPolicyAlgorithm):
     eta_schedule: ProgressSchedule
     _mean_length: float | None = None  # of trajectories; durations are predicted with it
     _ticks: TickAssembler
+    _stack: WrapperStack
     _group: Group | None = None  # of this learn() or the last one
     _preemption = Preemption([])  # of this learn(), none by default
     _before_round: dict[str, Any] | None = None  # counters that the model has without the round in progress
@@ -262,6 +264,9 @@ class Model(OnPolicyAlgorithm):
         """
         seed = None if seed is None else check_integer("seed", seed, 0, LARGEST_SEED)
         super().set_random_seed(seed)
+        self.seed = seed  # in a file it is the seed that the next model begins with
+        if "_settings" in vars(self):
+            self._settings["seed"] = seed
         self._root_seed = int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]) if seed is None else seed
 
     @staticmethod
@@ -311,7 +316,7 @@ class Model(OnPolicyAlgorithm):
         self._learned = {"estimator": self._estimator.state_dict(), "fisher": list(self._fisher.rounds)}
         if self._workers is not None and self._spec is not None:  # there has been a run
             at_rest = isinstance(self._group, Alone) and not self._is_in_round
-            rest = (self._arguments_of_jobs(), self._workers, self._ticks.rest, self._schedule, self._memory)
+            rest = (self._arguments_of_jobs(), self._workers, self._ticks.rest, self._schedule, self._memory, self._stack)
             self._left_off = left_off(*rest) if at_rest and self._workers.rollout_spec is self._spec else None
 
     def _arguments_of_jobs(self) -> tuple[Any, ...]:

@@ -270,5 +270,5 @@ def longest_episode(env: gym.Env[Any, Any]) -> int | None:
     """
     limit = None if env.spec is None else env.spec.max_episode_steps
     if limit is None and env.has_wrapper_attr(LIMIT):
-        limit = int(env.get_wrapper_attr(LIMIT))
-    return limit
+        limit = env.get_wrapper_attr(LIMIT)
+    return None if limit is None else int(limit)

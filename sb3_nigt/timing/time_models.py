@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -79,6 +79,17 @@ class TimeModel(ABC):
         :param worker: index of the worker
         :param now: seconds on the clock
         :param seed: seed of the trajectory's time, for random models
+        """
+
+    def position(self) -> Any:
+        """Return what, apart from the arguments, the times from now on depend on, for ``go_on_from``; None if nothing."""
+        return None
+
+    def go_on_from(self, position: Any) -> None:  # noqa: B027
+        """
+        Be where another model of this class was.
+
+        :param position: of ``position``
         """
 
 
@@ -239,3 +250,11 @@ class ReplayedTimes(TimeModel):
         times, k = self._recorded[worker], self._next[worker]
         self._next[worker] += 1
         return float(times[min(k, len(times) - 1)])
+
+    def position(self) -> tuple[int, ...]:
+        """Return how many times of each worker have been taken."""
+        return tuple(self._next)
+
+    def go_on_from(self, position: tuple[int, ...]) -> None:
+        """See ``TimeModel.go_on_from``."""
+        self._next = list(position)

@@ -58,6 +58,7 @@ class LockstepWorkers(TrajectoryWorkers):
         self.task_ids = tuple(range(self.n))
         self.observation: Any = None
         self.at_start = np.zeros(self.n, dtype=bool)
+        self._ages = np.zeros(self.n, dtype=np.int64)  # steps of the current episodes, between rounds of steps
         self._runs: dict[int, _Run] = {}
         self._arrived: deque[tuple[Arrival, Trajectory]] = deque()
         self._kept: dict[tuple[int, Any], Trajectory] = {}
@@ -75,6 +76,7 @@ class LockstepWorkers(TrajectoryWorkers):
         if observation is not self.observation:
             self._void()
             self.observation, self.at_start = copied(observation), np.array(at_start, dtype=bool)
+            self._ages = np.where(self.at_start, 0, self._ages)
 
     def standing(self) -> tuple[Any, Any]:
         """See ``TrajectoryWorkers``."""
@@ -87,7 +89,7 @@ class LockstepWorkers(TrajectoryWorkers):
         self._replica = PolicyReplica(spec.policy)
         self._idle_rng = np.random.default_rng(spec.seed)
         self._noise = [NoiseStream(self._replica.head, action_stream(spec.seed, worker)) for worker in range(self.n)]
-        self._ages = np.zeros(self.n, dtype=np.int64)  # steps of the current episodes
+        self._ages[:] = 0
         self._keep_info = [InfoCopies() for _ in range(self.n)]
 
     def busy(self, worker: int) -> bool:
@@ -186,17 +188,25 @@ class LockstepWorkers(TrajectoryWorkers):
         while not is_over:
             while not is_complete(made - bad):
                 if not self._step_on(network):
+                    self._grow_older(self._pieces(point))
                     return None
                 made += 1
-            pieces = [pieces_of(worker, point, self._steps, int(self._ages[worker])) for worker in range(self.n)]
+            pieces = self._pieces(point)
             before, bad = bad, np.array([sum(piece.n_steps for piece in own if piece.rejected) for own in pieces])
             # else more steps are needed to replace those that cannot be used
             is_over = bool((bad == before).all()) or any(is_hopeless(own) for own in pieces)
         self.steps_executed += self.n * made
-        self._ages = np.where(self.at_start, 0, [own[-1].age + own[-1].n_steps for own in pieces])
+        self._grow_older(pieces)
         arrived = [pair for worker, own in enumerate(pieces) for pair in self._arrivals(worker, own, made)]
         self._kept.update({(arrival.worker, arrival.key): piece for arrival, piece in arrived})
         return Segments(made - bad, arrived, [])
+
+    def _pieces(self, point: SamplingPoint) -> list[list[Trajectory]]:
+        """The steps of the round so far, of each worker."""
+        return [pieces_of(worker, point, self._steps, int(self._ages[worker])) for worker in range(self.n)]
+
+    def _grow_older(self, pieces: list[list[Trajectory]]) -> None:
+        self._ages = np.where(self.at_start, 0, [own[-1].age + own[-1].n_steps for own in pieces])
 
     def _step_on(self, network: Network) -> bool:
         """Step all environments at the point of the round; False if a callback said stop."""

@@ -59,6 +59,7 @@ class Position:
     :param link_free_at: when the last message will have been received
     :param flights: trajectories in flight, in the order of their starts
     :param episodes: episodes of rounds of steps, one per worker; empty where there have been none
+    :param times: position of the time model
     """
 
     now: float
@@ -66,6 +67,7 @@ class Position:
     link_free_at: float
     flights: tuple[FlightPosition, ...]
     episodes: tuple[EpisodePosition, ...]
+    times: Any
 
 
 @runtime_checkable

@@ -259,6 +259,8 @@ class SimulatedVecEnv(DummyVecEnv, WorkerVecEnv):
             self.steps_executed += trajectory.n_steps
             cancelled.append(Cancelled(flight.job, flight.started_at, now, trajectory))
         self._void_flights()
+        if self._segments is not None:
+            self._segments.leave_episodes()  # their last steps are in no round, so a replay could not go on from them
         return cancelled
 
     def gradient(self, contributions: Sequence[Contribution], weights: npt.NDArray[np.float64]) -> th.Tensor:
@@ -310,7 +312,7 @@ class SimulatedVecEnv(DummyVecEnv, WorkerVecEnv):
         in_order = sorted(self._flights.items(), key=lambda item: item[1].order)
         flights = tuple(FlightPosition(f.job, f.started_at, f.unit_time, f.sent_at, events[w]) for w, f in in_order)
         episodes = () if self._segments is None else self._segments.positions()
-        return Position(self.clock.now(), self._order, self._uploads.free_at, flights, episodes)
+        return Position(self.clock.now(), self._order, self._uploads.free_at, flights, episodes, self.time_model.position())
 
     def go_on_from(self, position: Position, early: Sequence[tuple[Arrival, Trajectory]]) -> None:
         """See ``Resumable``; trajectories in flight are sampled once more, with the same random numbers."""
@@ -327,6 +329,8 @@ class SimulatedVecEnv(DummyVecEnv, WorkerVecEnv):
                 self._events,
                 (self._end(flight) if old.sent_at is None else old.event[0] + shift, *old.event[1:], old.job.worker),
             )
+        if position.times is not None:
+            self.time_model.go_on_from(position.times)
         if self._segments is not None:
             self._segments.go_on_from(position.episodes, shift)
 

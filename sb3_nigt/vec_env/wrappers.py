@@ -8,7 +8,6 @@ images, and ``VecNormalize``, whose statistics are frozen within a round and upd
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,9 +17,14 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize, VecTransposeI
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvWrapper
 
 from sb3_nigt.sampling.trajectory import Trajectory
-
-FloatArray = npt.NDArray[np.float64]
-ObsTransform = Callable[[Any], Any]
+from sb3_nigt.vec_env.transforms import (
+    Chain,
+    FloatArray,
+    NormalizeObservations,
+    NormalizeRewards,
+    ObsTransform,
+    TransposeImages,
+)
 
 INSIDE = "around each environment (make_worker_vec_env: wrapper_class; rl_zoo3: env_wrapper)"
 INSTEAD = {
@@ -30,97 +34,6 @@ INSTEAD = {
     "VecCheckNan": "Leave it out: steps and trajectories with non-finite numbers are rejected anyway",
     "VecVideoRecorder": f"Put gymnasium.wrappers.RecordVideo {INSIDE}, or use a separate evaluation environment",
 }
-
-
-@dataclass(frozen=True)
-class TransposeImages:
-    """
-    Channels last to channels first, for one observation or a batch.
-
-    :param keys: keys of a Dict observation that are images; None if the observation is one
-    """
-
-    keys: tuple[str, ...] | None
-
-    def __call__(self, observation: Any) -> Any:
-        """
-        Transpose.
-
-        :param observation: array or dict of arrays
-        """
-        if self.keys is None:
-            return np.moveaxis(observation, -1, -3)
-        return {k: np.moveaxis(x, -1, -3) if k in self.keys else x for k, x in observation.items()}
-
-
-@dataclass(frozen=True)
-class NormalizeObservations:
-    """
-    (s - mean) / std, clipped, with fixed statistics; for one observation or a batch.
-
-    :param statistics: mean and standard deviation of each normalised key, of key None if the observation is an array
-    :param clip: largest absolute value
-    """
-
-    statistics: dict[str | None, tuple[FloatArray, FloatArray]]
-    clip: float
-
-    def __call__(self, observation: Any) -> Any:
-        """
-        Normalise.
-
-        :param observation: array or dict of arrays
-        """
-        if isinstance(observation, dict):
-            return {key: self._normalize(key, x) if key in self.statistics else x for key, x in observation.items()}
-        return self._normalize(None, observation)
-
-    def _normalize(self, key: str | None, observation: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        mean, std = self.statistics[key]
-        normalized = (observation - mean) / std
-        return np.minimum(np.maximum(normalized, -self.clip), self.clip).astype(np.float32)
-
-
-@dataclass(frozen=True)
-class NormalizeRewards:
-    """
-    r / std, clipped, with a fixed standard deviation.
-
-    :param std: standard deviation of the discounted return
-    :param clip: largest absolute value
-    """
-
-    std: float
-    clip: float
-
-    def __call__(self, rewards: FloatArray) -> FloatArray:
-        """
-        Normalise.
-
-        :param rewards: shape (L,)
-        """
-        return np.clip(rewards / self.std, -self.clip, self.clip)
-
-
-@dataclass(frozen=True)
-class Chain:
-    """
-    Transformations one after the other.
-
-    :param parts: the parts; the first is applied first
-    """
-
-    parts: tuple[ObsTransform, ...]
-
-    def __call__(self, observation: Any) -> Any:
-        """
-        Apply all.
-
-        :param observation: array or dict of arrays
-        """
-        for part in self.parts:
-            observation = part(observation)
-        return observation
 
 
 class WrapperStack:
@@ -134,6 +47,8 @@ class WrapperStack:
         self._wrappers = list(wrappers)
         # each VecNormalize, and what is done to observations and rewards before they reach it
         self._originals: list[tuple[VecNormalize, ObsTransform, Callable[[FloatArray], FloatArray]]] = []
+        # R of the episodes in progress, of each VecNormalize by its number, and of each worker
+        self.returns: dict[int, dict[int, float]] = {}
 
     @classmethod
     def around(cls, env: VecEnv) -> WrapperStack:
@@ -190,7 +105,7 @@ class WrapperStack:
         for number, wrapper in self._in_training():
             transform = self._inside_of(number)
             for trajectory in trajectories:
-                for rms, values in _new_values(wrapper, transform, trajectory):
+                for rms, values in self._new_values(number, wrapper, transform, trajectory):
                     rms.update(values)
 
     def moments(self, trajectories: Sequence[Trajectory]) -> FloatArray:
@@ -202,7 +117,7 @@ class WrapperStack:
         parts: list[npt.NDArray[Any]] = []
         for number, wrapper in self._in_training():
             transform = self._inside_of(number)
-            new = [[values for _, values in _new_values(wrapper, transform, t)] for t in trajectories]
+            new = [[values for _, values in self._new_values(number, wrapper, transform, t)] for t in trajectories]
             for index, rms in enumerate(_statistics(wrapper)):
                 if new:
                     batch = np.concatenate([values[index] for values in new]).astype(np.float64)
@@ -248,6 +163,27 @@ class WrapperStack:
     def _in_training(self) -> list[tuple[int, VecNormalize]]:
         return [(i, w) for i, w in enumerate(self._wrappers) if isinstance(w, VecNormalize) and w.training]
 
+    def _new_values(
+        self, number: int, wrapper: VecNormalize, transform: ObsTransform, trajectory: Trajectory
+    ) -> list[tuple[RunningMeanStd, npt.NDArray[Any]]]:
+        """What one trajectory, or the next piece of an episode, adds to each of the running statistics."""
+        values = [self._discounted_sums(number, wrapper, trajectory)]
+        if wrapper.norm_obs:
+            observations = transform(trajectory.observations)
+            is_dict = isinstance(wrapper.obs_rms, dict)
+            values = [*([observations[key] for key in wrapper.obs_rms] if is_dict else [observations]), *values]
+        return list(zip(_statistics(wrapper), values, strict=True))
+
+    def _discounted_sums(self, number: int, wrapper: VecNormalize, trajectory: Trajectory) -> FloatArray:
+        """R_t = γ R_{t-1} + r_t, VecNormalize's running return; a piece goes on where the last one of its worker has ended."""
+        of_workers, worker = self.returns.setdefault(number, {}), trajectory.key.stream
+        sums, total = np.empty_like(trajectory.rewards), of_workers.get(worker, 0.0) if trajectory.age else 0.0
+        for t, reward in enumerate(trajectory.rewards.tolist()):
+            total = wrapper.gamma * total + reward
+            sums[t] = total
+        of_workers[worker] = total
+        return sums
+
     def _inside_of(self, number: int) -> ObsTransform:
         """What a wrapper's observations have been through before it."""
         return Chain(tuple(part for w in self._wrappers[:number] if (part := _frozen_obs(w)) is not None))
@@ -275,26 +211,5 @@ def _statistics(wrapper: VecEnvWrapper) -> list[RunningMeanStd]:
     return [*observations, wrapper.ret_rms]
 
 
-def _new_values(
-    wrapper: VecNormalize, transform: ObsTransform, trajectory: Trajectory
-) -> list[tuple[RunningMeanStd, npt.NDArray[Any]]]:
-    """What one trajectory adds to each of the running statistics."""
-    values = [_discounted_sums(trajectory.rewards, wrapper.gamma)]
-    if wrapper.norm_obs:
-        observations = transform(trajectory.observations)
-        is_dict = isinstance(wrapper.obs_rms, dict)
-        values = [*([observations[key] for key in wrapper.obs_rms] if is_dict else [observations]), *values]
-    return list(zip(_statistics(wrapper), values, strict=True))
-
-
 def _as_vector(parts: list[npt.NDArray[Any]]) -> FloatArray:
     return np.concatenate([np.asarray(part, dtype=np.float64).ravel() for part in parts]) if parts else np.zeros(0)
-
-
-def _discounted_sums(rewards: FloatArray, gamma: float) -> FloatArray:
-    """R_t = γ R_{t-1} + r_t, VecNormalize's running return of one episode."""
-    sums, total = np.empty_like(rewards), 0.0
-    for t, reward in enumerate(rewards.tolist()):
-        total = gamma * total + reward
-        sums[t] = total
-    return sums

@@ -191,6 +191,7 @@ class WorkerPool(CommandedVecEnv):
         self._driver.carry_out(self._roster.jobs.cancel())
         self._inbox.void()
         self._segments.void()
+        self._roster.jobs.leave_episodes()  # their last steps are in no round, so a replay could not go on from them
         until = self._now() + CANCEL_SECONDS
         while self._roster.within(State.CANCELLING) and (left := until - self._now()) > 0:
             self._driver.pump(left)
