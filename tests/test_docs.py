@@ -316,6 +316,8 @@ def test_tables_of_the_comparisons_are_those_of_their_curves(name):
 
 def test_every_comparison_that_is_kept_is_on_the_page():
     shown = {name for kind in (curves.TABLES, curves.PANELS) for rows in kind.values() for name in rows.values()}
+    asynchrony = runpy.run_path(str(ROOT / "docs" / "defaults" / "asynchrony.py"))
+    shown |= {f"{task}-{kind}" for task, size in asynchrony["TASKS"].items() for kind in asynchrony["settings"](size)}
     kept = {path.parent.name for path in (ROOT / "docs" / "defaults").glob(f"*/{ALL_CURVES}")}
     others = {name for name in kept if name.endswith(("-ablation", "-large", "-damping"))}  # they have tables of their own
     assert kept - others <= shown
