@@ -16,6 +16,8 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import stable_baselines3
@@ -31,9 +33,13 @@ def fetch_tests() -> Path:
     """Return the folder of the suite, downloading it once."""
     name = f"stable_baselines3-{stable_baselines3.__version__}"
     if not (CACHE / name).exists():
+        CACHE.mkdir(parents=True, exist_ok=True)
         pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-build-isolation", "--no-binary", ":all:"]
-        subprocess.run([*pip, "--dest", CACHE, f"stable-baselines3=={stable_baselines3.__version__}"], check=True)
-        shutil.unpack_archive(CACHE / f"{name}.tar.gz", CACHE)
+        with tempfile.TemporaryDirectory(dir=CACHE) as folder:  # whole or not at all: two of these may run side by side
+            subprocess.run([*pip, "--dest", folder, f"stable-baselines3=={stable_baselines3.__version__}"], check=True)
+            shutil.unpack_archive(Path(folder, f"{name}.tar.gz"), folder)
+            with suppress(OSError):  # the other one was first
+                Path(folder, name).rename(CACHE / name)
     return CACHE / name / "tests"
 
 
