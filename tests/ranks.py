@@ -21,7 +21,7 @@ from gymnasium import spaces
 
 from sb3_nigt.distributed import AllReduceGroup
 
-SECONDS = 60  # bound of every wait here; it only turns a wait for ever into a failure
+SECONDS = 240  # bound of every wait here; it only turns a wait for ever into a failure
 GROUP_SECONDS = 60
 SIZE = 3  # ranks
 N_WORKERS = 2  # of each rank
