@@ -43,6 +43,7 @@ from sb3_nigt.experiments.results import ALL_CURVES, load_all
 from sb3_nigt.experiments.setting import completed
 from sb3_nigt.experiments.tuned import load as load_tuned
 from sb3_nigt.optimizers import NIGT
+from sb3_nigt.parameters import Layout
 from sb3_nigt.zoo import ALGORITHMS
 
 th.set_num_threads(1)
@@ -317,7 +318,7 @@ def test_tables_of_the_comparisons_are_those_of_their_curves(name):
 def test_every_comparison_that_is_kept_is_on_the_page():
     shown = {name for kind in (curves.TABLES, curves.PANELS) for rows in kind.values() for name in rows.values()}
     asynchrony = runpy.run_path(str(ROOT / "docs" / "defaults" / "asynchrony.py"))
-    shown |= {f"{task}-{kind}" for task, size in asynchrony["TASKS"].items() for kind in asynchrony["settings"](size)}
+    shown |= {f"{task}-{kind}" for task in asynchrony["TASKS"] for kind in asynchrony["SETTINGS"]}
     kept = {path.parent.name for path in (ROOT / "docs" / "defaults").glob(f"*/{ALL_CURVES}")}
     others = {name for name in kept if name.endswith(("-ablation", "-large", "-damping"))}  # they have tables of their own
     assert kept - others <= shown
@@ -345,6 +346,12 @@ def test_the_build_draws_what_is_missing_or_old(tmp_path, monkeypatch):
     os.utime(pictures[0], (0, 0))
     curves.draw_all()
     assert pictures[0].read_bytes() != b"kept" == pictures[1].read_bytes()
+
+
+@pytest.mark.parametrize("task", ["Hopper-v5", "Humanoid-v5"])
+def test_messages_have_the_size_of_the_default_policy(task):
+    asynchrony = runpy.run_path(str(ROOT / "docs" / "defaults" / "asynchrony.py"))
+    assert asynchrony["TASKS"][task] == Layout(RennalaNIGT("MlpPolicy", task, device="cpu").policy).n_parameters
 
 
 @pytest.mark.parametrize(("script", "write"), [("ablation", "table"), ("asynchrony", "table"), ("search", "tables")])

@@ -49,6 +49,21 @@ def test_timesteps_of_a_baseline_last_for_all_seconds(final):
     assert n_steps <= setting.lockstep_timesteps(1000.0) <= n_steps + 8
 
 
+@pytest.mark.parametrize("final", [(10.0, 1.0), (1.0, 1.0), (1.0, 40.0)])
+def test_timesteps_of_a_baseline_with_messages_last_for_all_seconds(final):
+    """A run that makes more would end early; without messages it would make more."""
+    setting = Setting("CartPole-v1", (1.0, 10.0), (300.0, 0.0), final_step_times=final, change_seconds=9000.0)
+    n_steps = setting.lockstep_timesteps(9000.0, rollout=20)
+    workers = setting.make_workers(0)
+    workers.reset()
+    for number in range(n_steps // 2):
+        workers.step(np.zeros(2, dtype=np.int64))
+        if number % 20 == 19:
+            workers.aggregate_messages([0, 1])
+    assert workers.clock.now() >= 9000.0
+    assert n_steps < setting.lockstep_timesteps(9000.0)
+
+
 @pytest.mark.parametrize(("time_per", "seconds"), [("step", 200_000.0), ("trajectory", 4_000.0)])
 def test_length_of_a_run(time_per, seconds):
     """h = 1 for ten workers, 50 steps an episode: a round of 20 makes 1000 of 2 million steps and takes 100 seconds, or 2."""

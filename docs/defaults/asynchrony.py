@@ -17,28 +17,32 @@ from sb3_nigt.planning import StepRoundsPlan, plan_steps
 
 TEN, HUNDRED = np.arange(1.0, 11.0), np.arange(1.0, 101.0)
 SQRT = {"step_times": np.sqrt(TEN)}
+MESSAGES = {**SQRT, "message_times": np.sqrt(TEN)}  # in units of d^¼
+SETTINGS: dict[str, tuple[str, dict[str, Any] | None]] = {  # what workers are called, and what the planner is told of them
+    "one-slow": ("one of ten 10 times slower", {"step_times": np.where(TEN == 10, 10.0, 1.0)}),
+    "slow-100x": ("one of ten 100 times slower", {"step_times": np.where(TEN == 10, 100.0, 1.0)}),
+    "100-workers": ("ten of a hundred 10 times slower", {"step_times": np.where(HUNDRED > 90, 10.0, 1.0)}),
+    "changing": ("one of ten 10 times slower, changing", None),  # it takes constant speeds
+    "sqrt": ("ten, √i", SQRT),
+    "link": ("ten, √i, messages take time", MESSAGES),
+    "link-serial": ("ten, √i, messages one at a time", {**MESSAGES, "link": "serial", "aggregation": "server"}),
+}
 TASKS = {"Hopper-v5": 5126, "Humanoid-v5": 27618}  # d, the number of parameters of the default policy
 METHODS = {"sync": "Synchronous", "ppo": "PPO", "trpo": "PPO"}  # TRPO steps all workers together as well
 
 
-def settings(n_parameters: int) -> dict[str, tuple[str, dict[str, Any] | None]]:
+def plan_of(kind: str, task: str) -> StepRoundsPlan | None:
     """
-    Return, for each kind of workers, what the table calls them and what the planner is told of them.
+    Return the prediction for workers of a kind; None if there is none.
 
-    :param n_parameters: d, which the time of a message depends on
+    :param kind: a key of ``SETTINGS``
+    :param task: a key of ``TASKS``, which decides how long a message is
     """
-    messages = {**SQRT, "message_times": (np.sqrt(TEN) * n_parameters**0.25).round(2)}
-    return {
-        "one-slow": ("one of ten 10 times slower", {"step_times": np.where(TEN == 10, 10.0, 1.0)}),
-        "slow-100x": ("one of ten 100 times slower", {"step_times": np.where(TEN == 10, 100.0, 1.0)}),
-        "100-workers": ("ten of a hundred 10 times slower", {"step_times": np.where(HUNDRED > 90, 10.0, 1.0)}),
-        "100-workers-100x": ("ten of a hundred 100 times slower", {"step_times": np.where(HUNDRED > 90, 100.0, 1.0)}),
-        "changing": ("one of ten 10 times slower, changing", None),  # it takes constant speeds
-        "sqrt": ("ten, √i", SQRT),
-        "100-workers-sqrt": ("a hundred, √i", {"step_times": np.sqrt(HUNDRED)}),
-        "link": ("ten, √i, messages take time", messages),
-        "link-serial": ("ten, √i, messages one at a time", {**messages, "link": "serial", "aggregation": "server"}),
-    }
+    _, arguments = SETTINGS[kind]
+    if arguments is None:
+        return None
+    message_times = np.round(arguments.get("message_times", 0.0) * TASKS[task] ** 0.25, 2)
+    return plan_steps(**{**arguments, "message_times": message_times})
 
 
 def predicted(planned: StepRoundsPlan | None, row: str) -> tuple[str, str]:
@@ -58,15 +62,12 @@ def table() -> str:
     """Write a line for each task, setting and method that RennalaNIGT is compared with."""
     heads = ("Task", "Workers", "Method", "Predicted: steps", "Predicted: updates", "Measured: steps", "Times sooner")
     lines = [markdown_row(heads), markdown_row(["---"] * len(heads))]
-    by_task = {task: settings(n_parameters) for task, n_parameters in TASKS.items()}
-    for kind in by_task["Hopper-v5"]:
+    for kind, (workers, _) in SETTINGS.items():
         for task in TASKS:
-            workers, arguments = by_task[task][kind]
-            planned = None if arguments is None else plan_steps(**arguments)
             path = Path(__file__).parent / f"{task}-{kind}" / "curves.csv"
             if not path.exists():  # not measured
                 continue
-            curves = load_all(path)
+            curves, planned = load_all(path), plan_of(kind, task)
             for method, row in METHODS.items():
                 measured = rate(curves["rennala"]) / rate(curves[method])
                 numbers = (*predicted(planned, row), f"{measured:.1f}", speed_cell(curves["rennala"], curves[method]))

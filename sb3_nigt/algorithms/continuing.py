@@ -66,7 +66,7 @@ class LeftOff:
         assert self.position is not None
         workers.go_on_from(self.position, self.early)
         memory.early, memory.announced = list(self.early), self.announced
-        stack.returns = {number: dict(of_workers) for number, of_workers in self.returns.items()}
+        stack.returns = self.returns
         return self.schedule
 
 
@@ -92,7 +92,8 @@ def left_off(
     position = workers.position() if isinstance(workers, Resumable) else None
     early = [(arrival, replace(t, infos=[{}] * t.n_steps)) for arrival, t in memory.early]  # callbacks have seen theirs
     kept = None if rest is None else replace(rest, infos=[_plain(info) for info in rest.infos])
-    return LeftOff(arguments, workers.rollout_spec.seed, kept, schedule, early, memory.announced, position, stack.returns)
+    returns = {number: dict(of_workers) for number, of_workers in stack.returns.items()}  # this run may go on
+    return LeftOff(arguments, workers.rollout_spec.seed, kept, schedule, early, memory.announced, position, returns)
 
 
 def _plain(info: dict[str, Any]) -> dict[str, Any]:

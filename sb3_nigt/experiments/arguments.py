@@ -12,6 +12,7 @@ from typing import NoReturn
 import numpy as np
 import numpy.typing as npt
 
+from sb3_nigt.timing.limits import LARGEST_MESSAGE, LARGEST_RATIO
 from sb3_nigt.timing.link import Aggregation, Link, check_link
 from sb3_nigt.validation import per_worker
 
@@ -19,9 +20,6 @@ FloatArray = npt.NDArray[np.float64]
 
 WORDS: dict[str, Callable[[FloatArray], FloatArray]] = {"equal": np.ones_like, "sqrt": np.sqrt, "linear": np.positive}
 PICTURES = (".png", ".pdf", ".svg")
-LARGEST_RATIO = 1e6  # of two workers' times; a simulation of more would not end
-LARGEST_RATIO_OF_PLANS = 1e4  # the same for plans of trajectories, which simulate each one of many rounds
-LARGEST_MESSAGE = 1e9  # in steps of the fastest worker; a clock that shows much more does not show a step
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -94,7 +92,7 @@ def parse_message_times(text: str, step_times: FloatArray) -> FloatArray:
     """
     seconds = parse_times(text, len(step_times), name="--message-times", positive=False)
     if float(seconds.max()) > LARGEST_MESSAGE * float(step_times.min()):
-        raise UsageError(f"--message-times: a message would last longer than {LARGEST_MESSAGE:,.0f} of the shortest steps")
+        raise UsageError(f"--message-times: a message would last longer than {LARGEST_MESSAGE:,} of the shortest steps")
     return seconds
 
 

@@ -10,15 +10,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from sb3_nigt.experiments.arguments import (
-    LARGEST_RATIO,
-    LARGEST_RATIO_OF_PLANS,
-    FloatArray,
-    UsageError,
-    link_of,
-    parse_message_times,
-    parse_times,
-)
+from sb3_nigt.experiments.arguments import FloatArray, UsageError, link_of, parse_message_times, parse_times
 from sb3_nigt.experiments.figures import N_TRAJECTORIES
 from sb3_nigt.experiments.plan_steps import number, step_rounds_report
 from sb3_nigt.experiments.plots import TIMELINE_KEY, draw_timeline, save_picture
@@ -39,9 +31,11 @@ from sb3_nigt.planning import (
     serial_afedpg_bounds,
     workers_worth_waiting_for,
 )
+from sb3_nigt.timing.limits import LARGEST_RATIO
 from sb3_nigt.timing.link import Aggregation, Link
 
 EFFICIENCY = 0.8  # at the M that balances
+LARGEST_RATIO_OF_TRAJECTORIES = 10_000  # of two workers' step times: each trajectory of many rounds is simulated
 SHOWN_UPDATES = 3  # of planned Rennala, in the picture
 
 
@@ -100,7 +94,7 @@ def _rollout(args: argparse.Namespace) -> str:
 
 
 def _from_times(args: argparse.Namespace, rollout: str) -> _Speeds:
-    largest_ratio = LARGEST_RATIO if rollout == "steps" else LARGEST_RATIO_OF_PLANS
+    largest_ratio = LARGEST_RATIO if rollout == "steps" else LARGEST_RATIO_OF_TRAJECTORIES
     step_times = parse_times(args.step_times, args.n_workers, largest_ratio=largest_ratio)
     message_times = parse_message_times(args.message_times or "0", step_times)
     return _Speeds(step_times, message_times, args.trajectory_steps or 1000, None, *link_of(args), range(len(step_times)))

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from sb3_nigt.aggregators import Aggregator
 from sb3_nigt.algorithms.steps import steps_of_a_round
 from sb3_nigt.methods import kinds_of_rounds
+from sb3_nigt.timing.limits import LARGEST_MESSAGE, LARGEST_RATIO
 from sb3_nigt.timing.link import Aggregation, Link, aggregation_messages, check_link
 from sb3_nigt.timing.segments import round_of_steps
 from sb3_nigt.validation import check_integer, per_worker, time_values
@@ -20,8 +21,6 @@ FloatArray = npt.NDArray[np.float64]
 
 N_ROUNDS = 50  # of which all but the first enter the means
 LOCKSTEP = "PPO"  # and all other methods that step the workers together
-LARGEST_RATIO = 1_000_000  # of two step times; the barrier would take as many steps of the fast worker
-LARGEST_MESSAGE = 1e9  # in steps of the fastest worker; a clock that shows much more does not show a step
 ROLLOUT = 2048  # steps of all workers together, the size for which the defaults of PPO are meant
 
 
@@ -126,7 +125,7 @@ def plan_steps(
         check_integer("n_steps", n_steps, 1)
     kappa = per_worker("message_times", message_times, n, positive=False)
     if kappa.max() > LARGEST_MESSAGE * h.min():
-        raise ValueError(f"message_times: {kappa.max()} is more than {LARGEST_MESSAGE:,.0f} times {h.min()}: give less.")
+        raise ValueError(f"message_times: {kappa.max()} is more than {LARGEST_MESSAGE:,} times {h.min()}: give less.")
     check_link(link, aggregation)
     tasks, size = checked_task_ids(task_ids, n), steps_of_a_round(n_steps, n)
     rows = [
