@@ -60,7 +60,7 @@ def check_argument(method: str, argument: str) -> None:
     :raises ValueError: if it is none, or one that the runs have from the command
     """
     if argument == "seed":
-        raise ValueError(f"{argument!r} would make all runs of a method the same one: give --first-seed, or --seeds")
+        raise ValueError(f"{argument!r} would be the seed of all runs of the method: give --first-seed, or --seeds")
     base, _ = _parts(method)
     algorithm = BASELINES[base] if base in BASELINES else METHODS[base].algorithm
     known = [name for name in inspect.signature(algorithm).parameters if name not in (*UNRECORDED, "seed")]

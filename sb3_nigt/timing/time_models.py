@@ -87,7 +87,7 @@ class TimeModel(ABC):
 
     def go_on_from(self, position: Any) -> None:  # noqa: B027
         """
-        Be where another model of this class was.
+        Continue from the position of another model of this class.
 
         :param position: of ``position``
         """

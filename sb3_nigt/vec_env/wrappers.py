@@ -47,7 +47,7 @@ class WrapperStack:
         self._wrappers = list(wrappers)
         # each VecNormalize, and what is done to observations and rewards before they reach it
         self._originals: list[tuple[VecNormalize, ObsTransform, Callable[[FloatArray], FloatArray]]] = []
-        # R of the episodes in progress, of each VecNormalize by its number, and of each worker
+        # discounted returns of the running episodes: for each VecNormalize, by worker
         self.returns: dict[int, dict[int, float]] = {}
 
     @classmethod
@@ -175,7 +175,7 @@ class WrapperStack:
         return list(zip(_statistics(wrapper), values, strict=True))
 
     def _discounted_sums(self, number: int, wrapper: VecNormalize, trajectory: Trajectory) -> FloatArray:
-        """R_t = γ R_{t-1} + r_t, VecNormalize's running return; a piece goes on where the last one of its worker has ended."""
+        """R_t = γ R_{t-1} + r_t, VecNormalize's running return; a piece continues where the worker's last piece ended."""
         of_workers, worker = self.returns.setdefault(number, {}), trajectory.key.stream
         sums, total = np.empty_like(trajectory.rewards), of_workers.get(worker, 0.0) if trajectory.age else 0.0
         for t, reward in enumerate(trajectory.rewards.tolist()):
