@@ -22,8 +22,10 @@ SETTINGS: dict[str, tuple[str, dict[str, Any] | None]] = {  # what workers are c
     "one-slow": ("one of ten 10 times slower", {"step_times": np.where(TEN == 10, 10.0, 1.0)}),
     "slow-100x": ("one of ten 100 times slower", {"step_times": np.where(TEN == 10, 100.0, 1.0)}),
     "100-workers": ("ten of a hundred 10 times slower", {"step_times": np.where(HUNDRED > 90, 10.0, 1.0)}),
+    "100-workers-100x": ("ten of a hundred 100 times slower", {"step_times": np.where(HUNDRED > 90, 100.0, 1.0)}),
     "changing": ("one of ten 10 times slower, changing", None),  # it takes constant speeds
     "sqrt": ("ten, √i", SQRT),
+    "100-workers-sqrt": ("a hundred, √i", {"step_times": np.sqrt(HUNDRED)}),
     "link": ("ten, √i, messages take time", MESSAGES),
     "link-serial": ("ten, √i, messages one at a time", {**MESSAGES, "link": "serial", "aggregation": "server"}),
 }
