@@ -3,6 +3,7 @@
 import pytest
 from envs import LengthFromSeedEnv, parameters, run_rounds, simulated, train_rounds
 from paper import RennalaNIGT
+from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_nigt.distributed import RoundCheckpoint, newest_checkpoint
 
@@ -50,11 +51,32 @@ def empty(path):
     path.write_bytes(b"")
 
 
-@pytest.mark.parametrize("damage", [cut, flip_a_bit, empty])
+def change_the_compression(path):
+    """To one that does not exist, in the first entry of the list of contents."""
+    data = bytearray(path.read_bytes())
+    data[data.index(b"PK\x01\x02") + 10] = 77
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("damage", [cut, flip_a_bit, empty, change_the_compression])
 def test_a_damaged_file_is_passed_over(damage, folder):
     damage(folder / "round_6.zip")
     with pytest.warns(UserWarning, match=r"round_6.zip is damaged and was skipped: "):
         assert newest_checkpoint(folder).name == "round_5.zip"
+
+
+def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path, monkeypatch):
+    model = new_model()
+    model.set_env(VecNormalize(model.env))
+
+    def save(path):
+        path.write_bytes(b"half of it")
+        raise OSError("no space left")
+
+    monkeypatch.setattr(model, "save", save)
+    with pytest.raises(OSError, match="no space"):
+        run_rounds(model, 2, RoundCheckpoint(tmp_path))
+    assert names(tmp_path) == []
 
 
 def test_a_run_that_goes_on_from_an_older_file_since_the_newest_is_damaged(folder):

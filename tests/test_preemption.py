@@ -135,6 +135,40 @@ def test_a_run_that_goes_on_is_the_one_that_was_not_ended(place, n_updates, tmp_
     assert loaded.num_timesteps == alone.num_timesteps
 
 
+def test_a_checkpoint_that_cannot_be_written_does_not_keep_the_run_from_its_end(tmp_path):
+    """There may be another one in another folder, and the exit code says that the run can be continued."""
+    env = simulated([partial(ClosingEnv, tmp_path / "closed")])
+    (tmp_path / "file").touch()
+    impossible, possible = RoundCheckpoint(tmp_path / "file", every=1000), RoundCheckpoint(tmp_path, every=1000)
+    says = "RoundCheckpoint could not save the last round: FileExistsError: "
+    with pytest.warns(UserWarning, match=says), pytest.raises(Preempted):
+        new_model(env).learn(10**9, callback=[impossible, possible, InRound("step", terminate)])
+    assert newest_checkpoint(tmp_path).name == f"round_{ROUND}.zip"
+    assert (tmp_path / "closed").exists()
+
+
+class Catches(LengthFromSeedEnv):
+    """Catches everything once, as careless code does, after it has sent the signal itself."""
+
+    sent = False
+
+    def step(self, action):
+        try:
+            if not Catches.sent:
+                Catches.sent = True
+                terminate()
+        except BaseException:
+            pass
+        return super().step(action)
+
+
+def test_a_signal_that_an_environment_has_caught_ends_the_next_round(tmp_path, monkeypatch):
+    monkeypatch.setattr(Catches, "sent", False)
+    with pytest.raises(Preempted):
+        new_model(simulated([Catches])).learn(500, callback=RoundCheckpoint(tmp_path))
+    assert newest_checkpoint(tmp_path).name == "round_1.zip"
+
+
 def test_a_signal_does_not_end_the_fit_of_a_critic_in_its_middle(tmp_path):
     """It is fitted while workers sample, so the signal comes in a round; the file must not hold half of a fit."""
     model, ended = sb3_nigt.RennalaNIGT("MlpPolicy", simulated([LengthFromSeedEnv] * 2), n_steps=20, seed=0, device="cpu"), []

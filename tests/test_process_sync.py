@@ -288,8 +288,29 @@ def test_a_worker_that_is_killed_between_steps(make):
     env._transport.handles[0].process.join(10)
     with pytest.raises(WorkerError, match=r"Worker 0 .*exit code -9"):
         env.step(ACTIONS)
+    assert env.step(ACTIONS)[0].shape == (2, 2)  # after a reset of all
+
+
+@pytest.mark.filterwarnings(FAILED)
+def test_an_interrupt_while_a_message_is_sent(make, monkeypatch):
+    """Half of it may have been sent; the worker is replaced at once, not after a timeout."""
+    env = make(TroubledEnv, TroubledEnv)
     env.reset()
-    assert env.step(ACTIONS)[0].shape == (2, 2)
+    before, handle = env.worker_pids, env._transport.handles[0]
+
+    def interrupted(message):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(handle.connection, "send_bytes", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            env.get_attr("trouble", indices=[0])
+    handle.process.join(10)
+    assert not handle.process.is_alive()
+    with pytest.raises(WorkerError, match=r"Worker 0 .*exit code -9"):
+        env.get_attr("trouble", indices=[0])
+    assert env.reset().shape == (2, 2)
+    assert env.worker_pids[0] != before[0]
 
 
 class ClosingEnv(PointEnv):

@@ -21,7 +21,7 @@ from rosters import (
     states,
 )
 
-from sb3_nigt.messages import SamplingPoint
+from sb3_nigt.messages import Contribution, SamplingPoint
 from sb3_nigt.vec_env.pool.instructions import (
     CancelJob,
     Deliver,
@@ -184,6 +184,25 @@ def with_a_gradient_owed_by_a_busy_worker():
         (4, "is asked", (0, wanted), [RequestGradient(0, wanted)]),
     )
     return roster, following
+
+
+@pytest.mark.parametrize(("n_steps", "is_busy", "is_asked"), [(2000, True, True), (2001, True, False), (2001, False, True)])
+def test_a_busy_worker_is_not_sent_a_long_request(n_steps, is_busy, is_asked):
+    """Its connection may not take that until it reads, and it may never: then nobody would look after the others."""
+    roster, done, following = experienced(), [job(0), job(0, 1)], job(0, 2)
+    wanted = [Contribution(0, one_job.key, np.ones(n_steps)) for one_job in done]
+    play(
+        roster,
+        (1, "submitted", (done[0],), [SendPoint(0, POINT), run(done[0], 1)]),
+        (2, "arrives", (0,), [Deliver(done[0], COMPLETE)]),
+        (2, "is taken", (0,), []),
+        (3, "submitted", (done[1],), [run(done[1], 2)]),
+        (4, "arrives", (0,), [Deliver(done[1], COMPLETE)]),
+        (4, "is taken", (0,), []),
+        *([(5, "submitted", (following,), [run(following, 3)])] if is_busy else []),
+        (6, "gradients", (), []),
+        (6, "is asked", (0, wanted), [RequestGradient(0, wanted)] if is_asked else []),
+    )
 
 
 def test_a_busy_worker_that_makes_a_long_step_is_not_waited_for():

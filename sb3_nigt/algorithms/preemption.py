@@ -14,7 +14,7 @@ from typing import Any
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EventCallback
 
 from sb3_nigt.algorithms.watchdog import Watchdog
-from sb3_nigt.errors import Preempted
+from sb3_nigt.errors import Preempted, warn_user
 
 
 class RoundSaver(BaseCallback):
@@ -123,8 +123,8 @@ class Preemption:
 
     @contextmanager
     def allowed(self) -> Iterator[None]:
-        """Within it the exception may be raised at any moment."""
-        self._is_allowed = True
+        """Within it the exception may be raised at any moment; again, if an environment has caught it."""
+        self._is_allowed, self._is_raised = True, False
         try:
             self.check()
             yield
@@ -150,9 +150,12 @@ class Preemption:
         return act
 
     def save(self) -> None:
-        """Let the callbacks save what the last complete round has left."""
+        """Let the callbacks save what the last complete round has left; one that cannot does not keep the others from it."""
         for saver in self._savers:
-            saver.save_last_round()
+            try:
+                saver.save_last_round()
+            except Exception as error:  # the run still ends as the signal wants, with the checkpoints that there are
+                warn_user(f"{type(saver).__name__} could not save the last round: {type(error).__name__}: {error}.")
 
 
 _entered: list[Preemption] = []

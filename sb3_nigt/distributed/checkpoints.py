@@ -92,16 +92,24 @@ class RoundCheckpoint(RoundSaver):
 
     def _save(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        normalize = self.model.get_vec_normalize_env()
         unfinished = self.folder / f"unfinished-{socket.gethostname()}-{os.getpid()}.zip"
+        try:
+            self._write(unfinished)
+        finally:
+            unfinished.unlink(missing_ok=True)
+            if not self._path.exists():
+                self._path.with_suffix(".pkl").unlink(missing_ok=True)
+        for old in _by_age(self.folder)[: -self.keep]:
+            old.unlink()
+            old.with_suffix(".pkl").unlink(missing_ok=True)
+
+    def _write(self, unfinished: Path) -> None:
+        normalize = self.model.get_vec_normalize_env()
         if normalize is not None:
             normalize.save(str(unfinished))
             _publish(unfinished, self._path.with_suffix(".pkl"))
         self.model.save(unfinished)
         _publish(unfinished, self._path)
-        for old in _by_age(self.folder)[: -self.keep]:
-            old.unlink()
-            old.with_suffix(".pkl").unlink(missing_ok=True)
 
 
 def newest_checkpoint(folder: str | Path) -> Path | None:
@@ -172,7 +180,7 @@ def _problem(path: Path) -> str | None:
     try:
         with zipfile.ZipFile(path) as file:
             damaged = file.testzip()
-    except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:  # RuntimeError: a flag has changed
         return str(error)
     return None if damaged is None else f"checksum mismatch in {damaged}"
 

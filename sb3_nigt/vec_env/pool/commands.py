@@ -28,7 +28,7 @@ class Commands:
 
     :param driver: the driver of the workers
     :param timeout: seconds that a worker may take to answer
-    :ivar needs_reset: whether trajectories have run since the last reset, or not all environments were reset
+    :ivar needs_reset: whether trajectories have run since the last reset, or some environment has not been reset
     :ivar is_closed: whether the workers are closed; no further commands are allowed then
     """
 
@@ -137,6 +137,7 @@ class Commands:
                 handle.kill(dump_stack=True)
                 reason = f"no answer within {timeout:g} s; its stack is on stderr"
                 break
+        self.needs_reset = True  # of the process that takes its place
         self._driver.fail(worker, reason)
         raise WorkerError(reason, worker, self._driver.task_ids[worker])
 

@@ -12,6 +12,7 @@ from sb3_nigt.vec_env.pool.protocol import NO_EPISODE, RemoteArrival, RemoteFail
 from sb3_nigt.vec_env.pool.slot import FIRST_STEP, Place, Slot, State
 from sb3_nigt.vec_env.pool.speeds import Speeds
 
+LONG_REQUEST = 4000  # steps of a request for a gradient that a connection may not take until the worker reads
 GRADIENT_SECONDS = 0.05  # how long a gradient waits for a busy worker to notice; then it is computed here
 RETRIES = 2  # of a trajectory whose worker dies; then it counts as rejected, since its content may be what kills
 
@@ -238,9 +239,16 @@ class Jobs:
     def ask_for_gradient(
         self, worker: int, contributions: Sequence[Contribution], steps: int, now: float
     ) -> list[Instruction]:
-        """Ask for a local sum, if the worker is there and still holds what that needs."""
+        """
+        Ask for a local sum, if the worker is there and still holds what that needs.
+
+        A worker in the middle of a step, which may hang, is not asked for a long one: sending it would wait for the worker.
+        """
         slot, keys = self._slots[worker], {contribution.key for contribution in contributions}
         if slot.state not in (State.IDLE, State.BUSY, State.CANCELLING) or not slot.held.issuperset(keys):
+            return []
+        n_steps = sum(len(contribution.coefficients) for contribution in contributions)
+        if slot.state is not State.IDLE and n_steps > LONG_REQUEST:
             return []
         slot.held.difference_update(keys)
         slot.heartbeat.begin(steps, now)

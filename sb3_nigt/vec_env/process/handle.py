@@ -97,8 +97,13 @@ class RemoteWorker(WorkerHandle):
         :param message: first byte and body
         """
         self._command_number += 1  # what the last command would still answer is not the answer to this
-        with contextlib.suppress(OSError):
+        try:
             self.connection.send_bytes(message)
+        except OSError:
+            pass
+        except BaseException:  # such as KeyboardInterrupt: half a message may be on its way, and no other can follow it
+            self.end()
+            raise
 
     def send_call(self, call: bytes) -> None:
         """See ``WorkerHandle``."""
