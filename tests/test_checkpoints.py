@@ -52,9 +52,9 @@ def empty(path):
 
 
 def change_the_compression(path):
-    """To one that does not exist, in the first entry of the list of contents."""
+    """To one that does not exist, in the last entry of the list of contents."""
     data = bytearray(path.read_bytes())
-    data[data.index(b"PK\x01\x02") + 10] = 77
+    data[data.rindex(b"PK\x01\x02") + 10] = 77
     path.write_bytes(data)
 
 
