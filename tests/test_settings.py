@@ -7,6 +7,7 @@ import pytest
 import torch as th
 from envs import LengthFromSeedEnv, parameters
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.utils import set_random_seed
 
 from sb3_nigt import PAPER, AFedPG, FixedTimes, MaleniaNIGT, RennalaNIGT, RennalaPG, SimulatedVecEnv, SyncNIGT, SyncPG
 
@@ -212,3 +213,15 @@ def test_parameters_of_another_geometry_leave_the_geometry_alone(tmp_path):
     model = make(geometry="euclidean", **STEPS)
     model.set_parameters(tmp_path / "model")
     assert model.policy.optimizer.param_groups[0]["geometry"] == "euclidean"
+
+
+def test_without_a_seed_the_random_numbers_of_the_user_decide():
+    """As in PPO: ``set_random_seed`` before a model that gets no seed makes its run the same again."""
+
+    def learned(seed):
+        set_random_seed(seed)
+        env = SimulatedVecEnv([LengthFromSeedEnv] * 2)
+        return parameters(RennalaNIGT("MlpPolicy", env, n_steps=20, device="cpu").learn(100))
+
+    assert np.array_equal(learned(42), learned(42))
+    assert not np.array_equal(learned(42), learned(43))

@@ -260,14 +260,14 @@ class Model(OnPolicyAlgorithm):
         """
         Seed everything, the trajectories of the workers included.
 
-        :param seed: None draws a fresh seed for the trajectories
+        :param seed: None: that of the trajectories comes from NumPy's global random numbers, which the user may have seeded
         """
         seed = None if seed is None else check_integer("seed", seed, 0, LARGEST_SEED)
         super().set_random_seed(seed)
         self.seed = seed  # in a file it is the seed that the next model begins with
         if "_settings" in vars(self):
             self._settings["seed"] = seed
-        self._root_seed = int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]) if seed is None else seed
+        self._root_seed = int(np.random.randint(2**63 - 1, dtype=np.int64)) if seed is None else seed
 
     @staticmethod
     def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
