@@ -1,5 +1,6 @@
 """The baselines of a comparison: normalisation as ours, tuned values of rl_zoo3, arguments by ``--set``."""
 
+import csv
 import json
 from io import StringIO
 from pathlib import Path
@@ -173,9 +174,11 @@ def test_messages_leave_less_time_for_steps(link, aggregation, seconds, steps):
     model = make_model("ppo", "CartPole-v1", workers, 0, {"n_steps": 100, "batch_size": 200, "n_epochs": 1})
     run = Run("ppo", 0, setting, Budget(seconds=seconds, points=1, episodes=1))
     assert training.timesteps_of(run, model) == 2 * (steps + 1)
+    file = StringIO()
     with pytest.raises(training.BudgetSpent):
-        model.learn(training.timesteps_of(run, model), callback=training.CurveWriter(run, workers, StringIO()))
-    assert model.num_timesteps == 2 * steps
+        model.learn(training.timesteps_of(run, model), callback=training.CurveWriter(run, workers, file))
+    *_, last = csv.DictReader(StringIO(file.getvalue()))
+    assert int(last["timesteps"]) == 2 * steps
 
 
 def test_names_of_variants_and_of_tuned_methods():

@@ -139,6 +139,20 @@ def test_curve_of_rennala_by_hand(monkeypatch):
     ]
 
 
+@pytest.mark.parametrize(("seconds", "n_updates"), [(14.9, 2), (15.0, 3), (15.1, 3)])
+def test_an_update_at_the_end_of_the_budget_counts(seconds, n_updates, monkeypatch):
+    """As above, the third one comes at 15; rounds of a barrier often end where a budget does."""
+    setting = Setting("CartPole-v1", (2.0, 3.0), (1.0, 1.0), "trajectory")
+    *_, last = curve_of("rennala", setting, Budget(seconds=seconds, points=1), monkeypatch, n_trajectories=3)
+    assert (last[0], last[3]) == (seconds, n_updates)
+
+
+def test_the_end_of_the_budget_in_the_middle_of_a_round(monkeypatch):
+    """A step of both ends at 8 s, and is the last one that counts although the run sees only with the next that it is over."""
+    *_, last = curve_of("ppo", CARTPOLE, Budget(seconds=8.0, points=1), monkeypatch, **SHORT_ROUNDS["ppo"])
+    assert last == (8, 8, 0, 0)
+
+
 def test_messages_of_afedpg(monkeypatch):
     """One a trajectory, thus one an update."""
     rows = curve_of("afedpg", CARTPOLE, FEW, monkeypatch)

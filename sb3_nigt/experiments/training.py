@@ -103,7 +103,7 @@ class CurveWriter(BaseCallback):
     Evaluates at equally spaced moments of the clock, writes a line for each and ends the run.
 
     A moment is evaluated with the policy that was in force then. Moments between two updates share their policy, so only
-    the first of them is evaluated: in between, the last line counts.
+    the first of them is evaluated: in between, the last line counts. An update at the very end still counts.
 
     :param run: the run
     :param workers: the workers to train on
@@ -117,11 +117,16 @@ class CurveWriter(BaseCallback):
         self.evaluator = Evaluator(run.setting, run.budget.episodes, run.seed)
         self.lines = CurveFile(run, self.evaluator.envs, file)
         self.n_evaluations = self.n_messages = 0
+        self.made_by_the_end: tuple[int, int, int] | None = None  # once the clock shows the end, and may show it once more
         self.in_force_since = 0.0  # the policy, in seconds
 
     def _on_training_start(self) -> None:
         self._evaluate()
-        self._write(0.0)
+        self._write(0.0, self._made())
+
+    def _on_rollout_start(self) -> None:
+        if self.made_by_the_end is not None:  # the update came exactly at the end
+            self._finish(self._made())
 
     def _on_step(self) -> bool:
         self._look()
@@ -139,12 +144,23 @@ class CurveWriter(BaseCallback):
         fresh = self.in_force_since > self.evaluated_since
         if fresh and moment < min(now, end) and self._far_from_last_line():
             self._evaluate()
-            self._write(moment)
-        if self.run.budget.spent(timesteps_made(self.model, self.workers), now) >= 1.0:
-            if self.in_force_since > self.evaluated_since:
-                self._evaluate()
-            self._write(min(now, end))
-            raise BudgetSpent
+            self._write(moment, self._made())
+        if self.run.budget.spent(timesteps_made(self.model, self.workers), now) < 1.0:
+            return
+        if self.made_by_the_end is None:
+            self.made_by_the_end = self._made()
+        if now != end:
+            self._finish(self.made_by_the_end)
+
+    def _finish(self, made: tuple[int, int, int]) -> None:
+        if self.in_force_since > self.evaluated_since:
+            self._evaluate()
+        self._write(min(self.workers.clock.now(), self.run.budget.seconds or math.inf), made)
+        raise BudgetSpent
+
+    def _made(self) -> tuple[int, int, int]:
+        """Timesteps, messages and updates so far."""
+        return timesteps_made(self.model, self.workers), self.n_messages, updates_made(self.model)
 
     def _far_from_last_line(self) -> bool:
         """With a budget of timesteps the time is a guess: never more than twice as many points as wanted."""
@@ -156,10 +172,9 @@ class CurveWriter(BaseCallback):
         self.n_evaluations += 1
         self.evaluated_since = self.in_force_since
 
-    def _write(self, seconds: float) -> None:
-        self.written_timesteps = timesteps_made(self.model, self.workers)
-        updates = updates_made(self.model)
-        self.lines.write(self.returns, seconds, self.written_timesteps, self.n_messages, updates)
+    def _write(self, seconds: float, made: tuple[int, int, int]) -> None:
+        self.written_timesteps, *_ = made
+        self.lines.write(self.returns, seconds, *made)
 
 
 def _interval(setting: Setting, budget: Budget) -> float:
