@@ -181,6 +181,24 @@ def test_a_policy_that_needs_a_mask():
         sb3_nigt.RennalaNIGT(NeedsMask, workers())
 
 
+class OwnForward(ActorCriticPolicy):
+    """Samples otherwise than its distribution says, in the method that PPO calls."""
+
+    def forward(self, obs, deterministic=False):
+        return super().forward(obs, True)
+
+
+class OwnDistribution(OwnForward):
+    def get_distribution(self, obs):
+        return super().get_distribution(obs)
+
+
+def test_a_policy_with_its_own_forward():
+    with pytest.raises(ValueError, match="policy=OwnForward is not supported: it overrides forward, which training does not"):
+        sb3_nigt.RennalaNIGT(OwnForward, workers())
+    sb3_nigt.RennalaNIGT(OwnDistribution, workers())
+
+
 def test_a_function_that_makes_the_policy():
     def make(*args, **kwargs):
         return sb3_nigt.policies.ActorPolicy(*args, net_arch=[8], **kwargs)

@@ -332,6 +332,17 @@ def test_arguments_of_the_other_kind_of_rounds(kwargs, names):
         sb3_nigt.RennalaNIGT("MlpPolicy", "CartPole-v1", **kwargs)
 
 
+@pytest.mark.parametrize(
+    ("algorithm", "n_envs", "least"), [(sb3_nigt.RennalaNIGT, 1, 2), (sb3_nigt.SyncNIGT, 1, 2), (sb3_nigt.MaleniaNIGT, 3, 2)]
+)
+def test_rounds_without_a_gradient(algorithm, n_envs, least):
+    """A single advantage is 0 once it is normalised; Malenia normalises those of each task."""
+    env = DummyVecEnv([TwoStepEnv] * n_envs)
+    with pytest.raises(ValueError, match=f"n_steps=1 is not allowed with {n_envs} workers.*give at least {least}"):
+        algorithm("MlpPolicy", env, n_steps=1).learn(4)
+    algorithm("MlpPolicy", env, n_steps=least).learn(4)
+
+
 # Environments, seeds and precision
 
 

@@ -151,6 +151,27 @@ def test_the_policy_holds_the_iterate_while_workers_sample_elsewhere():
     assert callback.seen[1:] == pytest.approx([0.9] * (len(callback.seen) - 1), rel=1e-4)
 
 
+def test_what_a_callback_sets_at_the_start_of_a_rollout_holds_for_it():
+    """As in PPO, here σ: tiny in every other rollout."""
+
+    class Anneals(BaseCallback):
+        actions = ()
+
+        def _on_rollout_start(self):
+            self.model.policy.log_std.data.fill_(-10.0 if len(self.actions) % 2 else 0.0)
+            self.actions = (*self.actions, [])
+
+        def _on_step(self):
+            self.actions[-1].append(self.locals["actions"])
+            return True
+
+    callback, env = Anneals(), SimulatedVecEnv([FixedLengthEnv] * 2)
+    sb3_nigt.RennalaNIGT("MlpPolicy", env, n_steps=50, learning_rate=0.0, seed=0).learn(400, callback=callback)
+    spreads = [np.std(actions) for actions in callback.actions]
+    assert len(spreads) == 4
+    assert min(spreads[::2]) > 10 * max(spreads[1::2])
+
+
 @pytest.mark.parametrize("algorithm", [RennalaNIGT, MaleniaNIGT, SyncNIGT, SyncPG, RennalaPG])
 def test_load_and_go_on(algorithm, tmp_path):
     """A run that was saved and loaded half-way ends where the uninterrupted one ends, bit for bit."""

@@ -48,6 +48,15 @@ def test_a_return_that_no_run_reaches_decides_nothing():
     assert (found.verdict, found.censored) == ("undecided", ("5/5", "5/5"))
 
 
+@pytest.mark.parametrize(("n_reached", "verdict"), [(2, "undecided"), (3, "no difference")])
+def test_hardly_any_run_reaches_a_return(n_reached, verdict):
+    """With times that are cut off at the end of the run, the ratio is near 1 whatever the methods are like."""
+    runs = [rising(1.0)] * n_reached + [rising(0.1)] * (5 - n_reached)
+    assert effects(runs, runs, [50.0])["time to 50"].verdict == verdict
+    others = [rising(0.1)] * 5
+    assert effects([rising(10.0)] * 5, others, [50.0])["time to 50"].verdict == "ahead", "a bound is enough for that"
+
+
 def test_a_method_that_gains_nothing_is_behind():
     found = effects([rising(-1.0)] * 3, [rising(1.0)] * 3, [])["mean over the run"]
     assert (found.ratio, found.verdict) == (0.0, "behind")

@@ -38,7 +38,7 @@ from sb3_nigt.algorithms.reporting import RoundLogger
 from sb3_nigt.algorithms.round import abandon
 from sb3_nigt.algorithms.settings import changed
 from sb3_nigt.algorithms.statistics import RoundStatistics
-from sb3_nigt.algorithms.steps import steps_of_a_round
+from sb3_nigt.algorithms.steps import check_steps_of_a_round, steps_of_a_round
 from sb3_nigt.errors import Preempted
 from sb3_nigt.messages import SamplingPoint
 from sb3_nigt.optimizers import NIGT
@@ -293,7 +293,11 @@ class AsyncPolicyGradient(Model):
     def _prepare(self, workers: TrajectoryWorkers) -> None:
         """Give the workers a copy of the policy, unless they have one that fits."""
         self._is_prepared = True
-        round_steps = steps_of_a_round(self.n_steps, len(workers.task_ids)) if self.rollout == "steps" else None
+        round_steps = None
+        if self.rollout == "steps":
+            round_steps = steps_of_a_round(self.n_steps, len(workers.task_ids))
+            n_tasks = len(set(workers.task_ids)) if self.weighs_tasks_equally else 1
+            check_steps_of_a_round(round_steps, len(workers.task_ids), n_tasks)
         may_lose = self.on_lost_task == "drop"
         structure = (self.horizon, self.stagger, round_steps, may_lose, self._root_seed, fingerprint(self.policy))
         if self._spec is not None and workers.rollout_spec is self._spec and structure == self._structure:
@@ -336,6 +340,7 @@ class AsyncPolicyGradient(Model):
         workers = self._group.workers
         self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
         self.policy.set_training_mode(False)
+        callback.on_rollout_start()
         self._take_changes(workers)
         if not self._is_prepared:
             self._prepare(workers)
@@ -343,7 +348,6 @@ class AsyncPolicyGradient(Model):
         workers.forget(self._n_updates)
         rollout_buffer.reset()
         point = self._sampling_point()
-        callback.on_rollout_start()
         self._before_round = self.counters()
         self._is_in_round = True
         try:

@@ -267,7 +267,8 @@ class Model(OnPolicyAlgorithm):
         self.seed = seed  # in a file it is the seed that the next model begins with
         if "_settings" in vars(self):
             self._settings["seed"] = seed
-        self._root_seed = int(np.random.randint(2**63 - 1, dtype=np.int64)) if seed is None else seed
+        # the legacy generator is the one that Stable-Baselines3's set_random_seed seeds
+        self._root_seed = int(np.random.randint(2**63 - 1, dtype=np.int64)) if seed is None else seed  # noqa: NPY002
 
     @staticmethod
     def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:

@@ -18,6 +18,9 @@ from sb3_nigt.replica.network import has_numpy_network
 from sb3_nigt.vec_env.base import WorkerVecEnv
 
 OF_THE_ALGORITHM = {"lr": "learning_rate", "eta": "eta", "geometry": "geometry"}  # name in the optimizer, and there
+NOT_CALLED = ("forward", "evaluate_actions")  # methods that PPO samples and trains with
+CALLED = ("get_distribution", "_get_action_dist_from_latent")  # those that decide here
+LIBRARIES = ("sb3_nigt", "stable_baselines3", "sb3_contrib")
 TRIED = 32  # observations; some layers have a second derivative for large batches only
 
 
@@ -45,11 +48,11 @@ def check_optimizer_kwargs(kwargs: dict[str, Any], optimizer: type[th.optim.Opti
 
 def check_policy_class(policy: Any, has_critic: bool) -> None:
     """
-    Refuse policies whose distribution of actions depends on more than an observation.
+    Refuse policies whose distribution of actions depends on more than an observation, or is not where it is looked for.
 
     :param policy: what the user gave, or the class of that name; without a critic, a function that makes one will do
     :param has_critic: the model has one
-    :raises ValueError: for policies of off-policy algorithms, with masks, and with a memory
+    :raises ValueError: for policies of off-policy algorithms, with masks, with a memory, and with their own ``forward``
     """
     if not (isinstance(policy, type) and issubclass(policy, ActorCriticPolicy)):
         if inspect.isroutine(policy) and not has_critic:
@@ -63,6 +66,17 @@ def check_policy_class(policy: Any, has_critic: bool) -> None:
             f"policy={policy.__name__} is not supported: its get_distribution needs {', '.join(needed)} besides the "
             "observation. Give a policy without a memory, and put gymnasium.wrappers.FrameStackObservation around each env."
         )
+    own = [name for name in NOT_CALLED if _is_of_the_user(policy, name)]
+    if own and not any(_is_of_the_user(policy, name) for name in CALLED):
+        raise ValueError(
+            f"policy={policy.__name__} is not supported: it overrides {' and '.join(own)}, which training does not call. "
+            "Override get_distribution as well: it says from which distribution actions are sampled."
+        )
+
+
+def _is_of_the_user(policy: type[ActorCriticPolicy], method: str) -> bool:
+    package, _, _ = getattr(policy, method).__module__.partition(".")
+    return package not in LIBRARIES
 
 
 def _arguments_besides(method: Any) -> list[str]:

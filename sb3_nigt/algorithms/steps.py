@@ -29,6 +29,22 @@ def steps_of_a_round(n_steps: int | None, n_workers: int) -> int:
     return n_steps * n_workers
 
 
+def check_steps_of_a_round(round_steps: int, n_workers: int, n_tasks: int) -> None:
+    """
+    Refuse rounds without a gradient: advantages are normalised, and a single one is 0 then.
+
+    :param round_steps: M
+    :param n_workers: n
+    :param n_tasks: tasks whose advantages are normalised separately
+    :raises ValueError: if there are less than two steps for each
+    """
+    if round_steps < 2 * n_tasks:
+        raise ValueError(
+            f"n_steps={round_steps // n_workers} is not allowed with {n_workers} workers and {n_tasks} tasks: advantages are "
+            f"normalised, so a round needs two steps for each task: give at least {-(-2 * n_tasks // n_workers)}."
+        )
+
+
 def run_steps(
     workers: TrajectoryWorkers,
     aggregator: Aggregator,

@@ -29,12 +29,14 @@ class Effect:
     :param low: lower end of a 95 % bootstrap interval
     :param high: upper end
     :param censored: runs of the first and of the other method that never reached the return; empty where that has no meaning
+    :param mostly_censored: more than half of the runs of one of the methods, so that the ratio is drawn towards 1
     """
 
     ratio: float
     low: float
     high: float
     censored: tuple[str, ...] = ()
+    mostly_censored: bool = False
 
     @property
     def verdict(self) -> str:
@@ -45,7 +47,8 @@ class Effect:
             return "ahead"
         if self.high < 1:
             return "behind"
-        return "no difference" if 1 / FACTOR < self.low <= self.high < FACTOR else "undecided"
+        is_narrow = 1 / FACTOR < self.low <= self.high < FACTOR
+        return "no difference" if is_narrow and not self.mostly_censored else "undecided"
 
 
 def run(args: argparse.Namespace) -> None:
@@ -117,8 +120,9 @@ def effects(first: Sequence[Curve], other: Sequence[Curve], returns: Sequence[fl
         censored = [sum(curve.time_to(value) > end for curve in runs) for runs in (first, other)]
         counts = tuple(f"{number}/{len(runs)}" for number, runs in zip(censored, (first, other), strict=True))
         no_run = all(number == len(runs) for number, runs in zip(censored, (first, other), strict=True))
+        mostly = any(2 * number > len(runs) for number, runs in zip(censored, (first, other), strict=True))
         effect = Effect(math.nan, math.nan, math.nan) if no_run else _effect(times[1], times[0])
-        found[f"time to {value:g}"] = Effect(effect.ratio, effect.low, effect.high, counts)
+        found[f"time to {value:g}"] = Effect(effect.ratio, effect.low, effect.high, counts, mostly)
     return found
 
 
