@@ -188,7 +188,7 @@ def with_a_gradient_owed_by_a_busy_worker():
 
 @pytest.mark.parametrize(("n_steps", "is_busy", "is_asked"), [(2000, True, True), (2001, True, False), (2001, False, True)])
 def test_a_busy_worker_is_not_sent_a_long_request(n_steps, is_busy, is_asked):
-    """Its connection may not take that until it reads, and it may never: then nobody would look after the others."""
+    """Its connection may not take that until it reads, and it may never read: the learner would wait for it forever."""
     roster, done, following = experienced(), [job(0), job(0, 1)], job(0, 2)
     wanted = [Contribution(0, one_job.key, np.ones(n_steps)) for one_job in done]
     play(

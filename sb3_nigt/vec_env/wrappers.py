@@ -28,7 +28,7 @@ from sb3_nigt.vec_env.transforms import (
 
 INSIDE = "around each environment (make_worker_vec_env: wrapper_class; rl_zoo3: env_wrapper)"
 INSTEAD = {
-    "VecFrameStack": f"Put gymnasium.wrappers.FrameStackObservation {INSIDE}",
+    "VecFrameStack": f"Put gymnasium.wrappers.FrameStackObservation {INSIDE}; remove the channel axis of images first",
     "VecMonitor": "Leave it out: make_worker_vec_env puts a Monitor around every worker",
     "VecExtractDictObs": f"Put a gymnasium.ObservationWrapper {INSIDE}",
     "VecCheckNan": "Leave it out: steps and trajectories with non-finite numbers are rejected anyway",
