@@ -179,13 +179,21 @@ def test_different_arguments_are_refused():
             assert "n_trajectories=8 on rank 1 differs from 7 on rank 0" in result.text
 
 
-def diverge(rank):
+def diverge(rank, moment):
     model = make(RennalaNIGT, simulated([LengthFromSeedEnv] * N_WORKERS))
 
     class Meddle(BaseCallback):
-        def _on_rollout_start(self):
+        def meddle(self):
             if rank == 1 and self.model._n_updates == 1:
                 next(self.model.policy.parameters()).data += 1
+
+        def _on_rollout_start(self):
+            if moment == "before":
+                self.meddle()
+
+        def _on_rollout_end(self):
+            if moment == "after":
+                self.meddle()
 
         def _on_step(self):
             return True
@@ -193,10 +201,15 @@ def diverge(rank):
     model.learn(1000, callback=Meddle())
 
 
-def test_parameters_that_differ_are_noticed_on_all_ranks():
-    with rank_processes(2, diverge) as processes:
+@pytest.mark.parametrize(
+    ("moment", "message"),
+    [("before", "the ranks have drifted apart"), ("after", "after update 2 the ranks hold different parameters")],
+)
+def test_parameters_that_differ_are_noticed_on_all_ranks(moment, message):
+    """Before a round is sampled with them, or after the update from it."""
+    with rank_processes(2, diverge, moment) as processes:
         for result in processes.results(BOUND):
-            assert "after update 2 the ranks hold different parameters" in result.text
+            assert message in result.text
 
 
 # Several hosts

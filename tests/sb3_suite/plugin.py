@@ -40,15 +40,18 @@ OTHER_DEFAULTS = {
     # batch normalisation behind our normaliser has nothing to do, its mean stays 0
     "test_a2c_ppo_train_with_batch_norm": {"policy_kwargs": {"normalize_observations": False}},
 }
+# A2C learns from one step, PPO and we refuse it
+SMALLEST = {"n_steps": 2}
 
 
 def with_defaults(defaults):
-    """Return the class with other defaults; dicts are joined."""
+    """Return the class with other defaults; dicts are joined, and what is too small for us is raised."""
 
     class Other(ALGO):
         def __init__(self, *args, **kwargs):
             joined = {k: {**v, **kwargs[k]} for k, v in defaults.items() if isinstance(kwargs.get(k), dict)}
-            super().__init__(*args, **{**defaults, **kwargs, **joined})
+            raised = {k: max(kwargs[k], least) for k, least in SMALLEST.items() if k in kwargs}
+            super().__init__(*args, **{**defaults, **kwargs, **joined, **raised})
 
     Other.__name__ = ALGO.__name__
     return Other
