@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 from functools import partial
+from multiprocessing.connection import Connection
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from sb3_nigt import ProcessVecEnv, SimulatedVecEnv
+from sb3_nigt import ProcessVecEnv, SimulatedVecEnv, WorkerError
 
 ARGUMENTS = {"n_trajectories": 6, "learning_rate": 0.1, "seed": 1, "policy_kwargs": {"net_arch": [8]}}
 
@@ -249,6 +250,31 @@ def test_close_with_workers_stuck_in_the_close_of_their_environments(bell):
 def test_close_with_a_stopped_worker():
     env = ProcessVecEnv([LengthFromSeedEnv, LengthFromSeedEnv])
     os.kill(env.worker_pids[1], signal.SIGSTOP)
+    close(env)
+
+
+class HalfAnswerEnv(LengthFromSeedEnv):
+    """Its process stops itself when it has sent a part of a long answer, or ends."""
+
+    def long_answer(self, number):
+        def half(connection, buffer):
+            os.write(connection.fileno(), bytes(buffer)[: len(buffer) // 2])
+            os.kill(os.getpid(), number)
+
+        Connection._send = half  # of this process only
+        return bytes(10**6)
+
+
+@pytest.mark.parametrize(
+    ("number", "reason"), [(signal.SIGSTOP, "in the middle of a message"), (signal.SIGKILL, "exit code -9")]
+)
+def test_a_worker_that_stops_in_the_middle_of_an_answer(number, reason):
+    """The wait for the rest is limited like that for the answer; another process takes its place."""
+    env = ProcessVecEnv([HalfAnswerEnv, HalfAnswerEnv], timeout=2.0)
+    with pytest.warns(UserWarning, match="Worker 1"), pytest.raises(WorkerError, match=reason):
+        env.env_method("long_answer", number, indices=1)
+    env.reset()
+    assert len(set(env.worker_pids)) == 2
     close(env)
 
 

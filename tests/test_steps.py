@@ -28,6 +28,10 @@ def make(algorithm=RennalaNIGT, env_fns=(NeverEndingEnv,) * 3, step_times=1.0, m
     return algorithm("MlpPolicy", env, **arguments)
 
 
+def make_on(env, n_steps=8):
+    return RennalaNIGT("MlpPolicy", env, n_steps=n_steps, device="cpu", policy_kwargs=SMALL, fisher_samples=20, seed=3)
+
+
 def timeline(model, n_rounds):
     """Start, end, counts and discarded steps of each round."""
     return [
@@ -189,6 +193,58 @@ def test_stagger_cuts_the_first_episodes_only(make_env):
     # of six workers each has lost a part of its first episode, which is no episode for the log
     assert set(ends[True]) == {200}
     assert len(ends[True]) == 12
+
+
+class Lives(gym.Wrapper):
+    """Ends an episode every two steps, the way Atari's lives do: the game inside goes on until it is over."""
+
+    is_over = True
+
+    def reset(self, **kwargs):
+        self.left = 2
+        return self.env.reset(**kwargs) if self.is_over else (np.zeros(self.observation_space.shape, np.float32), {})
+
+    def step(self, action):
+        observation, reward, self.is_over, truncated, info = self.env.step(action)
+        self.left -= 1
+        return observation, reward, self.is_over or self.left == 0, truncated, info
+
+
+def test_the_log_has_games_where_a_monitor_is_inside_of_lives():
+    """As with PPO; the episodes that end for the learner are shorter."""
+
+    def game():
+        return Lives(Monitor(FixedLengthEnv(6)))
+
+    for env in (SimulatedVecEnv([game] * 2, FixedTimes(1.0)), DummyVecEnv([game] * 2)):
+        model = make_on(env, n_steps=12)
+        (report,) = run_rounds(model, 1)
+        assert [a.n_steps for a in report.arrivals] == [2] * 12
+        assert [info["l"] for info in model.ep_info_buffer] == [6] * 4
+        returns = [a.episode_return for a in report.arrivals]
+        assert np.isnan(returns).tolist() == [True, True, False] * 4
+        assert np.nansum(returns) == pytest.approx(sum(info["r"] for info in model.ep_info_buffer))
+
+
+class Forgetful(DummyVecEnv):
+    """Leaves the last observation of an episode out, against the contract of a VecEnv."""
+
+    def step_wait(self):
+        observations, rewards, dones, infos = super().step_wait()
+        for info in infos:
+            info.pop("terminal_observation", None)
+        return observations, rewards, dones, infos
+
+
+@pytest.mark.parametrize(("cls", "ends"), [(DummyVecEnv, (False, True)), (Forgetful, (True, False))])
+def test_an_end_without_its_observation_has_no_value_after_it(cls, ends):
+    model, seen = make_on(cls([lambda: TimeLimit(NeverEndingEnv(), 4)])), []
+    original = model._estimator.coefficients
+    model._estimator.coefficients = lambda accepted, *args: (
+        seen.extend((t.terminated, t.truncated) for _, t in accepted) or original(accepted, *args)
+    )
+    run_rounds(model, 1)
+    assert seen == [ends] * 2
 
 
 def test_counters_and_episodes():

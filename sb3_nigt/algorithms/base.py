@@ -235,7 +235,8 @@ class AsyncPolicyGradient(Model):
             check_metric(self.policy, self.geometry)
         if self._workers is None:
             self._workers, self._stack = workers_behind(self.env)
-            self._ticks = TickAssembler(self.env.num_envs, None if self._left_off is None else self._left_off.rest)
+            rest = None if self._left_off is None else self._left_off.rest
+            self._ticks = TickAssembler(self.env.num_envs, rest, reports=self.rollout == "trajectories")
         self._group = settings.join(self, self._workers, self._stack)
         workers = self._group.workers
         if workers is not self._workers:

@@ -10,8 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
+from gymnasium.wrappers import RecordEpisodeStatistics
+from stable_baselines3.common.monitor import Monitor
 
 EPISODE_KEYS = ("episode", "is_success")  # what Stable-Baselines3 reads of the last info of an episode
 _NEVER_CHANGE = (type(None), bool, int, float, complex, str, bytes)
@@ -126,6 +129,20 @@ def with_report(info: dict[str, Any], episode_return: float, n_steps: int) -> di
     check_info(info)
     has_report = reported_return(info) is not None
     return dict(info) if has_report else {**info, "episode": {"r": episode_return, "l": n_steps, "t": 0.0}}
+
+
+def reports_episodes(env: gym.Env[Any, Any]) -> bool:
+    """
+    Tell whether an environment reports itself on the episodes that it terminates.
+
+    :param env: an environment; with a ``Monitor`` inside of a wrapper that ends an episode with each lost life, a report comes
+        at the end of the game only
+    """
+    while isinstance(env, gym.Wrapper):
+        if isinstance(env, (Monitor, RecordEpisodeStatistics)):
+            return True
+        env = env.env
+    return False
 
 
 def reported_return(info: Mapping[str, Any]) -> float | None:

@@ -66,7 +66,9 @@ def trajectory_of(worker: int, key: TrajectoryKey, point: SamplingPoint, steps: 
     )
     rewards = np.array([t.rewards[worker] for _, _, t in steps], dtype=np.float64)
     final = _after(worker, tick)
-    truncated = bool(tick.infos[worker].get("TimeLimit.truncated", False))
+    info = tick.infos[worker]
+    # without the last observation there is no value after it, and the next one is that of another episode
+    truncated = bool(info.get("TimeLimit.truncated", False)) and "terminal_observation" in info
     actions = np.stack([t.actions[worker] for _, _, t in steps])
     rejected = None
     if not np.isfinite(rewards).all():

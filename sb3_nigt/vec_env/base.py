@@ -263,7 +263,7 @@ class WorkerVecEnv(VecEnv, TrajectoryWorkers):
 
 def piece_arrival(worker: int, task_id: Hashable, piece: Trajectory, began: float, ended: float) -> Arrival:
     """
-    Return the arrival of a piece; its return is that of the episode it ends, NaN where it ends none.
+    Return the arrival of a piece; its return is the one that is reported at its end, NaN where none is.
 
     :param worker: index of the worker
     :param task_id: the task that it holds
@@ -271,16 +271,13 @@ def piece_arrival(worker: int, task_id: Hashable, piece: Trajectory, began: floa
     :param began: seconds on the workers' clock
     :param ended: seconds on the workers' clock
     """
-    episode_return = math.nan
-    if piece.terminated or piece.truncated:
-        reported = reported_return(piece.infos[-1])
-        episode_return = piece.episode_return if reported is None else reported
+    reported = reported_return(piece.infos[-1]) if piece.terminated or piece.truncated else None
     return Arrival(
         worker=worker,
         task_id=task_id,
         key=piece.key,
         n_steps=piece.n_steps,
-        episode_return=episode_return,
+        episode_return=math.nan if reported is None else reported,
         started_at=began,
         finished_at=ended,
         arrived_at=ended,

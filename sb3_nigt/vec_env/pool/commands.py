@@ -128,6 +128,10 @@ class Commands:
             left = until - self._now()
             try:
                 message: Answer | None = handle.receive(max(0.0, min(left, ALIVE_SECONDS)))
+            except TimeoutError as error:
+                handle.kill(dump_stack=True)
+                reason = f"{error}; its stack is on stderr"
+                break
             except (EOFError, OSError):
                 reason = handle.how_it_ended()
                 break

@@ -171,6 +171,9 @@ class Driver:
         handle, roster = self.transport.handles[worker], self.roster
         try:
             message = handle.receive()
+        except TimeoutError as error:
+            self.fail(worker, str(error))
+            return
         except (EOFError, OSError):
             self.fail(worker, handle.how_it_ended())
             return

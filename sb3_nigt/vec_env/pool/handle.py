@@ -124,6 +124,7 @@ class WorkerHandle(ABC):
 
         :param seconds: how long to wait for it
         :raises EOFError: if the worker has ended
+        :raises TimeoutError: if it has stopped in the middle of a message
         """
 
     # The end

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import select
 import signal
+import socket
+import struct
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import astuple
@@ -28,6 +31,21 @@ JOIN_SECONDS = 1.0
 PIPE_BYTES = 2**14  # that a pipe takes on all systems although nothing is read
 
 
+def limit_reads(connection: Connection, seconds: float) -> None:
+    """
+    Let a read raise BlockingIOError where nothing comes for some time, in place of waiting for ever.
+
+    :param connection: one end of a pipe, which is a socket
+    :param seconds: how long to wait for the next bytes; infinite: for ever
+    """
+    if math.isinf(seconds):
+        return
+    with socket.socket(fileno=os.dup(connection.fileno())) as end:  # another name of the same one
+        end.settimeout(None)  # or it has the default of the user's other sockets
+        whole = math.floor(seconds)
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", whole, int(1e6 * (seconds - whole)) or 1))
+
+
 class RemoteWorker(WorkerHandle):
     """
     One worker process.
@@ -38,6 +56,7 @@ class RemoteWorker(WorkerHandle):
     :param control: the shared counters of all workers
     :param stacks: pipe of all workers through which they say where they hang
     :param now: a function that returns seconds on a clock that does not jump
+    :param timeout: seconds for which the rest of a message may not come
     """
 
     def __init__(
@@ -48,6 +67,7 @@ class RemoteWorker(WorkerHandle):
         control: SharedArrays,
         stacks: tuple[Connection, Connection],
         now: Callable[[], float],
+        timeout: float,
     ) -> None:
         self.index, self._now, self._stacks = index, now, stacks[0]
         self._command_number = protocol.FIRST_COMMAND
@@ -56,6 +76,7 @@ class RemoteWorker(WorkerHandle):
         self._counters["cancelled"][0] = 0
         self._counters["answering"][0] = self._counters["requested"][0]  # what a predecessor has left undone
         self.connection, child = context.Pipe()
+        limit_reads(self.connection, timeout)
         self._poll = select.poll()  # a tenth of the time of connection.poll(), which makes a new selector each time
         self._poll.register(self.connection, select.POLLIN)
         self.process = context.Process(  # type: ignore[attr-defined]
@@ -155,6 +176,7 @@ class RemoteWorker(WorkerHandle):
 
         :param seconds: how long to wait for it
         :raises EOFError: if the process has ended
+        :raises TimeoutError: if it has stopped in the middle of a message
         """
         if self.connection.closed:
             raise EOFError
@@ -162,7 +184,10 @@ class RemoteWorker(WorkerHandle):
             if not self.process.is_alive():
                 raise EOFError
             return None
-        message = self.connection.recv_bytes()
+        try:
+            message = self.connection.recv_bytes()
+        except BlockingIOError:
+            raise TimeoutError("it has stopped in the middle of a message") from None
         kind, body = message[:1], message[1:]
         if kind == protocol.ARRIVAL:
             return kind, protocol.RemoteArrival(*protocol.ARRIVAL_FORMAT.unpack(body))

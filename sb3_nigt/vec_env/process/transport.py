@@ -29,6 +29,7 @@ class ProcessTransport(Transport[RemoteWorker]):
     :param context: start method
     :param env_fns: cloudpickled functions that make the environments
     :param now: a function that returns seconds on a clock that does not jump, the same in all processes
+    :param timeout: seconds for which the rest of a message may not come
     :param info_keys: names of the entries of infos that are sent for every step; None: all
     :ivar blocks: shared memory that is in use
     """
@@ -36,9 +37,15 @@ class ProcessTransport(Transport[RemoteWorker]):
     counters_are_seen = True
 
     def __init__(
-        self, context: BaseContext, env_fns: Sequence[bytes], now: Callable[[], float], info_keys: InfoKeys = ()
+        self,
+        context: BaseContext,
+        env_fns: Sequence[bytes],
+        now: Callable[[], float],
+        timeout: float,
+        info_keys: InfoKeys = (),
     ) -> None:
         super().__init__(len(env_fns), now, info_keys)
+        self._timeout = timeout
         self._context, self._env_fns, self._owner = context, env_fns, os.getpid()
         self._stacks = context.Pipe(duplex=False)
         self._control = SharedArrays(CONTROL, len(env_fns))
@@ -49,7 +56,9 @@ class ProcessTransport(Transport[RemoteWorker]):
     def _new_handle(self, worker: int) -> RemoteWorker:
         self._polled = None
         try:
-            return RemoteWorker(self._context, worker, self._env_fns[worker], self._control, self._stacks, self.now)
+            return RemoteWorker(
+                self._context, worker, self._env_fns[worker], self._control, self._stacks, self.now, self._timeout
+            )
         except OSError as error:
             raise OSError(error.errno, f"worker {worker} could not be started: {which_limit(error)}") from error
 

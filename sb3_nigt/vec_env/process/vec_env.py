@@ -67,7 +67,7 @@ class ProcessVecEnv(WorkerPool):
         context = mp.get_context(start_method or ("forkserver" if "forkserver" in mp.get_all_start_methods() else "spawn"))
         if context.get_start_method() == "forkserver":
             context.set_forkserver_preload(["sb3_nigt.vec_env.process.preload"])
-        transport = ProcessTransport(context, packed(env_fns), self._now, self.info_keys)
+        transport = ProcessTransport(context, packed(env_fns), self._now, self.timeout, self.info_keys)
         self._assemble(Roster(self.task_ids, limits, speeds, self.timeout), transport)
         try:
             self._start_all()
