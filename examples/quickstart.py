@@ -56,7 +56,7 @@ class Result:
     rounds: list = field(default_factory=list)
     updates: int = 0
     timesteps: int = 0
-    simulated: float = 0.0
+    simulated: float = 0.0  # when the last update came
 
 
 class Budget(BaseCallback):
@@ -71,21 +71,25 @@ class Budget(BaseCallback):
         """Return the simulated time."""
         return self.training_env.unwrapped.clock.now()
 
-    def _on_training_start(self) -> None:
-        self.evaluate()
-
-    def _on_step(self) -> bool:
-        return self.now < self.seconds
-
-    def _on_rollout_end(self) -> None:
+    def _on_rollout_start(self) -> None:
+        """Take in what an update has made, if it came in time."""
+        if self.now > self.seconds:
+            return
+        self.result.simulated, self.result.timesteps = self.now, self.num_timesteps
+        self.result.updates = int(self.logger.name_to_value.get("train/n_updates", 0))
         if self.now >= len(self.result.clock) * self.seconds / POINTS:
             self.evaluate()
+
+    def _on_step(self) -> bool:
+        return self.now <= self.seconds
+
+    def _on_rollout_end(self) -> None:
         report = getattr(self.model, "last_round", None)
         if report is not None and len(self.result.rounds) < SHOWN_ROUNDS:
             self.result.rounds.append(report)
 
     def _on_training_end(self) -> None:
-        if self.now > self.result.clock[-1]:
+        if self.result.simulated > self.result.clock[-1]:
             self.evaluate()
 
     def evaluate(self) -> None:
@@ -94,7 +98,7 @@ class Budget(BaseCallback):
         if self.model.get_vec_normalize_env() is not None:
             sync_envs_normalization(self.model.get_vec_normalize_env(), self.eval_env)
         mean, _ = evaluate_policy(self.model, self.eval_env, EPISODES, deterministic=False)
-        self.result.clock.append(self.now)
+        self.result.clock.append(self.result.simulated)
         self.result.returns.append(mean)
 
 
@@ -109,8 +113,6 @@ def train(method: str, env_id: str, seconds: float, seed: int) -> Result:
     if model.get_vec_normalize_env() is not None:
         eval_env = VecNormalize(eval_env, training=False, norm_reward=False)
     model.learn(10**9, callback=Budget(seconds, eval_env, result))
-    result.updates = int(model.logger.name_to_value["train/n_updates"])
-    result.timesteps, result.simulated = model.num_timesteps, env.clock.now()
     return result
 
 
