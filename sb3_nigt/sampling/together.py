@@ -70,13 +70,6 @@ def trajectory_of(worker: int, key: TrajectoryKey, point: SamplingPoint, steps: 
     # without the last observation there is no value after it, and the next one is that of another episode
     truncated = bool(info.get("TimeLimit.truncated", False)) and "terminal_observation" in info
     actions = np.stack([t.actions[worker] for _, _, t in steps])
-    rejected = None
-    if not np.isfinite(rewards).all():
-        rejected = "reward"
-    elif not (is_finite(final) and is_finite(observations)):
-        rejected = "observation"
-    if rejected and not are_finite(actions):
-        rejected = "action"
     return Trajectory(
         key=key,
         point=point,
@@ -88,9 +81,19 @@ def trajectory_of(worker: int, key: TrajectoryKey, point: SamplingPoint, steps: 
         terminated=bool(tick.dones[worker]) and not truncated,
         truncated=truncated,
         infos=[t.infos[worker] for _, _, t in steps],
-        rejected=rejected,
+        rejected=_what_is_bad(observations, final, actions, rewards),
         age=age,
     )
+
+
+def _what_is_bad(observations: Any, final: Any, actions: npt.NDArray[Any], rewards: npt.NDArray[Any]) -> str | None:
+    """Where a number is not finite, the first cause; None: nowhere."""
+    is_bad = None
+    if not np.isfinite(rewards).all():
+        is_bad = "reward"
+    elif not (is_finite(final) and is_finite(observations)):
+        is_bad = "observation"
+    return "action" if is_bad and not are_finite(actions) else is_bad
 
 
 def is_bad(worker: int, step: Step) -> bool:
