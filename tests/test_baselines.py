@@ -212,6 +212,50 @@ def test_set_gives_arguments_to_one_method(tmp_path):
     assert "rennala@plain: geometry=euclidean, policy_kwargs={'net_arch': [8]}" in (tmp_path / "table.txt").read_text()
 
 
+@pytest.mark.parametrize("method", ["rennala", "ppo"])
+def test_a_learning_rate_that_falls_is_at_0_at_the_end(method, monkeypatch):
+    """Linearly, in the notation of rl_zoo3; a run of 1,000 timesteps may end some steps earlier or later."""
+    seen = []
+    budget = Budget(timesteps=1000, points=2, episodes=1)
+    run = Run(method, 0, CARTPOLE, budget, {"learning_rate": "lin_0.5", "n_steps": 32})
+    original = training.make_model
+
+    def make(*args):
+        model = original(*args)
+        update = model._update_current_progress_remaining
+        model._update_current_progress_remaining = lambda *progress: (
+            update(*progress),
+            seen.append((model.num_timesteps, model.lr_schedule(model._current_progress_remaining))),
+        )
+        return model
+
+    monkeypatch.setattr(training, "make_model", make)
+    training.train_simulated(run, StringIO())
+    assert len(seen) > 5
+    for timesteps, rate in seen:
+        assert rate == pytest.approx(0.5 * (1 - timesteps / 1000), abs=0.01)
+
+
+def test_a_learning_rate_that_falls_needs_timesteps(capsys):
+    with pytest.raises(SystemExit):
+        main(
+            [
+                "compare",
+                "--env",
+                "CartPole-v1",
+                "--n-workers",
+                "2",
+                "--seconds",
+                "9",
+                "--algos",
+                "rennala",
+                "--set",
+                "rennala.eta=lin_1",
+            ]
+        )
+    assert "give --timesteps in place of --seconds, or a number" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("method", ["rennala", "malenia", "sync", "afedpg", "syncpg", "rennalapg"])
 def test_the_papers_policy_keeps_what_is_not_given(method):
     """Covers: arguments that a class hands on can be set."""
@@ -240,6 +284,7 @@ def test_values_that_are_written_as_in_python():
         ("ppo.normalize_advantage=TRUE", "write True, False or None"),
         ("ppo.target_kl=null", "write True, False or None"),
         ("dqn.gamma=1", "'dqn' is not a method"),
+        ("rennala.learning_rate=lin_", "'lin_' is not allowed: write lin_ and the first value, for example lin_0.2"),
         ("a2c.gamma=0.9", "a2c is not one of --algos rennala,ppo"),
     ],
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,8 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from torch import nn
+
+from sb3_nigt.experiments.linear import as_schedule
 
 BASELINES: dict[str, type[BaseAlgorithm]] = {"ppo": PPO, "a2c": A2C, "trpo": TRPO, "ars": ARS}
 TUNED = "tuned"
@@ -52,6 +53,7 @@ def make_baseline(
     :param normalize: rewards and observations by ``VecNormalize``, apart from images and observations that are no ``Box``;
         with tuned values their file decides
     """
+    arguments = {name: as_schedule(value) for name, value in arguments.items()}
     given, sizes = dict(arguments), _sizes(base, workers.num_envs)
     if tuned:
         values = tuned_values(base, env_id)
@@ -109,15 +111,9 @@ def _without_version(env_id: str) -> str:
 
 def _converted(value: Any) -> Any:
     """Read rl_zoo3's two notations: a schedule, and a dict written as Python."""
-    if isinstance(value, str) and value.startswith("lin_"):
-        return partial(_linear, initial=float(value.removeprefix("lin_")))
     if isinstance(value, str) and value.startswith("dict("):
         return eval(value, {"dict": dict, "nn": nn})
-    return value
-
-
-def _linear(progress_remaining: float, initial: float) -> float:
-    return progress_remaining * initial
+    return as_schedule(value)
 
 
 def _sizes(base: str, n_workers: int) -> dict[str, Any]:

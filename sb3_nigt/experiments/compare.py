@@ -22,6 +22,7 @@ from sb3_nigt.experiments.arguments import (
 )
 from sb3_nigt.experiments.campaign import execute_all
 from sb3_nigt.experiments.given import Given, check_given
+from sb3_nigt.experiments.linear import is_schedule
 from sb3_nigt.experiments.methods import is_baseline, make_model
 from sb3_nigt.experiments.plots import draw_band, save_picture, style_numbers
 from sb3_nigt.experiments.results import (
@@ -138,6 +139,12 @@ def check_values(runs: Sequence[Run], given: Sequence[Given]) -> None:
     :raises UsageError: if a constructor refuses them
     """
     first = {run.method: run for run in reversed(runs)}
+    for one in given:
+        if is_schedule(one.value) and first[one.method].budget.timesteps is None and not is_baseline(one.method):
+            raise UsageError(
+                f"--set {one.method}.{one.argument}={one.value}: how many timesteps a run has is not known before its end: "
+                "give --timesteps in place of --seconds, or a number"
+            )
     for method in dict.fromkeys(one.method for one in given):
         run = first[method]
         others = {one.argument for one in given if one.method == method}

@@ -13,6 +13,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_nigt.algorithms.base import AsyncPolicyGradient
 from sb3_nigt.algorithms.paper import PAPER, with_published_policy
 from sb3_nigt.experiments.baselines import BASELINES, TUNED, check_tuned, make_baseline, policy_for
+from sb3_nigt.experiments.linear import as_schedule
 from sb3_nigt.experiments.setting import CountedVecEnv
 from sb3_nigt.methods import METHODS
 
@@ -118,6 +119,7 @@ def make_model(
     base, kind = _parts(method)
     if base in BASELINES:
         return make_baseline(base, kind == TUNED, env_id, workers, seed, arguments, normalize=not paper)
+    arguments = {name: as_schedule(value) for name, value in arguments.items()}
     common: dict[str, Any] = {"seed": seed, "device": "cpu"}
     if kind:
         common |= {"schedule": kind, **({"rollout": "trajectories"} if METHODS[base].takes("rollout") else {})}

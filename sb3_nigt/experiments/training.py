@@ -18,6 +18,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from sb3_nigt.experiments import wall_clock
 from sb3_nigt.experiments.curve_file import CurveFile
 from sb3_nigt.experiments.evaluation import Evaluator
+from sb3_nigt.experiments.linear import is_schedule
 from sb3_nigt.experiments.methods import (
     deliver_messages,
     effective_arguments,
@@ -85,11 +86,11 @@ def train_simulated(run: Run, file: TextIO) -> BaseAlgorithm:
 
 def timesteps_of(run: Run, model: BaseAlgorithm) -> int:
     """
-    Return what a budget allows, or a little more: schedules of a baseline depend on it, the budget ends the run.
+    Return what a budget allows, or a little more: schedules depend on it, the budget ends the run.
 
     :param model: the model to train
     """
-    if not is_baseline(run.method):
+    if not is_baseline(run.method) and not any(map(is_schedule, run.arguments.values())):
         return FOREVER
     if run.budget.timesteps is not None:
         return run.budget.timesteps + model.n_envs
