@@ -226,6 +226,26 @@ def test_the_log_has_games_where_a_monitor_is_inside_of_lives():
         assert np.nansum(returns) == pytest.approx(sum(info["r"] for info in model.ep_info_buffer))
 
 
+class RowEnv(FixedLengthEnv):
+    """Its observations are rows of a matrix with one row, which a DummyVecEnv writes into vectors."""
+
+    def reset(self, **kwargs):
+        observation, info = super().reset(**kwargs)
+        return observation[None], info
+
+    def step(self, action):
+        observation, *others = super().step(action)
+        return observation[None], *others
+
+
+def test_observations_that_a_plain_vec_env_fits_into_its_arrays():
+    """The last one of an episode is handed on as it came."""
+    rows, vectors = (make_on(DummyVecEnv([lambda cls=cls: cls(3)] * 2)) for cls in (RowEnv, FixedLengthEnv))
+    for model in (rows, vectors):
+        run_rounds(model, 2)
+    assert equal(rows, vectors)
+
+
 class Forgetful(DummyVecEnv):
     """Leaves the last observation of an episode out, against the contract of a VecEnv."""
 

@@ -131,4 +131,13 @@ def finite_part(observation: npt.NDArray[Any]) -> npt.NDArray[Any]:
 def _after(worker: int, tick: Tick) -> Any:
     """The observation after the step, not yet that of the next episode."""
     following = map_observation(lambda x: x[worker], tick.new_obs)
-    return tick.infos[worker].get("terminal_observation", following) if tick.dones[worker] else following
+    if not tick.dones[worker] or "terminal_observation" not in tick.infos[worker]:
+        return following
+    return map_observation(_fitted, following, tick.infos[worker]["terminal_observation"])
+
+
+def _fitted(like: npt.NDArray[Any], last: Any) -> npt.NDArray[Any]:
+    """A VecEnv fits observations into its arrays, but hands the last one of an episode on as the environment gave it."""
+    fitted = np.empty_like(like)
+    fitted[...] = last
+    return fitted
