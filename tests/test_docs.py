@@ -1,5 +1,6 @@
 """The documentation: its examples run, its links lead somewhere, its tables agree with the code."""
 
+import argparse
 import ast
 import glob
 import importlib
@@ -40,7 +41,7 @@ from sb3_nigt.envs.tasks import FAMILIES
 from sb3_nigt.experiments import compare, reproduce
 from sb3_nigt.experiments.command_line import COMMANDS
 from sb3_nigt.experiments.results import ALL_CURVES, load_all
-from sb3_nigt.experiments.setting import completed
+from sb3_nigt.experiments.setting import Budget, completed
 from sb3_nigt.experiments.tuned import load as load_tuned
 from sb3_nigt.optimizers import NIGT
 from sb3_nigt.parameters import Layout
@@ -355,11 +356,36 @@ def test_messages_have_the_size_of_the_default_policy(task):
     assert asynchrony["TASKS"][task] == Layout(RennalaNIGT("MlpPolicy", task, device="cpu").policy).n_parameters
 
 
-@pytest.mark.parametrize(("script", "write"), [("ablation", "table"), ("asynchrony", "table"), ("search", "tables")])
-def test_tables_of_the_defaults_are_those_of_their_files(script, write):
-    folder = ROOT / "docs" / "defaults"
-    written = runpy.run_path(str(folder / f"{script}.py"))[write]()
-    assert written + "\n" == (folder / f"{script}.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize(
+    ("file", "write"),
+    [("ablation.md", "table"), ("asynchrony.md", "table"), ("search.md", "tables"), ("commands.txt", "commands")],
+)
+def test_tables_of_the_defaults_are_those_of_their_files(file, write):
+    path = ROOT / "docs" / "defaults" / file
+    written = runpy.run_path(str(path.with_suffix(".py")))[write]()
+    assert written + "\n" == path.read_text(encoding="utf-8")
+
+
+COMMANDS_OF_THE_DEFAULTS = (ROOT / "docs" / "defaults" / "commands.txt").read_text(encoding="utf-8").splitlines()
+
+
+@pytest.mark.parametrize("command", COMMANDS_OF_THE_DEFAULTS, ids=lambda command: command.rpartition("/")[2])
+def test_commands_of_the_defaults_give_their_tables(command, monkeypatch):
+    """With the runs that are there: same workers, methods, arguments and seeds."""
+    pytest.importorskip("rl_zoo3")
+    monkeypatch.syspath_prepend(ROOT / "docs" / "defaults")  # of catch.py
+    *_, options = command.partition(" compare ")
+    parser = argparse.ArgumentParser()
+    COMMANDS["compare"].add_arguments(parser)
+    args = parser.parse_args(shlex.split(options))
+    setting = compare.processes_of(args) if args.workers == "processes" else compare.setting_of(args)
+    seeds = range(args.first_seed, args.first_seed + args.seeds)
+    budget = Budget(args.timesteps, args.seconds, args.points, args.episodes)
+    runs = compare.seeded_runs(args.algos, seeds, setting, budget, given=args.set)
+    curves = load_all(ROOT / args.output / ALL_CURVES)
+    seeds_of = {name: [curve["seed"][0] for curve in of_one] for name, of_one in curves.items()}
+    assert seeds_of == {name: list(seeds) for name in args.algos}
+    assert compare.report(runs, curves, args.target_return) + "\n" == (ROOT / args.output / "table.txt").read_text("utf-8")
 
 
 def test_keys_in_the_source_are_documented():
