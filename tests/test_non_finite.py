@@ -293,6 +293,24 @@ def test_a_lock_step_worker_is_hopeless_wherever_the_round_ends(n_steps):
         model.learn(200)
 
 
+class GoesOnEnv(LinearEnv):
+    """An episode that goes on for five steps after one with a fault."""
+
+    def step(self, action):
+        *others, _, truncated, info = super().step(action)
+        return *others, self.t == 2 * LENGTH, truncated, info
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("n_steps", [20, 50])
+def test_a_lock_step_worker_is_hopeless_although_its_episodes_go_on(n_steps):
+    """What comes after the fault is usable, and would be the only half of each episode that counts."""
+    env_fns = [partial(GoesOnEnv, FAULTS["reward nan"], always), LinearEnv]
+    model = sb3_nigt.RennalaNIGT("MlpPolicy", DummyVecEnv(env_fns), n_steps=n_steps, seed=SEED)
+    with pytest.raises(WorkerError, match="in a row ended with a non-finite reward"):
+        model.learn(1000)
+
+
 def test_a_success_in_between_is_forgiven():
     """Four failures, one success, again and again, over many rounds."""
 

@@ -53,6 +53,9 @@ class Ticks(BaseCallback):
 
     def _on_step(self):
         n = self.training_env.num_envs
+        assert self.locals["env"] is self.training_env
+        assert self.locals["rollout_buffer"] is self.model.rollout_buffer
+        assert self.locals["clipped_actions"] is self.locals["actions"]
         assert set(self.locals) >= {"new_obs", "rewards", "dones", "infos", "actions"}
         for name in ("new_obs", "rewards", "dones", "infos", "actions"):
             assert len(self.locals[name]) == n

@@ -155,6 +155,7 @@ def test_a_schedule_of_the_user_stays_until_its_argument_is_set():
         ("n_steps", 0, "n_steps=0 is not allowed"),
         ("schedule", "fastest", "schedule='fastest' is not allowed"),
         ("gae_lambda", None, "gae_lambda=None"),
+        ("ent_coef", 0.01, "ent_coef=0.01 cannot be changed on an existing model: there is no entropy bonus"),
         ("seed", 7, r"seed=7 cannot be changed on an existing model: call model.set_random_seed\(seed\)"),
         ("policy_kwargs", {"net_arch": [8]}, "policy_kwargs=.* cannot be changed on an existing model.*make a new model"),
         ("use_sde", True, "use_sde=True"),

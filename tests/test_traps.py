@@ -4,7 +4,9 @@ import warnings
 
 import numpy as np
 import pytest
+import torch as th
 from envs import FixedLengthEnv, NeverEndingEnv
+from stable_baselines3.common.policies import ActorCriticPolicy
 from two_steps import workers as two_steps
 
 from sb3_nigt import PAPER, AFedPG, MaleniaNIGT, RennalaNIGT, SimulatedVecEnv, SyncNIGT
@@ -34,6 +36,17 @@ def test_all_trajectories_cut(algorithm, kwargs):
     assert "were cut at horizon=5 before their episodes ended" in text
     assert 'rollout="steps"' in text
     assert said(lambda: model.learn(200)) == []
+
+
+def test_what_is_left_over_from_a_script_for_ppo():
+    (text,) = said(lambda: make(learning_rate=3e-4))
+    assert text.startswith("learning_rate=0.0003 limits the KL divergence of an update to 4e-08: values of PPO do not carry over.")
+    (text,) = said(lambda: RennalaNIGT(ActorCriticPolicy, "CartPole-v1"))
+    assert 'its predict_values stays untrained: give "MlpPolicy", "CnnPolicy" or "MultiInputPolicy".' in text
+    for kwargs in ({"learning_rate": 0.0}, {"learning_rate": 3e-4, "geometry": "euclidean"}, TRAJECTORIES):
+        assert said(lambda kwargs=kwargs: make(**kwargs)) == []
+    adam = {"optimizer_class": th.optim.Adam}
+    assert said(lambda: make(learning_rate=3e-4, policy_kwargs=adam)) == []
 
 
 def test_some_episodes_end():

@@ -420,7 +420,7 @@ class AsyncPolicyGradient(Model):
 
     def _on_tick(self, callback: BaseCallback, tick: Tick) -> bool:
         self.num_timesteps += self.n_envs
-        callback.update_locals(tick.as_locals())
+        callback.update_locals({**tick.as_locals(), "env": self.env, "rollout_buffer": self.rollout_buffer})
         self._stack.show(tick.raw_obs, tick.raw_rewards)
         if not callback.on_step():
             return False

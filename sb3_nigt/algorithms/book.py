@@ -117,7 +117,8 @@ class Book:
         else:
             self._accepted.append(self._now_due(arrival, trajectory))
         self._memory.lengths.add(arrival.n_steps)
-        self._memory.failures[arrival.worker] = 0
+        if trajectory.age == 0:  # else it may be what is left of an episode with a fault, in environments stepped together
+            self._memory.failures[arrival.worker] = 0
 
     def reject(self, arrival: Arrival) -> None:
         """

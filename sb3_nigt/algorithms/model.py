@@ -40,7 +40,7 @@ from sb3_nigt.algorithms.policy_checks import check_optimizer_kwargs, check_prec
 from sb3_nigt.algorithms.preemption import Preemption
 from sb3_nigt.algorithms.round import abandon
 from sb3_nigt.algorithms.settings import changed, check_kind_of_estimator, settings_of
-from sb3_nigt.algorithms.traps import Traps, warn_of_policy_kwargs
+from sb3_nigt.algorithms.traps import Traps, warn_of_leftovers, warn_of_policy_kwargs
 from sb3_nigt.critic import Critic
 from sb3_nigt.estimators import Estimator, GeneralizedAdvantage, ReturnToGo
 from sb3_nigt.estimators.reward_scale import RewardScale
@@ -198,6 +198,7 @@ class Model(OnPolicyAlgorithm):
             self.policy.optimizer = self.optimizer_class(parameters, lr=self.lr_schedule(1), **kwargs)  # type: ignore[call-arg]
         self._make_parts()
         warn_of_policy_kwargs(given, self.policy, self._has_critic is True)
+        warn_of_leftovers(self.policy, self.geometry, self.learning_rate, self._has_critic is True)
         make_head(self.policy)  # refuses distributions without a score
         settings = chosen_group(self.group)
         if self.env is not None:

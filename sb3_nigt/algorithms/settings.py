@@ -16,6 +16,9 @@ FINAL = {
     "seed": "call model.set_random_seed(seed), which takes effect with the next learn()",
     "policy_kwargs": "the networks are built: make a new model",
     "use_sde": "gSDE is not supported",
+    "ent_coef": "there is no entropy bonus",
+    "vf_coef": "the critic has its own loss and optimizer",
+    "max_grad_norm": "the size of a step does not depend on the size of the gradient",
 }
 Settings = dict[str, Any]
 

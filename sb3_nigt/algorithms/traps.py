@@ -8,12 +8,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
+from stable_baselines3.common.policies import (
+    ActorCriticCnnPolicy,
+    ActorCriticPolicy,
+    MultiInputActorCriticPolicy,
+)
 
 from sb3_nigt.errors import warn_user
+from sb3_nigt.optimizers import NIGT
 from sb3_nigt.policies import ActorPolicy
 from sb3_nigt.sampling.trajectory import Trajectory
 
 FEWEST_CUT = 10  # trajectories in a row, before that says anything about the episodes
+OF_PPO = (ActorCriticPolicy, ActorCriticCnnPolicy, MultiInputActorCriticPolicy)
+SMALLEST_STEP = 2e-3  # a learning rate of the natural geometry, with which nothing is learned: a KL of 2e-6
 FEW = 0.5  # trajectories of a round for each worker
 
 
@@ -90,6 +98,28 @@ class Traps:
                 "place of some of their entries: scale them with a gymnasium.wrappers.TransformObservation, or give "
                 "policy_kwargs=dict(normalize_observations=False).",
             )
+
+
+def warn_of_leftovers(policy: Any, geometry: str, learning_rate: Any, has_critic: bool) -> None:
+    """
+    Say what is left over from a script for PPO and spoils a run.
+
+    :param policy: of the model
+    :param geometry: argument of the algorithm
+    :param learning_rate: argument of the algorithm
+    :param has_critic: the model has one
+    """
+    if has_critic and type(policy) in OF_PPO:
+        warn_user(
+            f"policy={type(policy).__name__} of Stable-Baselines3 does not normalise observations, and its predict_values "
+            'stays untrained: give "MlpPolicy", "CnnPolicy" or "MultiInputPolicy".'
+        )
+    is_natural = isinstance(policy.optimizer, NIGT) and geometry == "natural"
+    if is_natural and isinstance(learning_rate, (int, float)) and 0 < learning_rate < SMALLEST_STEP:
+        warn_user(
+            f"learning_rate={learning_rate:g} limits the KL divergence of an update to {learning_rate**2 / 2:.1g}: values of "
+            "PPO do not carry over. The default is 0.2."
+        )
 
 
 def warn_of_policy_kwargs(policy_kwargs: dict[str, Any], policy: Any, has_critic: bool) -> None:

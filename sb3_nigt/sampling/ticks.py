@@ -44,7 +44,8 @@ class Tick:
 
     def as_locals(self) -> dict[str, Any]:
         """Return what callbacks know, under the names that they know."""
-        return {name: getattr(self, name) for name in ("new_obs", "rewards", "dones", "infos", "actions")}
+        names = ("new_obs", "rewards", "dones", "infos", "actions")
+        return {**{name: getattr(self, name) for name in names}, "clipped_actions": self.actions}
 
 
 _FIELDS = attrgetter(*(field.name for field in dataclasses.fields(Tick)))

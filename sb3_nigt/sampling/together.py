@@ -109,14 +109,22 @@ def is_bad(worker: int, step: Step) -> bool:
 
 def is_hopeless(pieces: Sequence[Trajectory]) -> bool:
     """
-    Tell whether so many pieces in a row were rejected that it makes no sense to wait for better ones.
+    Tell whether so many episodes in a row had a fault that it makes no sense to wait for better ones.
 
-    A piece that was cut before its episode ended, without a fault so far, says nothing: the fault may still come.
+    An episode that goes on, without a fault so far, says nothing: the fault may still come.
 
-    :param pieces: the pieces of one worker in a round
+    :param pieces: the pieces of one worker in a round, in order
     """
-    last = [piece for piece in pieces if piece.rejected or piece.terminated or piece.truncated][-MAX_BAD_EPISODES:]
-    return len(last) == MAX_BAD_EPISODES and all(piece.rejected for piece in last)
+    episodes: list[list[Trajectory]] = []
+    for piece in pieces:
+        if piece.age == 0 or not episodes:
+            episodes.append([])
+        episodes[-1].append(piece)
+    is_bad = [any(piece.rejected for piece in episode) for episode in episodes]
+    last = episodes[-1][-1] if episodes else None
+    if last is not None and not (is_bad[-1] or last.terminated or last.truncated):
+        del is_bad[-1]
+    return len(is_bad) >= MAX_BAD_EPISODES and all(is_bad[-MAX_BAD_EPISODES:])
 
 
 def finite_part(observation: npt.NDArray[Any]) -> npt.NDArray[Any]:
