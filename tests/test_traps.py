@@ -40,7 +40,7 @@ def test_all_trajectories_cut(algorithm, kwargs):
 
 def test_what_is_left_over_from_a_script_for_ppo():
     (text,) = said(lambda: make(learning_rate=3e-4))
-    assert text.startswith("learning_rate=0.0003 limits the KL divergence of an update to 4e-08: values of PPO do not carry over.")
+    assert text.startswith("learning_rate=0.0003 limits the KL divergence of an update to 4e-08: values of PPO do not carry")
     (text,) = said(lambda: RennalaNIGT(ActorCriticPolicy, "CartPole-v1"))
     assert 'its predict_values stays untrained: give "MlpPolicy", "CnnPolicy" or "MultiInputPolicy".' in text
     for kwargs in ({"learning_rate": 0.0}, {"learning_rate": 3e-4, "geometry": "euclidean"}, TRAJECTORIES):
