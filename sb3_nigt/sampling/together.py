@@ -109,9 +109,9 @@ def is_bad(worker: int, step: Step) -> bool:
 
 def is_hopeless(pieces: Sequence[Trajectory]) -> bool:
     """
-    Tell whether so many episodes in a row had a fault that it makes no sense to wait for better ones.
+    Tell whether so many pieces, or episodes, in a row had a fault that it makes no sense to wait for better ones.
 
-    An episode that goes on, without a fault so far, says nothing: the fault may still come.
+    What goes on, without a fault so far, says nothing: the fault may still come.
 
     :param pieces: the pieces of one worker in a round, in order
     """
@@ -120,11 +120,15 @@ def is_hopeless(pieces: Sequence[Trajectory]) -> bool:
         if piece.age == 0 or not episodes:
             episodes.append([])
         episodes[-1].append(piece)
-    is_bad = [any(piece.rejected for piece in episode) for episode in episodes]
-    last = episodes[-1][-1] if episodes else None
-    if last is not None and not (is_bad[-1] or last.terminated or last.truncated):
-        del is_bad[-1]
-    return len(is_bad) >= MAX_BAD_EPISODES and all(is_bad[-MAX_BAD_EPISODES:])
+    return _are_all_bad([[piece] for piece in pieces]) or _are_all_bad(episodes)
+
+
+def _are_all_bad(parts: Sequence[Sequence[Trajectory]]) -> bool:
+    """Whether each of the last ones has a fault, of those that have ended or have one."""
+    is_bad = [any(piece.rejected for piece in part) for part in parts]
+    has_ended = [part[-1].terminated or part[-1].truncated for part in parts]
+    last = [bad for bad, ended in zip(is_bad, has_ended, strict=True) if bad or ended][-MAX_BAD_EPISODES:]
+    return len(last) == MAX_BAD_EPISODES and all(last)
 
 
 def finite_part(observation: npt.NDArray[Any]) -> npt.NDArray[Any]:
