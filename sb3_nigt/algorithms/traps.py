@@ -21,7 +21,7 @@ from sb3_nigt.sampling.trajectory import Trajectory
 
 FEWEST_CUT = 10  # trajectories in a row, before that says anything about the episodes
 OF_PPO = (ActorCriticPolicy, ActorCriticCnnPolicy, MultiInputActorCriticPolicy)
-SMALLEST_STEP = 9e-4  # a learning rate of the natural geometry: a KL of 4e-7. Those of PPO and A2C are below, the paper's grid above
+SMALLEST_STEP = 9e-4  # of the natural geometry: a KL of 4e-7; PPO's learning rate is below, the paper's grid above
 FEW = 0.5  # trajectories of a round for each worker
 
 
