@@ -28,6 +28,7 @@ from sb3_nigt.vec_env.process.worker import main as worker_main
 STACK_SECONDS = 1.0  # granted to a hung worker for saying where it is
 STACK_PAUSE_SECONDS = 0.1  # after which it has said everything
 JOIN_SECONDS = 1.0
+LONGEST_LIMIT = 1e8  # seconds
 PIPE_BYTES = 2**14  # that a pipe takes on all systems although nothing is read
 
 
@@ -36,9 +37,9 @@ def limit_reads(connection: Connection, seconds: float) -> None:
     Let a read raise BlockingIOError where nothing comes for some time, in place of waiting for ever.
 
     :param connection: one end of a pipe, which is a socket
-    :param seconds: how long to wait for the next bytes; infinite: for ever
+    :param seconds: how long to wait for the next bytes; more than three years: for ever
     """
-    if math.isinf(seconds):
+    if seconds > LONGEST_LIMIT:
         return
     with socket.socket(fileno=os.dup(connection.fileno())) as end:  # another name of the same one
         end.settimeout(None)  # or it has the default of the user's other sockets
