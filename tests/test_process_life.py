@@ -278,6 +278,13 @@ def test_a_worker_that_stops_in_the_middle_of_an_answer(number, reason):
     close(env)
 
 
+@pytest.mark.parametrize("timeout", [1e300, 1e8])
+def test_a_timeout_of_many_years(timeout):
+    env = ProcessVecEnv([LengthFromSeedEnv], timeout=timeout)
+    env.reset()
+    close(env)
+
+
 @pytest.mark.filterwarnings(FAILED)
 def test_close_while_a_worker_waits_for_its_restart():
     env, point = prepared(ProcessVecEnv([LengthFromSeedEnv, LengthFromSeedEnv]))
