@@ -23,6 +23,10 @@ Rows = dict[str, str]  # what a row or a panel is called, and the folder of its 
 KINDS = ("processes", "one-slow", "sqrt", "equal", "million", "one-worker")  # of workers, and lengths of runs
 TABLES: dict[str, Rows] = {
     **{kind: {task: f"{task}-{kind}" for task in TASKS} for kind in KINDS},
+    "rate": {
+        **{task: f"{task}-rate" for task in ("CartPole-v1", "Pendulum-v1", "HalfCheetah-v5")},
+        **{f"{task}, a million steps": f"{task}-million-rate" for task in ("Hopper-v5", "Walker2d-v5", "HalfCheetah-v5")},
+    },
     "tasks": {
         **{family: f"tasks-{family}" for family in ("gravity", "friction", "velocity")},
         "velocity, three times as long": "tasks-velocity-long",

@@ -264,7 +264,7 @@ def test_a_forked_process_has_the_usual_handlers(tmp_path):
     def fork_and_terminate():
         child = os.fork()
         if child == 0:
-            time.sleep(1000)
+            signal.pause()
             os._exit(0)
         os.kill(child, signal.SIGTERM)
         codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))

@@ -67,9 +67,9 @@ def command(folder: Path) -> str:
     sets = [f"--set {shlex.quote(f'{m}.{key}={value}')}" for m in curves for key, value in VARIANTS.get(m, {}).items()]
     first, *_ = curves.values()
     seeds = [int(curve["seed"][0]) for curve in first]
+    is_here = task.startswith("Catch")  # the environment is in this folder
     parts = [
-        *("PYTHONPATH=docs/defaults" for _ in [task] if task.startswith("Catch")),
-        f"sb3-nigt compare --env {'catch:' * task.startswith('Catch')}{task}",
+        "PYTHONPATH=docs/defaults " * is_here + "sb3-nigt compare --env " + "catch:" * is_here + task,
         workers.format(messages=MESSAGES.get(task)),
         _budget(name, first[0]),
         f"--algos {','.join(curves)}",

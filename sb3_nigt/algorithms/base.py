@@ -341,6 +341,7 @@ class AsyncPolicyGradient(Model):
         workers = self._group.workers
         self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
         self.policy.set_training_mode(False)
+        callback.update_locals({"env": env, "rollout_buffer": rollout_buffer})
         callback.on_rollout_start()
         self._take_changes(workers)
         if not self._is_prepared:
@@ -420,7 +421,7 @@ class AsyncPolicyGradient(Model):
 
     def _on_tick(self, callback: BaseCallback, tick: Tick) -> bool:
         self.num_timesteps += self.n_envs
-        callback.update_locals({**tick.as_locals(), "env": self.env, "rollout_buffer": self.rollout_buffer})
+        callback.update_locals(tick.as_locals())
         self._stack.show(tick.raw_obs, tick.raw_rewards)
         if not callback.on_step():
             return False

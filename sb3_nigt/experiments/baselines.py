@@ -53,7 +53,6 @@ def make_baseline(
     :param normalize: rewards and observations by ``VecNormalize``, apart from images and observations that are no ``Box``;
         with tuned values their file decides
     """
-    arguments = {name: as_schedule(value) for name, value in arguments.items()}
     given, sizes = dict(arguments), _sizes(base, workers.num_envs)
     if tuned:
         values = tuned_values(base, env_id)

@@ -116,10 +116,10 @@ def make_model(
     :param arguments: the arguments that are not the defaults
     :param paper: whether to use the paper's algorithm to the letter, not this package's defaults; baselines are not normalised
     """
+    arguments = {name: as_schedule(value) for name, value in arguments.items()}
     base, kind = _parts(method)
     if base in BASELINES:
         return make_baseline(base, kind == TUNED, env_id, workers, seed, arguments, normalize=not paper)
-    arguments = {name: as_schedule(value) for name, value in arguments.items()}
     common: dict[str, Any] = {"seed": seed, "device": "cpu"}
     if kind:
         common |= {"schedule": kind, **({"rollout": "trajectories"} if METHODS[base].takes("rollout") else {})}
