@@ -138,10 +138,11 @@ def test_steps_of_a_round_that_a_callback_has_stopped_are_in_no_episode(tmp_path
     for n in (90, 40):
         stop = ConvertCallback(lambda locals_, globals_, until=model.num_timesteps + n: locals_["self"].num_timesteps < until)
         model.learn(1_000, callback=[recorder, stop], reset_num_timesteps=False)
+    before = model._n_updates
     model.learn(200, callback=recorder, reset_num_timesteps=False)
     env.close()
     again = replay(default(SimulatedVecEnv(ENV_FNS)), Recording.load(recorder.path))
-    assert again._n_updates == model._n_updates > 5
+    assert again._n_updates == model._n_updates > before  # on processes the speed of the machine decides how many
     assert np.array_equal(parameters(again), parameters(model))
 
 
