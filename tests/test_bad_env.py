@@ -28,6 +28,7 @@ from two_steps import TwoStepEnv, says, workers
 
 import sb3_nigt
 from sb3_nigt import AFedPG, RennalaPG, SimulatedVecEnv, SyncPG, make_worker_vec_env
+from sb3_nigt.policies import ActorPolicy
 
 ALL = [RennalaNIGT, MaleniaNIGT, SyncNIGT, SyncPG, RennalaPG, AFedPG]
 
@@ -228,6 +229,22 @@ def test_the_optimizer_gets_these_from_the_algorithm(name, argument):
 def test_the_optimizer_has_no_such_argument():
     with pytest.raises(ValueError, match="NIGT has no eps: give damping, n_products, or an optimizer_class that has it"):
         sb3_nigt.RennalaNIGT("MlpPolicy", workers(), policy_kwargs={"optimizer_kwargs": {"eps": 1e-5}})
+
+
+@pytest.mark.parametrize(("policy", "name"), [("MlpPolicy", "use_expln"), (ActorCriticPolicy, "net_architecture")])
+def test_the_policy_has_no_such_argument(policy, name):
+    with pytest.raises(
+        ValueError, match=rf"^policy_kwargs: {name}=True is not allowed, Actor\w+ has no {name}: .* net_arch, "
+    ):
+        sb3_nigt.RennalaNIGT(policy, workers(), policy_kwargs={name: True})
+
+
+def test_a_policy_that_hands_its_arguments_on():
+    class Own(ActorPolicy):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+
+    sb3_nigt.RennalaNIGT(Own, workers(), policy_kwargs={"head": "tanh_gaussian"})
 
 
 def test_nothing_is_trained():

@@ -16,7 +16,7 @@ import gymnasium as gym
 import pytest
 from envs import LengthFromSeedEnv, job, prepared
 from paper import RennalaNIGT
-from processes import FAILED, Bell, ends_of, hang, ring, worker_processes
+from processes import FAILED, Bell, descendants, ends_of, hang, ring, worker_processes
 
 from sb3_nigt import ProcessVecEnv
 from sb3_nigt.errors import WorkerError
@@ -230,6 +230,57 @@ def test_a_stopped_worker_ends_with_the_parent(tmp_path):
         with ends_of(pids):
             script.kill()
     assert len(pids) == 2
+
+
+STOPPED_SCRIPT = """
+import sys, time
+sys.path.insert(0, {tests!r})
+from envs import LengthFromSeedEnv
+from processes import ring
+from sb3_nigt import ProcessVecEnv, RennalaNIGT
+
+class SlowEnv(LengthFromSeedEnv):
+    n_made = 0
+
+    def step(self, action):
+        self.n_made += 1
+        if self.n_made == 8:
+            ring("step")
+            time.sleep(2.0)
+        return super().step(action)
+
+if __name__ == "__main__":
+    env = ProcessVecEnv([SlowEnv] * 2, timeout={timeout})
+    RennalaNIGT("MlpPolicy", env, n_steps=5).learn(40)
+    print(env.restarts)
+    env.close()
+"""
+
+
+@pytest.mark.slow
+def test_a_run_that_is_stopped_as_a_whole_for_a_while(tmp_path):
+    """As a scheduler does that gives its nodes to another job; the time is not taken for silence of the workers."""
+    timeout = 5.0
+    (tmp_path / "script.py").write_text(STOPPED_SCRIPT.format(tests=TESTS, timeout=timeout))
+    with Bell(tmp_path / "step") as bell, ExitStack() as stack:
+        script = subprocess.Popen(
+            [sys.executable, "script.py"], cwd=tmp_path, stdout=subprocess.PIPE, text=True, start_new_session=True
+        )
+        stack.callback(os.killpg, script.pid, signal.SIGKILL)
+        bell.wait(times=2)
+        time.sleep(1.0)  # until the parent has seen that these steps have begun
+        workers = descendants(script.pid)
+        for pid in [script.pid, *workers]:
+            os.kill(pid, signal.SIGSTOP)
+        time.sleep(2 * timeout)
+        os.kill(script.pid, signal.SIGCONT)
+        time.sleep(timeout / 5)  # the parent looks at its workers before they go on
+        for pid in workers:
+            os.kill(pid, signal.SIGCONT)
+        said, _ = script.communicate()
+        assert script.returncode == 0
+        assert said.splitlines()[-1] == "0"
+        stack.pop_all()
 
 
 # Where the parent is a process of others

@@ -1,10 +1,12 @@
 """The line of a rank to the store: failures, a store that does not answer, and signs of life."""
 
 from threading import Event
+from types import SimpleNamespace
 
 import pytest
 import torch.distributed as dist
 
+from sb3_nigt.distributed import line as line_module
 from sb3_nigt.distributed.line import StoreLine
 from sb3_nigt.distributed.pulse import Pulse
 from sb3_nigt.errors import RankError
@@ -119,6 +121,36 @@ def test_rank_0_finds_who_is_silent_and_the_others_find_rank_0():
         for now, text in found.values():
             assert text == f"rank {silent} has given no sign of life for 11.0 s (timeout=10)"
             assert now == (11 if silent == 0 else 12)  # rank 0 had looked before the others gave their first sign
+
+
+def test_time_in_which_this_rank_was_stopped_does_not_count(monkeypatch):
+    """All ranks were stopped together, and this one is the first to go on."""
+    now = [0.0]
+    monkeypatch.setattr(line_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    store, (other, _) = pulses(2)
+    line = StoreLine(store, 1, 2, timeout=10.0)
+    line.close()
+    line._beat(store)
+    line.stepping(True)
+    for seconds in [1.0, *range(1000, 1011)]:
+        now[0] = seconds
+        line._beat(store)
+        line.check()
+        other.beat(store, now[0])
+    now[0] = 1011.0
+    line._beat(store)
+    with pytest.raises(RankError, match=r"no step or reset of its environments has ended for 11\.0 s"):
+        line.check()
+
+
+def test_time_in_which_all_ranks_were_stopped_does_not_count():
+    store, (first, second) = pulses(2)
+    for now in (0.0, 1.0):
+        first.beat(store, now)
+        second.beat(store, now)
+    first.forgive(999.0, 1000.0)
+    assert [first.beat(store, now)[1] for now in (1000.0, 1010.0)] == ["", ""]
+    assert "rank 1 has given no sign of life for 11.0 s" in first.beat(store, 1011.0)[1]
 
 
 def test_a_rank_that_has_not_come_yet_has_two_minutes():

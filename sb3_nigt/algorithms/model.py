@@ -36,7 +36,7 @@ from sb3_nigt.algorithms.critic_tasks import critic_tasks, n_critic_tasks, value
 from sb3_nigt.algorithms.files import check_file, saved_classes, with_own_critic
 from sb3_nigt.algorithms.fisher_sample import FisherSample
 from sb3_nigt.algorithms.group import Alone, Group, chosen_group
-from sb3_nigt.algorithms.policy_checks import check_optimizer_kwargs, check_precision
+from sb3_nigt.algorithms.policy_checks import check_optimizer_kwargs, check_policy_kwargs, check_precision
 from sb3_nigt.algorithms.preemption import Preemption
 from sb3_nigt.algorithms.round import abandon
 from sb3_nigt.algorithms.settings import changed, check_kind_of_estimator, settings_of
@@ -177,6 +177,7 @@ class Model(OnPolicyAlgorithm):
     def _setup_model(self) -> None:
         check_arguments(self)
         check_setup(self)
+        check_policy_kwargs(self.policy_kwargs, self.policy_class)
         if "optimizer_class" not in self.policy_kwargs:
             check_optimizer_kwargs(self.policy_kwargs.get("optimizer_kwargs") or {}, self.optimizer_class)
         check_kind_of_estimator(self._has_critic, self.gae_lambda)

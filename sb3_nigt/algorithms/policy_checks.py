@@ -21,6 +21,7 @@ OF_THE_ALGORITHM = {"lr": "learning_rate", "eta": "eta", "geometry": "geometry"}
 NOT_CALLED = ("forward", "evaluate_actions")  # methods that PPO samples and trains with
 CALLED = ("get_distribution", "_get_action_dist_from_latent")  # those that decide here
 LIBRARIES = ("sb3_nigt", "stable_baselines3", "sb3_contrib")
+ANY_NUMBER = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 TRIED = 32  # observations; some layers have a second derivative for large batches only
 
 
@@ -44,6 +45,25 @@ def check_optimizer_kwargs(kwargs: dict[str, Any], optimizer: type[th.optim.Opti
                 f"policy_kwargs: optimizer_kwargs={kwargs!r} is not allowed, the algorithm sets {name}: leave it out, and "
                 f"give {instead} to the algorithm."
             )
+
+
+def check_policy_kwargs(kwargs: dict[str, Any], policy: Any) -> None:
+    """
+    Refuse arguments that the policy does not have, such as those that only PPO's has.
+
+    :param kwargs: ``policy_kwargs``
+    :param policy: class of the policy, or a function that makes one
+    :raises ValueError: naming one of them, and what may be given
+    """
+    parameters = _parameters(policy)
+    if not parameters or any(parameter.kind in ANY_NUMBER for parameter in parameters):
+        return
+    allowed = [parameter.name for parameter in parameters[3:]]  # the spaces and the learning rate come from the algorithm
+    for name in sorted(kwargs.keys() - set(allowed)):
+        raise ValueError(
+            f"policy_kwargs: {name}={kwargs[name]!r} is not allowed, {policy.__name__} has no {name}: leave it out, or give "
+            f"some of {', '.join(allowed)}."
+        )
 
 
 def check_policy_class(policy: Any, has_critic: bool) -> None:
@@ -81,12 +101,14 @@ def _is_of_the_user(policy: type[ActorCriticPolicy], method: str) -> bool:
 
 def _arguments_besides(method: Any) -> list[str]:
     """Names of the arguments that a method needs besides the instance and the observation, as far as they can be known."""
+    return [p.name for p in _parameters(method)[2:] if p.default is p.empty and p.kind not in ANY_NUMBER]
+
+
+def _parameters(function: Any) -> list[inspect.Parameter]:
     try:
-        parameters = list(inspect.signature(method).parameters.values())
-    except (TypeError, ValueError):
+        return list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):  # it has none that can be read
         return []
-    any_number = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    return [p.name for p in parameters[2:] if p.default is p.empty and p.kind not in any_number]
 
 
 def check_batch_norm(policy: ActorCriticPolicy, env: VecEnv) -> None:

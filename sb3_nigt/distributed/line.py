@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
 import time
@@ -61,6 +62,7 @@ class StoreLine:
         self._requests: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
         self._stepping_since: float | None = None
         self._busy_since: float | None = None  # when the thread has begun with what it is doing
+        self._last_beat, self._awake_since = time.monotonic(), -math.inf
         self._failure = ""  # of some rank, as far as the thread has heard
         self._lost = ""  # how the store was lost
         self._thread = threading.Thread(target=self._serve, name="sb3_nigt-store", daemon=True)
@@ -218,7 +220,11 @@ class StoreLine:
 
     def _beat(self, store: Store) -> None:
         now, since = time.monotonic(), self._stepping_since
-        silent = 0.0 if since is None else now - since
+        if now - self._last_beat > self.timeout / 2:  # this rank was stopped, perhaps together with all others
+            self._pulse.forgive(now - self._last_beat, now)
+            self._awake_since = now
+        self._last_beat = now
+        silent = 0.0 if since is None else now - max(since, self._awake_since)
         if silent > self.timeout:
             what = f"no step or reset of its environments has ended for {silent:.1f} s (timeout={self.timeout:g})"
             self._failure = self._fail(store, f"rank {self.rank}: {what}")

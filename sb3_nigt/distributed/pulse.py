@@ -30,6 +30,16 @@ class Pulse:
         self._seen: set[int] = set()  # ranks that have given a sign of life
         self._has_begun = False
 
+    def forgive(self, seconds: float, now: float) -> None:
+        """
+        Do not count some seconds in which this rank was stopped, perhaps together with all others.
+
+        :param seconds: their number, up to now
+        :param now: current time in seconds
+        """
+        for heartbeat in self._heartbeats.values():
+            heartbeat.forgive(seconds, now)
+
     def _begin(self, store: Store, now: float) -> None:
         """Make the keys, since reading one that is not there would wait for it."""
         store.compare_set(FAILURE, "", "")

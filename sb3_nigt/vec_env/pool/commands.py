@@ -123,11 +123,11 @@ class Commands:
 
     def _answer(self, worker: int, timeout: float) -> Answer:
         handle = self._handles[worker]
-        until = self._now() + timeout
+        waited = 0.0
         while True:
-            left = until - self._now()
+            patience, began = max(0.0, min(timeout - waited, ALIVE_SECONDS)), self._now()
             try:
-                message: Answer | None = handle.receive(max(0.0, min(left, ALIVE_SECONDS)))
+                message: Answer | None = handle.receive(patience)
             except TimeoutError as error:
                 handle.kill(dump_stack=True)
                 reason = f"{error}; its stack is on stderr"
@@ -137,10 +137,12 @@ class Commands:
                 break
             if message is not None:
                 return message
-            if left <= 0:
+            if waited >= timeout:
                 handle.kill(dump_stack=True)
                 reason = f"no answer within {timeout:g} s; its stack is on stderr"
                 break
+            # what is longer than that is time in which this process was stopped, perhaps together with the worker
+            waited += min(self._now() - began, patience)
         self.needs_reset = True  # of the process that takes its place
         self._driver.fail(worker, reason)
         raise WorkerError(reason, worker, self._driver.task_ids[worker])
