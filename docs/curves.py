@@ -27,6 +27,7 @@ TABLES: dict[str, Rows] = {
         **{task: f"{task}-rate" for task in ("CartPole-v1", "Pendulum-v1", "HalfCheetah-v5")},
         **{f"{task}, a million steps": f"{task}-million-rate" for task in ("Hopper-v5", "Walker2d-v5", "HalfCheetah-v5")},
     },
+    "images": {"Catch-v0": "Catch-v0-images"},
     "tasks": {
         **{family: f"tasks-{family}" for family in ("gravity", "friction", "velocity")},
         "velocity, three times as long": "tasks-velocity-long",

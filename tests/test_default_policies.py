@@ -11,6 +11,7 @@ from torch import nn
 
 from sb3_nigt import RennalaNIGT, make_worker_vec_env
 from sb3_nigt.algorithms import update
+from sb3_nigt.algorithms.policy_defaults import damping_unit
 from sb3_nigt.messages import SamplingPoint
 from sb3_nigt.parameters import flatten
 
@@ -100,7 +101,7 @@ def test_the_unit_of_the_damping(env_id, policy_kwargs, unit):
     model = RennalaNIGT(
         "MlpPolicy", env_id, n_steps=20, seed=0, device="cpu", policy_kwargs={"net_arch": [4], **policy_kwargs}
     )
-    assert update.damping_unit(model.policy) == pytest.approx(unit)
+    assert damping_unit(model.policy) == pytest.approx(unit)
     model.learn(20)
     assert model.policy.optimizer.damping_unit == pytest.approx(unit)
     assert model.policy.optimizer.scaled_damping == pytest.approx(0.1 * unit)
@@ -108,9 +109,35 @@ def test_the_unit_of_the_damping(env_id, policy_kwargs, unit):
 
 def test_the_unit_of_the_damping_where_features_are_learned():
     policy = train(Given, encoder=nn.Linear(4, 3)).policy
-    assert update.damping_unit(policy) == 1.0
+    assert damping_unit(policy) == 1.0
     policy.features_extractor.requires_grad_(False)
-    assert update.damping_unit(policy) == 30.0
+    assert damping_unit(policy) == 30.0
+
+
+def learning_features(**kwargs):
+    policy_kwargs = {
+        **{"net_arch": [4], "features_extractor_class": Given},
+        "features_extractor_kwargs": {"encoder": nn.Linear(4, 3)},
+    }
+    return RennalaNIGT("MlpPolicy", "CartPole-v1", n_steps=300, seed=0, device="cpu", policy_kwargs=policy_kwargs, **kwargs)
+
+
+def test_steps_are_half_as_long_where_features_are_learned(tmp_path):
+    """Also after loading, and with another geometry; what the user gives is as it is."""
+    model = learning_features()
+    model.save(tmp_path / "model")
+    for made in (model, RennalaNIGT.load(tmp_path / "model", device="cpu")):
+        assert made.learning_rate == made.lr_schedule(1.0) == made.policy.optimizer.param_groups[0]["lr"] == 0.1
+    assert [learning_features(geometry=name).learning_rate for name in ("euclidean_kl", "spectral")] == [0.1, 0.02]
+    assert learning_features(learning_rate=0.2).lr_schedule(1.0) == 0.2
+    model.geometry = "euclidean"
+    model.learn(300)
+    assert model.learning_rate == 2**-6
+
+
+@pytest.mark.parametrize(("kwargs", "n"), [({}, 50), ({"fisher_samples": 70}, 70)])
+def test_the_fisher_sample_where_features_are_learned(kwargs, n):
+    assert [len(drawn) for drawn in learning_features(**kwargs).learn(600).fisher_sample.rounds] == [n, n]
 
 
 @pytest.mark.parametrize(("given", "std"), [({}, 0.5), ({"log_std_init": 0.0}, 1.0), ({"log_std_init": -1.0}, 0.368)])

@@ -321,7 +321,7 @@ def test_every_comparison_that_is_kept_is_on_the_page():
     asynchrony = runpy.run_path(str(ROOT / "docs" / "defaults" / "asynchrony.py"))
     shown |= {f"{task}-{kind}" for task in asynchrony["TASKS"] for kind in asynchrony["SETTINGS"]}
     kept = {path.parent.name for path in (ROOT / "docs" / "defaults").glob(f"*/{ALL_CURVES}")}
-    with_own_tables = ("-ablation", "-large", "-damping", "-rate")
+    with_own_tables = ("-ablation", "-large", "-rate")
     others = {name for name in kept if name.endswith(with_own_tables)}
     assert kept - others <= shown
 

@@ -36,8 +36,8 @@ WORKERS = {  # by the end of the folder's name, the longest that fits; equal wor
     **{f"tasks-{family}": f"--tasks {family} --step-times 1,3,10" for family in ("gravity", "friction", "velocity")},
     "tasks-velocity-long": "--tasks velocity --step-times 1,3,10",
 }
-OF_TIMESTEPS = ("equal", "million", "one-worker", "ablation", "damping", "rate")  # the others have a budget of seconds
-POINTS = {"processes": 10, "gravity": 10, "friction": 10, "velocity": 10, "100-workers-rate": 10, "damping": 8}
+OF_TIMESTEPS = ("equal", "million", "one-worker", "ablation", "images", "rate")  # the others have a budget of seconds
+POINTS = {"processes": 10, "gravity": 10, "friction": 10, "velocity": 10, "100-workers-rate": 10, "images": 10}
 EPISODES = {"Catch": 50, "Hopper-v5-100-workers-rate": 10}  # by the beginning of the name
 VARIANTS = {
     "rennala@trajectories": {"rollout": "trajectories"},
@@ -51,6 +51,8 @@ VARIANTS = {
     "rennala@n10": {"n_steps": "10"},
     "rennala@large": {"n_steps": "160"},
     "rennala@damped": {"policy_kwargs": '{"optimizer_kwargs": {"damping": 3.0}}'},
+    "rennala@long": {"learning_rate": "0.2"},
+    "rennala@sampled": {"fisher_samples": "200"},
 }
 
 

@@ -71,7 +71,8 @@ class AsyncPolicyGradient(Model):
     :param policy: MlpPolicy, CnnPolicy, MultiInputPolicy, or a class
     :param env: a ``WorkerVecEnv``, or any environment that Stable-Baselines3 accepts (its environments count as equally fast)
     :param learning_rate: α, the length of an update in the norm of the geometry; a number or a function of the progress
-        remaining (from 1 to 0). None: the geometry's default
+        remaining (from 1 to 0). None: the geometry's default, which is 0.2 for ``"natural"``, and 0.1 where the features of
+        observations are learned, as those of images are
     :param n_steps: with ``rollout="steps"``, a round has ``n_steps`` · n steps, whichever of the n workers make them. None: a
         round has max(1,000, 20 n) steps
     :param gamma: γ, the discount
@@ -89,7 +90,8 @@ class AsyncPolicyGradient(Model):
         to finish, the paper's rule
     :param stagger: with ``rollout="steps"``, cut the first episode of each worker at a random length, so that workers of
         equal speed are not always at the same point of an episode
-    :param fisher_samples: observations from each round from which the metric of the natural step is estimated
+    :param fisher_samples: observations from each round from which the metric of the natural step is estimated; None: 200, or
+        50 where features are learned
     :param fisher_rounds: number of recent rounds whose observations are used
     :param use_sde: gSDE is not supported, must be False
     :param stats_window_size: number of episodes that the logged means cover
@@ -130,7 +132,7 @@ class AsyncPolicyGradient(Model):
         horizon: int = 1000,
         schedule: str = "planned",
         stagger: bool = True,
-        fisher_samples: int = 200,
+        fisher_samples: int | None = None,
         fisher_rounds: int = 10,
         use_sde: bool = False,
         stats_window_size: int = 100,

@@ -44,11 +44,10 @@ def check_arguments(model: Model) -> None:
         check_learning_rate(model.learning_rate(1.0) if callable(model.learning_rate) else model.learning_rate)
     check_interval("eta", model.eta(1.0) if callable(model.eta) else model.eta, 0.0, 1.0, open_low=True)
     check_integer("n_trajectories", model.n_trajectories, 1)
-    if model.n_initial_trajectories is not None:
-        check_integer("n_initial_trajectories", model.n_initial_trajectories, 1)
-    if model.n_steps is not None:
-        check_integer("n_steps", model.n_steps, 1)
-    for name in ("horizon", "fisher_samples", "fisher_rounds"):
+    for name in ("n_initial_trajectories", "n_steps", "fisher_samples"):
+        if getattr(model, name) is not None:
+            check_integer(name, getattr(model, name), 1)
+    for name in ("horizon", "fisher_rounds"):
         check_integer(name, getattr(model, name), 1)
     check_bool("stagger", model.stagger)
     check_interval("gamma", model.gamma, 0.0, 1.0)

@@ -37,6 +37,7 @@ from sb3_nigt.algorithms.files import check_file, saved_classes, with_own_critic
 from sb3_nigt.algorithms.fisher_sample import FisherSample
 from sb3_nigt.algorithms.group import Alone, Group, chosen_group
 from sb3_nigt.algorithms.policy_checks import check_optimizer_kwargs, check_policy_kwargs, check_precision
+from sb3_nigt.algorithms.policy_defaults import default_fisher_samples, default_rate
 from sb3_nigt.algorithms.preemption import Preemption
 from sb3_nigt.algorithms.round import abandon
 from sb3_nigt.algorithms.settings import changed, check_kind_of_estimator, settings_of
@@ -46,7 +47,6 @@ from sb3_nigt.estimators import Estimator, GeneralizedAdvantage, ReturnToGo
 from sb3_nigt.estimators.reward_scale import RewardScale
 from sb3_nigt.messages import RoundReport
 from sb3_nigt.optimizers import NIGT
-from sb3_nigt.optimizers.geometry import GEOMETRIES
 from sb3_nigt.parameters import actor_parameters
 from sb3_nigt.policies import ActorCnnPolicy, ActorPolicy, MultiInputActorPolicy
 from sb3_nigt.sampling.heads import make_head
@@ -100,7 +100,7 @@ class Model(OnPolicyAlgorithm):
     horizon: int
     schedule: str
     stagger: bool
-    fisher_samples: int
+    fisher_samples: int | None
     fisher_rounds: int
     group: Any
     on_lost_task: str
@@ -184,11 +184,8 @@ class Model(OnPolicyAlgorithm):
         if not hasattr(self, "observation_space"):  # neither an environment nor a file
             check_kind_of_env(self.env)
         self._fill_in_learning_rate()
-        given, root_seed = self.policy_kwargs, vars(self).get("_root_seed")
-        self.policy_kwargs = {**self._default_policy_kwargs(), **given}
-        super()._setup_model()
-        check_precision(self.policy)
-        self.policy_kwargs = given  # ``load`` compares it with what the user gives then
+        root_seed = vars(self).get("_root_seed")
+        self._make_policy()
         if self.seed is None and root_seed is not None:
             self._root_seed = int(root_seed)  # so that a loaded model continues with its random numbers
         if "optimizer_class" not in self.policy_kwargs:
@@ -198,7 +195,7 @@ class Model(OnPolicyAlgorithm):
             parameters = actor_parameters(self.policy)
             self.policy.optimizer = self.optimizer_class(parameters, lr=self.lr_schedule(1), **kwargs)  # type: ignore[call-arg]
         self._make_parts()
-        warn_of_policy_kwargs(given, self.policy, self._has_critic is True)
+        warn_of_policy_kwargs(self.policy_kwargs, self.policy, self._has_critic is True)
         warn_of_leftovers(self.policy, self.geometry, self.learning_rate, self._has_critic is True)
         make_head(self.policy)  # refuses distributions without a score
         settings = chosen_group(self.group)
@@ -206,11 +203,21 @@ class Model(OnPolicyAlgorithm):
             check_env(self, self.env)
             settings.check(self)
 
+    def _make_policy(self) -> None:
+        """Make the policy, and fill in the defaults that depend on it."""
+        given = self.policy_kwargs
+        self.policy_kwargs = {**self._default_policy_kwargs(), **given}
+        super()._setup_model()
+        self.policy_kwargs = given  # ``load`` compares it with what the user gives then
+        check_precision(self.policy)
+        self._fill_in_learning_rate()
+        self._setup_lr_schedule()
+
     def _make_parts(self) -> None:
         """Make what follows from the arguments, the policy and what the model has learned before."""
         self.eta_schedule = FloatSchedule(self.eta)
         self._schedule, self._estimator = self.make_schedule(), self.make_estimator()
-        self._fisher = FisherSample(self.fisher_samples, self.fisher_rounds)
+        self._fisher = FisherSample(self._n_fisher_samples, self.fisher_rounds)
         if self._learned is not None:
             self._estimator.load_state_dict(self._learned["estimator"])
             self._fisher.rounds.extend(self._learned["fisher"])
@@ -223,12 +230,17 @@ class Model(OnPolicyAlgorithm):
         self._settings, self._has_critic = settings_of(self), self.gae_lambda is not None
 
     def _fill_in_learning_rate(self) -> None:
-        """The default is that of the geometry, also of one that is chosen later; that of PPO for another optimizer."""
+        """The default is that of geometry and policy, also of a geometry that is chosen later; PPO's for another optimizer."""
         if self.learning_rate is None or self.learning_rate == self._default_rate:
             optimizer = self.policy_kwargs.get("optimizer_class", NIGT)
             has_geometry = not isinstance(optimizer, type) or issubclass(optimizer, NIGT)  # it may be a function
-            self._default_rate = GEOMETRIES[self.geometry].learning_rate if has_geometry else RATE_OF_OTHERS
+            policy = vars(self).get("policy")  # it is made later
+            self._default_rate = default_rate(self.geometry, policy) if has_geometry else RATE_OF_OTHERS
             self.learning_rate = self._default_rate
+
+    @property
+    def _n_fisher_samples(self) -> int:
+        return self.fisher_samples or default_fisher_samples(self.policy)
 
     def _take_changes(self, workers: TrajectoryWorkers) -> None:
         """Let arguments that were set as attributes since the last round take effect."""
@@ -246,7 +258,7 @@ class Model(OnPolicyAlgorithm):
         if names & {"gamma", "gae_lambda"}:
             self._make_estimator_anew()
         if names & {"fisher_samples", "fisher_rounds"}:
-            self._fisher = self._fisher.with_size(self.fisher_samples, self.fisher_rounds)
+            self._fisher = self._fisher.with_size(self._n_fisher_samples, self.fisher_rounds)
         if "schedule" in names:
             abandon(workers, self._schedule, self._memory)
             self._schedule = self.make_schedule()

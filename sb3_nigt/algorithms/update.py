@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch as th
-from gymnasium import spaces
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.utils import obs_as_tensor
 
 from sb3_nigt.algorithms.book import MAX_REJECTED_IN_A_ROW, Accepted
 from sb3_nigt.algorithms.fisher_sample import FisherSample
+from sb3_nigt.algorithms.policy_defaults import damping_unit
 from sb3_nigt.errors import NonFiniteError
 from sb3_nigt.estimators import Assessment, Estimator
 from sb3_nigt.messages import Contribution, SamplingPoint
@@ -32,7 +32,6 @@ LARGEST_KL = 5.0  # of an update, times α²/2
 HARMLESS_KL = 1e-3  # of an update; where α is small, the rounding of float32 measures more than α²/2
 MAX_HALVINGS = 10  # of one update
 TOLERANCE = 0.05  # without a preconditioner, as for images: there the cosine is at least 0.99, for half the products of 1e-5
-DISCRETE_DAMPING = 30.0  # with 1, policies that had solved CartPole and LunarLander fell back far more often
 
 
 def extrapolate(optimizer: th.optim.Optimizer, eta: float) -> Mapping[th.Tensor, th.Tensor]:
@@ -90,26 +89,6 @@ def as_seen(policy: ActorCriticPolicy, observations: Any) -> Any:
     if not isinstance(policy, ActorPolicy) or policy.normalizer is None:
         return observations
     return policy.normalizer.frozen()(observations)
-
-
-def damping_unit(policy: ActorCriticPolicy) -> float:
-    """
-    Return the unit of λ in F + λI.
-
-    - Gaussian whose σ is a parameter: the mean of 1/σ² over the action components. F grows with it, so the damping keeps its
-      share while σ falls in the course of a run.
-    - Discrete actions: ``DISCRETE_DAMPING``. F vanishes as such a policy becomes deterministic, and λ alone bounds the step.
-      Not where the features extractor is trained, as for images: there it makes steps too short.
-    - All others: 1.
-
-    :param policy: the model's policy
-    """
-    if not isinstance(policy.action_space, spaces.Box):
-        is_trained = any(p.requires_grad for p in policy.features_extractor.parameters())
-        return 1.0 if is_trained else DISCRETE_DAMPING
-    if not isinstance(policy, ActorPolicy) or not isinstance(policy.action_dist, HalfRangeGaussianDistribution):
-        return 1.0
-    return float(th.exp(-2 * policy.log_std.detach()).mean())
 
 
 def descend(
