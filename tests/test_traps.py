@@ -49,6 +49,13 @@ def test_what_is_left_over_from_a_script_for_ppo():
     assert said(lambda: make(learning_rate=3e-4, policy_kwargs=adam)) == []
 
 
+def test_options_of_environments():
+    env = SimulatedVecEnv([FixedLengthEnv] * 2)
+    (text,) = said(lambda: env.set_options({"x": 0.1}))
+    assert text.startswith("set_options({'x': 0.1}) has an effect on reset() only")
+    assert said(lambda: env.set_options()) == []
+
+
 def test_some_episodes_end():
     assert said(lambda: make(**TRAJECTORIES).learn(200)) == []  # after two steps
 

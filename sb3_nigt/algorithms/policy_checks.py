@@ -61,8 +61,8 @@ def check_policy_kwargs(kwargs: dict[str, Any], policy: Any) -> None:
     allowed = [parameter.name for parameter in parameters[3:]]  # the spaces and the learning rate come from the algorithm
     for name in sorted(kwargs.keys() - set(allowed)):
         raise ValueError(
-            f"policy_kwargs: {name}={kwargs[name]!r} is not allowed, {policy.__name__} has no {name}: leave it out, or give "
-            f"some of {', '.join(allowed)}."
+            f"policy_kwargs: {name}={kwargs[name]!r} is not allowed, {getattr(policy, '__name__', policy)} has no {name}: "
+            f"leave it out, or give some of {', '.join(allowed)}."
         )
 
 

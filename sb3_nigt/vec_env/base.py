@@ -14,6 +14,7 @@ import torch as th
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_nigt.errors import warn_user
 from sb3_nigt.messages import Arrival, Contribution, Job, Message, SamplingPoint, Segment
 from sb3_nigt.sampling.infos import reported_return
 from sb3_nigt.sampling.ticks import Tick
@@ -259,6 +260,19 @@ class WorkerVecEnv(VecEnv, TrajectoryWorkers):
     @abstractmethod
     def message_times(self) -> npt.NDArray[np.float64]:
         """κ_i, seconds per message, shape (n,)."""
+
+    def set_options(self, options: list[dict[str, Any]] | dict[str, Any] | None = None) -> None:
+        """
+        Give options to the next ``reset``, as in Stable-Baselines3; training resets the environments without them.
+
+        :param options: one dict, or one per worker; None: no options
+        """
+        super().set_options(options)
+        if any(self._options):
+            warn_user(
+                f"set_options({options!r}) has an effect on reset() only: in training, workers reset their environments "
+                "themselves, without options. Give them to the constructors with env_kwargs, or call a method with env_method."
+            )
 
 
 def piece_arrival(worker: int, task_id: Hashable, piece: Trajectory, began: float, ended: float) -> Arrival:
