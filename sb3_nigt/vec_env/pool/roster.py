@@ -44,7 +44,8 @@ class Roster:
     :param timeout: seconds without any sign of life after which a worker counts as hung
     :param place_seconds: seconds without a place after which a worker counts as absent
     :param placement_timeout: seconds for which workers that are needed may be absent
-    :param longest_look: largest gap in seconds between two looks in which silence counts; larger ones could hide signs of life
+    :param longest_look: largest gap in seconds between two looks in which silence counts; larger ones could hide signs of
+        life. At most half of ``timeout``: after a longer one, this process may have been stopped together with its workers
     :ivar down: workers that are absent and not starting: they wait for a restart, have no place, or are lost
     :ivar jobs: what the present workers run, hold and owe
     :ivar may_lose: whether a worker that keeps raising the same exception is lost; otherwise that is an error
@@ -66,7 +67,7 @@ class Roster:
         self.speeds, self.timeout, self.placement_timeout = speeds, timeout, placement_timeout
         self.is_open = self.may_lose = False
         self.down: set[int] = set()
-        self._task_ids, self._place_seconds, self._longest_look = task_ids, place_seconds, longest_look
+        self._task_ids, self._place_seconds, self._longest_look = task_ids, place_seconds, min(longest_look, timeout / 2)
         self._has_settings = False
         self._next_look = 0.0
         self._next_restart = math.inf

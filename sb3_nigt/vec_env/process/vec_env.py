@@ -68,9 +68,7 @@ class ProcessVecEnv(WorkerPool):
         if context.get_start_method() == "forkserver":
             context.set_forkserver_preload(["sb3_nigt.vec_env.process.preload"])
         transport = ProcessTransport(context, packed(env_fns), self._now, self.timeout, self.info_keys)
-        # if this process has not looked for so long, it may have been stopped together with its workers
-        roster = Roster(self.task_ids, limits, speeds, self.timeout, longest_look=self.timeout / 2)
-        self._assemble(roster, transport)
+        self._assemble(Roster(self.task_ids, limits, speeds, self.timeout), transport)
         try:
             self._start_all()
             self._open(self._commands.wait_for_start())
