@@ -84,9 +84,9 @@ def ledger_on(monkeypatch):
 
 
 def test_an_entry_is_read_as_it_was_written():
-    """2 bytes, 4 integers and 3 floats of 8 bytes: 58."""
-    entry = Entry(ARRIVED, 3, TrajectoryKey(7, 2, 5), 11, True, -1.5, 0.25, 0.75)
-    assert len(entry.pack()) == 58
+    """A byte, 5 integers and 4 floats of 8 bytes: 73."""
+    entry = Entry(ARRIVED, 3, TrajectoryKey(7, 2, 5), 11, 12, -1.5, 2.5, 0.25, 0.75)
+    assert len(entry.pack()) == 73
     assert Entry.unpack(7, entry.pack()) == entry
     start = Entry(STARTED, 3, TrajectoryKey(7, 2, 5))
     assert start == Entry(STARTED, 3, TrajectoryKey(7, 2, 5), 0, False, 0.0, 0.0, 0.0)

@@ -195,37 +195,6 @@ def test_stagger_cuts_the_first_episodes_only(make_env):
     assert len(ends[True]) == 12
 
 
-class Lives(gym.Wrapper):
-    """Ends an episode every two steps, the way Atari's lives do: the game inside goes on until it is over."""
-
-    is_over = True
-
-    def reset(self, **kwargs):
-        self.left = 2
-        return self.env.reset(**kwargs) if self.is_over else (np.zeros(self.observation_space.shape, np.float32), {})
-
-    def step(self, action):
-        observation, reward, self.is_over, truncated, info = self.env.step(action)
-        self.left -= 1
-        return observation, reward, self.is_over or self.left == 0, truncated, info
-
-
-def test_the_log_has_games_where_a_monitor_is_inside_of_lives():
-    """As with PPO; the episodes that end for the learner are shorter."""
-
-    def game():
-        return Lives(Monitor(FixedLengthEnv(6)))
-
-    for env in (SimulatedVecEnv([game] * 2, FixedTimes(1.0)), DummyVecEnv([game] * 2)):
-        model = make_on(env, n_steps=12)
-        (report,) = run_rounds(model, 1)
-        assert [a.n_steps for a in report.arrivals] == [2] * 12
-        assert [info["l"] for info in model.ep_info_buffer] == [6] * 4
-        returns = [a.episode_return for a in report.arrivals]
-        assert np.isnan(returns).tolist() == [True, True, False] * 4
-        assert np.nansum(returns) == pytest.approx(sum(info["r"] for info in model.ep_info_buffer))
-
-
 class RowEnv(FixedLengthEnv):
     """Its observations are rows of a matrix with one row, which a DummyVecEnv writes into vectors."""
 

@@ -238,7 +238,7 @@ class AsyncPolicyGradient(Model):
         if self._workers is None:
             self._workers, self._stack = workers_behind(self.env)
             rest = None if self._left_off is None else self._left_off.rest
-            self._ticks = TickAssembler(self.env.num_envs, rest, reports=self.rollout == "trajectories")
+            self._ticks = TickAssembler(self.env.num_envs, rest)
         self._group = settings.join(self, self._workers, self._stack)
         workers = self._group.workers
         if workers is not self._workers:

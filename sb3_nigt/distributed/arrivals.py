@@ -26,7 +26,7 @@ class ArrivalRow(NamedTuple):
     :param number: of the piece in the worker's segment
     :param n_steps: in it
     :param episode_return: of the episode that it ends, NaN where it ends none
-    :param episode_steps: of the episode so far
+    :param episode_steps: of that episode
     :param began: seconds since the round began on the worker's rank
     :param ended: the same
     :param rejection: number of the reason, see ``rejection_number``
@@ -50,7 +50,8 @@ def arrival_rows(accepted: Accepted, rejected: Sequence[Arrival], started_at: fl
     :param rejected: those that do not
     :param started_at: when the round began here
     """
-    told = [(arrival, piece.age + piece.n_steps) for arrival, piece in accepted] + [(arrival, 0) for arrival in rejected]
+    told = [(arrival, 0 if piece.report is None else piece.report["l"]) for arrival, piece in accepted]
+    told += [(arrival, 0) for arrival in rejected]
     rows = [
         ArrivalRow(
             arrival.worker,
@@ -141,8 +142,8 @@ def listed_arrivals(
 
     reason = "not finite, or its worker failed"
     episodes = [
-        (entry.worker, {"r": entry.episode_return, "l": entry.n_steps, "t": entry.ended})
+        (entry.worker, {"r": entry.reported_return, "l": entry.episode_steps, "t": entry.ended})
         for entry in admitted
-        if entry.is_episode
+        if entry.episode_steps
     ]
     return Arrivals(tuple(map(arrival, admitted)), tuple(arrival(entry, reason) for entry in rejected), episodes)

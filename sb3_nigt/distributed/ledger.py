@@ -24,7 +24,7 @@ from sb3_nigt.messages import TrajectoryKey
 LIST, LENGTH = "arrivals", "length"
 PART = 64  # entries in a part of the list
 STARTED, ARRIVED, REJECTED = range(3)
-FORMAT = struct.Struct("<2B4q3d")
+FORMAT = struct.Struct("<B5q4d")
 SHARE = 0.1  # of the time that may go into reading the counter, and as much into reading the list
 LONGEST_PAUSE = 0.002  # seconds between two readings, unless there are many ranks, or the round has lasted long
 
@@ -38,8 +38,9 @@ class Entry:
     :param worker: number of the worker over all ranks
     :param key: key of the trajectory
     :param n_steps: its length
-    :param is_episode: it ended by itself, not at the horizon
+    :param episode_steps: of the episode that is reported at its end, which may be longer; 0 where none is
     :param episode_return: undiscounted sum of its raw rewards
+    :param reported_return: of that episode
     :param began: seconds since the round began on the worker's rank
     :param ended: the same
     """
@@ -48,15 +49,16 @@ class Entry:
     worker: int
     key: TrajectoryKey
     n_steps: int = 0
-    is_episode: bool = False
+    episode_steps: int = 0
     episode_return: float = 0.0
+    reported_return: float = 0.0  # not NaN, which would equal no other entry
     began: float = 0.0
     ended: float = 0.0
 
     def pack(self) -> bytes:
         """As bytes of fixed length."""
-        numbers = (self.worker, self.key.stream, self.key.number, self.n_steps)
-        return FORMAT.pack(self.kind, self.is_episode, *numbers, self.episode_return, self.began, self.ended)
+        numbers = (self.worker, self.key.stream, self.key.number, self.n_steps, self.episode_steps)
+        return FORMAT.pack(self.kind, *numbers, self.episode_return, self.reported_return, self.began, self.ended)
 
     @classmethod
     def unpack(cls, round_: int, data: bytes) -> Entry:
@@ -66,8 +68,8 @@ class Entry:
         :param round_: the round of the list
         :param data: the result of ``pack``
         """
-        kind, is_episode, worker, stream, number, n_steps, *seconds = FORMAT.unpack(data)
-        return cls(kind, worker, TrajectoryKey(round_, stream, number), n_steps, bool(is_episode), *seconds)
+        kind, worker, stream, number, *others = FORMAT.unpack(data)
+        return cls(kind, worker, TrajectoryKey(round_, stream, number), *others)
 
 
 class Rule(Protocol):

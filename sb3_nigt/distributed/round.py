@@ -145,8 +145,9 @@ class RankRound:
         self.goes_on = self._show(trajectory)
         times = (arrival.started_at - self._began_at, arrival.finished_at - self._began_at)
         kind = ARRIVED if arrival.rejected is None else REJECTED
-        is_episode = trajectory.terminated or trajectory.truncated
-        entry = Entry(kind, arrival.worker, arrival.key, arrival.n_steps, is_episode, arrival.episode_return, *times)
+        report = trajectory.report or {"l": 0, "r": 0.0}
+        returns = (arrival.episode_return, report["r"])
+        entry = Entry(kind, arrival.worker, arrival.key, arrival.n_steps, int(report["l"]), *returns, *times)
         self._ledger.enter(entry)
         self._arrived.append((entry, arrival, trajectory))
         if kind == REJECTED:

@@ -166,8 +166,8 @@ def returns_cells(finals: Mapping[str, FloatArray]) -> dict[str, str]:
     :return: by method
     """
     means = {method: float(statistics.interquartile_mean(values)) for method, values in finals.items()}
-    best = _number(max(means.values()))  # as it is written: a difference that is not shown does not decide
-    texts = {method: _number(mean) for method, mean in means.items()}
+    best = _return(max(means.values()))  # as it is written: a difference that is not shown does not decide
+    texts = {method: _return(mean) for method, mean in means.items()}
     return {method: (f"**{text}**" if text == best else text) + _interval(finals[method]) for method, text in texts.items()}
 
 
@@ -175,7 +175,7 @@ def _interval(finals: FloatArray) -> str:
     if len(finals) == 1:
         return ""
     low, high = statistics.bootstrap_interval(finals, statistics.interquartile_mean)
-    return f" [{_number(float(low))}, {_number(float(high))}]"
+    return f" [{_return(float(low))}, {_return(float(high))}]"
 
 
 def speed_cell(of_first: Sequence[Curve], of_other: Sequence[Curve]) -> str:
@@ -229,6 +229,10 @@ def _ratio(value: float) -> str:
     if not math.isfinite(value):  # the other one has not learned anything
         return "no gain"
     return f"{value:.1f}" if value else "not reached"
+
+
+def _return(value: float) -> str:
+    return f"{value:.2f}" if abs(value) < 2 else _number(value)  # returns between -1 and 1 are common
 
 
 def _number(value: float) -> str:

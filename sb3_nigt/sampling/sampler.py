@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import gymnasium as gym
@@ -15,6 +15,7 @@ from gymnasium import spaces
 from sb3_nigt.messages import SamplingPoint, TrajectoryKey
 from sb3_nigt.sampling.actions import are_finite, blame_policy
 from sb3_nigt.sampling.heads import Head, Network
+from sb3_nigt.sampling.infos import reports_episodes, with_report
 from sb3_nigt.sampling.observations import conform, is_finite, reward_error
 from sb3_nigt.sampling.steps import Arrays, StepTable, observations_in
 from sb3_nigt.sampling.trajectory import Trajectory, copied, map_observation
@@ -75,6 +76,7 @@ class Sampler:
         keep_info: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
     ) -> None:
         self.env, self.head, self.n_steps, self._after_step, self._keep_info = env, head, n_steps, after_step, keep_info
+        self._reports_itself = reports_episodes(env)
         self._table = StepTable.of(env.observation_space, head)
         space = env.observation_space
         # of an observation that needs no second look; none does where the space is a Dict
@@ -236,6 +238,31 @@ class Sampler:
             infos=self._infos[:stop],
             rejected=self._rejected,
         )
+
+    def episode(self, n_steps: int | None = None) -> Trajectory:
+        """
+        What has been sampled so far, with a report where an episode has ended, see ``with_report``.
+
+        :param n_steps: number of steps to keep, from the first
+        """
+        trajectory = self.trajectory(n_steps)
+        return self.with_report(trajectory, trajectory.episode_return, trajectory.n_steps)
+
+    def with_report(self, trajectory: Trajectory, episode_return: float, n_steps: int) -> Trajectory:
+        """
+        Add a report as that of a Monitor if an episode has ended and the environment says nothing of it.
+
+        A Monitor that says nothing of a terminal state is inside of a wrapper that made it, such as one for lives: nothing is
+        added then, so that the log has whole games. A time limit outside of it is reported as any.
+
+        :param trajectory: the steps up to the end of the episode
+        :param episode_return: of the whole episode
+        :param n_steps: of the whole episode
+        """
+        if not (trajectory.truncated or (trajectory.terminated and not self._reports_itself)):
+            return trajectory
+        *infos, last = trajectory.infos
+        return replace(trajectory, infos=[*infos, with_report(last, episode_return, n_steps)])
 
     def _store(self, t: int, observation: Any) -> Any:
         """Keep an observation and return it as kept, in the dtype of the space."""

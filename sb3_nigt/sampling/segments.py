@@ -12,7 +12,6 @@ import numpy.typing as npt
 
 from sb3_nigt.messages import SamplingPoint, SegmentStart, TrajectoryKey
 from sb3_nigt.sampling.heads import Head, Network
-from sb3_nigt.sampling.infos import reports_episodes, with_report
 from sb3_nigt.sampling.noise import NoiseStream
 from sb3_nigt.sampling.sampler import Sampler
 from sb3_nigt.sampling.seeding import action_stream, episode_seed, stagger_age
@@ -86,7 +85,6 @@ class SegmentSampler:
         self._noise = NoiseStream(head, action_stream(seed, self._stream))
         self._sampler = Sampler(env, head, n_steps=UNLIMITED, after_step=after_step, keep_info=keep_info)
         self._after_step, self._log = after_step, log
-        self._reports_itself = reports_episodes(env)
         self._first_age = None if max_age is None else stagger_age(seed, self._stream, max_age)
         self.n_made = self.n_episodes = self.n_done = 0
         self._pieces: list[Trajectory] = []
@@ -246,11 +244,7 @@ class SegmentSampler:
         # one after the other, so that the sum does not depend on where pieces were cut
         self._episode_return = float(np.add.accumulate([self._episode_return, *piece.rewards])[-1])
         self._is_open = False
-        # a Monitor that says nothing of an end is inside of a wrapper that made it, such as one for lives; a time limit
-        # outside of it is reported as any
-        if piece.truncated or (piece.terminated and not self._reports_itself):
-            last = with_report(piece.infos[-1], self._episode_return, self._episode_steps)
-            piece = dataclasses.replace(piece, infos=[*piece.infos[:-1], last])
+        piece = sampler.with_report(piece, self._episode_return, self._episode_steps)
         if piece.n_steps or piece.rejected:
             self._pieces.append(piece)
         if self._log is not None:

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sb3_nigt.sampling.infos import with_report
 from sb3_nigt.sampling.trajectory import Trajectory, map_observation
 
 
@@ -57,13 +56,11 @@ class TickAssembler:
 
     :param n_envs: n, environment steps in a tick
     :param rest: steps left over from before, fewer than n
-    :param reports: whether to report on a trajectory that has none; pieces of rounds of steps have theirs where they should
     """
 
-    def __init__(self, n_envs: int, rest: Tick | None = None, reports: bool = True) -> None:
+    def __init__(self, n_envs: int, rest: Tick | None = None) -> None:
         self.n_envs = n_envs
         self.rest = rest
-        self._reports = reports
 
     def feed(self, trajectory: Trajectory) -> Iterator[Tick]:
         """
@@ -74,7 +71,7 @@ class TickAssembler:
         """
         if trajectory.n_steps == 0:
             return
-        steps = _as_tick(trajectory, self._reports)
+        steps = _as_tick(trajectory)
         if self.rest is not None:
             steps = _joined(self.rest, steps)
         n_full = len(steps.rewards) // self.n_envs * self.n_envs
@@ -83,7 +80,7 @@ class TickAssembler:
             yield _cut(steps, start, start + self.n_envs)
 
 
-def _as_tick(trajectory: Trajectory, reports: bool) -> Tick:
+def _as_tick(trajectory: Trajectory) -> Tick:
     """All steps of a trajectory as if they were the environments of one long step."""
     transform = trajectory.point.transform_obs
     raw_obs = map_observation(_shifted, trajectory.observations, trajectory.final_observation)
@@ -93,7 +90,7 @@ def _as_tick(trajectory: Trajectory, reports: bool) -> Tick:
     infos = trajectory.infos
     if trajectory.terminated or trajectory.truncated:
         dones[-1] = True
-        last = with_report(infos[-1], trajectory.episode_return, n_steps) if reports else dict(infos[-1])
+        last = dict(infos[-1])
         last["terminal_observation"] = map_observation(lambda x: x[-1], new_obs)
         last["TimeLimit.truncated"] = trajectory.truncated and not trajectory.terminated
         infos = [*infos[:-1], last]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -11,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sb3_nigt.messages import SamplingPoint, TrajectoryKey
+from sb3_nigt.sampling.infos import reported_episode
 
 
 def map_observation(function: Callable[..., Any], *observations: Any) -> Any:
@@ -77,6 +79,16 @@ class Trajectory:
     def episode_return(self) -> float:
         """Undiscounted sum of the raw rewards."""
         return float(self.rewards.sum())
+
+    @property
+    def report(self) -> dict[str, Any] | None:
+        """What the last info says of the episode that ends here, see ``reported_episode``; None where it says nothing."""
+        return reported_episode(self.infos[-1]) if self.terminated or self.truncated else None
+
+    @property
+    def reported_return(self) -> float:
+        """Return of the episode that ends here, as the last info has it; NaN where none ends or nothing is reported."""
+        return math.nan if self.report is None else float(self.report["r"])
 
     @cached_property
     def observation_size(self) -> int:

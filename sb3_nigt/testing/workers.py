@@ -213,6 +213,7 @@ class TrajectoryWorkersTests(RoundWorkersTests):
             assert arrival.episode_return == trajectory.rewards.sum()
             assert arrival.started_at <= arrival.finished_at <= arrival.arrived_at <= workers.clock.now()
             assert arrival.rejected is None
+            assert workers.shows_steps or (trajectory.report or {})["l"] == trajectory.n_steps  # there is no Monitor
             arrivals.append((arrival.worker, arrival.key, arrival.n_steps))
         assert sorted(arrivals) == [(w, TrajectoryKey(0, w, 0), length) for w, length in enumerate((3, 1, 2))]
         assert workers.steps_executed == (9 if self.steps_together else 6)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,6 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_nigt.errors import warn_user
 from sb3_nigt.messages import Arrival, Contribution, Job, Message, SamplingPoint, Segment
-from sb3_nigt.sampling.infos import reported_return
 from sb3_nigt.sampling.ticks import Tick
 from sb3_nigt.sampling.trajectory import Trajectory
 from sb3_nigt.timing.clock import Clock
@@ -285,13 +283,12 @@ def piece_arrival(worker: int, task_id: Hashable, piece: Trajectory, began: floa
     :param began: seconds on the workers' clock
     :param ended: seconds on the workers' clock
     """
-    reported = reported_return(piece.infos[-1]) if piece.terminated or piece.truncated else None
     return Arrival(
         worker=worker,
         task_id=task_id,
         key=piece.key,
         n_steps=piece.n_steps,
-        episode_return=math.nan if reported is None else reported,
+        episode_return=piece.reported_return,
         started_at=began,
         finished_at=ended,
         arrived_at=ended,

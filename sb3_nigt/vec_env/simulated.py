@@ -255,7 +255,7 @@ class SimulatedVecEnv(DummyVecEnv, WorkerVecEnv):
             flight = self._flights[worker]
             # who can be interrupted is in a hurry: what has been executed counts, and nothing is made up for
             n_steps = self._steps_made(flight, now) if self.interrupt is None else None
-            trajectory = flight.sampler.trajectory(n_steps)
+            trajectory = flight.sampler.episode(n_steps)
             self.steps_executed += trajectory.n_steps
             cancelled.append(Cancelled(flight.job, flight.started_at, now, trajectory))
         self._void_flights()
@@ -365,7 +365,7 @@ class SimulatedVecEnv(DummyVecEnv, WorkerVecEnv):
         heapq.heappush(self._events, (arrives_at, order, worker))
 
     def _arrive(self, flight: _Flight, arrived_at: float) -> tuple[Arrival, Trajectory]:
-        worker, trajectory = flight.job.worker, flight.sampler.trajectory()
+        worker, trajectory = flight.job.worker, flight.sampler.episode()
         del self._flights[worker]
         self.clock.advance_to(max(arrived_at, self.clock.now()))  # it may have arrived while a round was aggregated
         self.steps_executed += trajectory.n_steps

@@ -150,7 +150,7 @@ class Worker(ABC):
         sampler.begin(key, point, self._network, seeds.env, FreshNoise(sampler.head, seeds.actions))
         if self._after_step():
             sampler.advance(sampler.n_steps)
-        trajectory = sampler.trajectory()
+        trajectory = sampler.episode()
         if sampler.finished and trajectory.rejected is None:
             self._kept[key] = trajectory
         self._infos.write_trajectory(trajectory.infos)
