@@ -226,6 +226,12 @@ def test_the_optimizer_gets_these_from_the_algorithm(name, argument):
         sb3_nigt.RennalaNIGT("MlpPolicy", workers(), policy_kwargs={"optimizer_kwargs": {name: 0.1}})
 
 
+def test_the_optimizer_gets_them_also_if_it_is_named():
+    kwargs = {"optimizer_class": sb3_nigt.NIGT, "optimizer_kwargs": {"geometry": "euclidean"}}
+    with pytest.raises(ValueError, match="the algorithm sets geometry"):
+        sb3_nigt.RennalaNIGT("MlpPolicy", workers(), policy_kwargs=kwargs)
+
+
 def test_the_optimizer_has_no_such_argument():
     with pytest.raises(ValueError, match="NIGT has no eps: give damping, n_products, or an optimizer_class that has it"):
         sb3_nigt.RennalaNIGT("MlpPolicy", workers(), policy_kwargs={"optimizer_kwargs": {"eps": 1e-5}})

@@ -246,6 +246,44 @@ def test_an_environment_that_cannot_be_repeated():
         loaded.learn(30, reset_num_timesteps=False)
 
 
+class ShorterEnv(PointEnv):
+    """Ends an episode at its third step once that is asked for, and steps no further than that."""
+
+    ends_early = False
+
+    def reset(self, **kwargs):
+        self.n_steps, self.is_over = 0, False
+        return super().reset(**kwargs)
+
+    def step(self, action):
+        assert not self.is_over, "stepped after the end"
+        observation, reward, *_, info = super().step(action)
+        self.n_steps += 1
+        self.is_over = self.n_steps == (3 if ShorterEnv.ends_early else 17)
+        return observation, reward, self.is_over, False, info
+
+
+def test_an_episode_that_ends_while_it_is_repeated(monkeypatch):
+    model = make(RennalaNIGT, workers(ShorterEnv), n_steps=20).learn(20)
+    loaded = saved_and_loaded(model, workers(ShorterEnv))
+    monkeypatch.setattr(ShorterEnv, "ends_early", True)
+    with pytest.warns(UserWarning, match="did not reach its previous state"):
+        loaded.learn(30, reset_num_timesteps=False)
+
+
+def test_another_environment_after_a_file_was_saved():
+    """It begins with new episodes, as it does without the file, and callbacks see no step twice."""
+    lengths = []
+    for is_saved in (False, True):
+        model = make(RennalaNIGT, workers(limited), n_steps=20).learn(20)
+        if is_saved:
+            model.save(io.BytesIO())
+        model.set_env(workers(limited))
+        model.learn(20, reset_num_timesteps=False)
+        lengths.append((model.last_round.started_at, [segment.start.new_episode for segment in model.last_round.segments]))
+    assert lengths[1] == lengths[0] == (0.0, [True] * 3)
+
+
 def test_infos_that_cannot_be_saved():
     class WithLock(LengthFromSeedEnv):
         def step(self, action):

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.policies import ActorCriticCnnPolicy, MultiInputActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, NatureCNN
 from torch import nn
 
 import sb3_nigt.critic.critic
+from sb3_nigt.algorithms.critic_tasks import value_network
 from sb3_nigt.critic import Critic, ValueNetwork, seeded_value_network
 from sb3_nigt.critic.numpy_regression import NumpyRegression, is_mlp
 from sb3_nigt.critic.regression import TorchRegression
@@ -282,6 +284,17 @@ def test_values_depend_on_the_task_and_come_in_real_units():
         assert th.allclose(mean, 4 * sum(of_task) / 3, atol=1e-6)
         with pytest.raises(ValueError, match="tasks=None is not allowed with 3 tasks"):
             network(observations)
+
+
+def test_a_policy_of_the_library_hands_on_its_features_extractor():
+    """Of images, and of observations that are dicts."""
+    pixels = spaces.Box(0, 255, (3, 36, 36), np.uint8)
+    for cls, space in ((ActorCriticCnnPolicy, pixels), (MultiInputActorCriticPolicy, spaces.Dict({"a": pixels}))):
+        policy = cls(space, spaces.Discrete(2), lambda _: 0.1)
+        network = value_network(policy, {})
+        assert type(network.features_extractor) is type(policy.features_extractor)
+        rows = {"a": np.zeros((2, 3, 36, 36), np.uint8)}
+        assert Critic(network, 0).values(rows if cls is MultiInputActorCriticPolicy else rows["a"]).shape == (2,)
 
 
 def test_initialisation_is_orthogonal():

@@ -22,6 +22,7 @@ from sb3_nigt import (
     MaleniaNIGT,
     ProcessVecEnv,
     RennalaNIGT,
+    RennalaPG,
     SimulatedVecEnv,
     SyncNIGT,
     make_worker_vec_env,
@@ -87,6 +88,25 @@ def test_parameters_of_another_class(tmp_path):
     second.set_parameters(tmp_path / "model")
     assert np.array_equal(parameters(second), parameters(first))
     second.learn(100)
+
+
+@pytest.mark.parametrize("optimizer_class", [None, th.optim.Adam])
+def test_parameters_of_a_class_with_another_optimizer(tmp_path, optimizer_class):
+    """The optimizer keeps its own state, which the other one's would break."""
+    first = make(**PAPER, n_trajectories=2).learn(100)
+    first.save(tmp_path / "model")
+    kwargs = {} if optimizer_class is None else {"policy_kwargs": {"optimizer_class": optimizer_class}}
+    second = make(RennalaPG, n_trajectories=2, **kwargs).learn(50)
+    second.set_parameters(tmp_path / "model")
+    assert np.array_equal(parameters(second), parameters(first))
+    second.learn(50)
+
+
+def test_the_damping_stays_that_of_the_model(tmp_path):
+    make().learn(100).save(tmp_path / "model")
+    model = make(policy_kwargs={"optimizer_kwargs": {"damping": 0.7}})
+    model.set_parameters(tmp_path / "model")
+    assert model.policy.optimizer.param_groups[0]["damping"] == 0.7
 
 
 @pytest.mark.parametrize(("of", "to"), [(MaleniaNIGT, RennalaNIGT), (RennalaNIGT, MaleniaNIGT)])

@@ -238,6 +238,23 @@ def test_parameter_without_gradient_is_skipped():
     assert moved == pytest.approx([-0.3 / 13, -0.4 / 13, -1.2 / 13, 0, 0], abs=1e-15)
 
 
+@pytest.mark.parametrize("is_frozen", [True, False])
+def test_a_parameter_that_no_longer_moves_is_not_extrapolated(is_frozen):
+    """With η = 0.1, nine times its last update otherwise. A frozen one at once, one without gradient after the next step."""
+    a, b = parameters(np.random.default_rng(7), shapes=[(2,), (3,)])
+    optimizer = NIGT([a, b], lr=0.1)
+    one_step([a, b], optimizer, [3.0, 4.0, 12.0, 0.0, 0.0])
+    assert (flat([optimizer.extrapolated()[b]]) != flat([b])).any()
+    b.requires_grad_(not is_frozen)
+    b.grad = None
+    if not is_frozen:
+        one_step([a], optimizer, [3.0, 4.0])
+    before = flat([b])
+    assert (flat([optimizer.extrapolated()[b]]) == before).all()
+    optimizer.halve_step()
+    assert (flat([b]) == before).all() or is_frozen
+
+
 def test_zero_direction_stays():
     params = parameters(np.random.default_rng(8), th.float32)
     size = len(flat(params))

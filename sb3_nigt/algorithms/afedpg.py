@@ -12,7 +12,7 @@ from stable_baselines3.common.type_aliases import Schedule as ProgressSchedule
 from sb3_nigt.aggregators import Aggregator, Rennala
 from sb3_nigt.algorithms.arguments import refuse_fixed
 from sb3_nigt.algorithms.base import AsyncPolicyGradient
-from sb3_nigt.algorithms.paper import PUBLISHED, with_published_policy
+from sb3_nigt.algorithms.paper import PAPER_POLICY, PUBLISHED
 from sb3_nigt.schedules import Immediate, Schedule
 
 
@@ -28,6 +28,7 @@ class AFedPG(AsyncPolicyGradient):
     """
 
     fixed: ClassVar[Mapping[str, Any]] = {**PUBLISHED, "n_trajectories": 1, "schedule": "first_finished"}
+    policy_defaults: ClassVar[Mapping[str, Any]] = PAPER_POLICY
 
     def __init__(
         self,
@@ -47,7 +48,7 @@ class AFedPG(AsyncPolicyGradient):
             "gamma": gamma,
             "eta": eta,
         }
-        super().__init__(policy, env, learning_rate, **own, **with_published_policy(kwargs))
+        super().__init__(policy, env, learning_rate, **own, **kwargs)
 
     def make_aggregator(self, n_trajectories: int) -> Aggregator:
         """See ``AsyncPolicyGradient.make_aggregator``."""

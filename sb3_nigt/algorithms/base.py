@@ -233,8 +233,10 @@ class AsyncPolicyGradient(Model):
         check_precision(self.policy)
         check_batch_norm(self.policy, self.env)
         check_trained(self.policy)
-        if isinstance(self.policy.optimizer, NIGT) and self.policy.optimizer.needs_metric:
-            check_metric(self.policy, self.geometry)
+        if isinstance(self.policy.optimizer, NIGT):
+            update.set_geometry(self.policy.optimizer, self.geometry)  # it may have been replaced
+            if self.policy.optimizer.needs_metric:
+                check_metric(self.policy, self.geometry)
         if self._workers is None:
             self._workers, self._stack = workers_behind(self.env)
             rest = None if self._left_off is None else self._left_off.rest

@@ -46,4 +46,11 @@ def value_network(policy: ActorCriticPolicy, tasks: dict[Hashable, int]) -> Valu
     """
     if isinstance(policy, ActorPolicy) and policy.value_network is not None:
         return policy.value_network
-    return ValueNetwork(policy.observation_space, max(tasks.values(), default=0) + 1).to(policy.device)
+    network = ValueNetwork(
+        policy.observation_space,
+        max(tasks.values(), default=0) + 1,
+        features_extractor_class=policy.features_extractor_class,
+        features_extractor_kwargs=policy.features_extractor_kwargs,
+        normalize_images=policy.normalize_images,
+    )
+    return network.to(policy.device)

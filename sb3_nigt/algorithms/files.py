@@ -9,6 +9,7 @@ import zipfile
 from collections.abc import Container
 from typing import Any
 
+import torch as th
 from stable_baselines3.common.save_util import open_path
 from torch import nn
 
@@ -73,6 +74,17 @@ def with_own_critic(parameters: dict[str, Any], policy: nn.Module) -> dict[str, 
             "stays as it is. Train on; it is fitted anew."
         )
     return {name: tensor for name, tensor in parameters.items() if name not in given} | own
+
+
+def fits_optimizer(state: dict[str, Any], optimizer: th.optim.Optimizer) -> bool:
+    """
+    Tell whether a state is of this kind of optimizer, by the names of its settings; one of another version has more or fewer.
+
+    :param state: of ``state_dict`` of any optimizer
+    :param optimizer: that is to take it
+    """
+    given, own = ([group.keys() for group in groups] for groups in (state["param_groups"], optimizer.param_groups))
+    return len(given) == len(own) and all(a <= b or b <= a for a, b in zip(given, own, strict=True))
 
 
 def _contents(path: str | pathlib.Path | io.BufferedIOBase) -> dict[str, Any] | None:

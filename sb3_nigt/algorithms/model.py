@@ -33,7 +33,7 @@ from sb3_nigt.algorithms.checks import (
 from sb3_nigt.algorithms.continuing import LeftOff, left_off
 from sb3_nigt.algorithms.copies import put_together, taken_apart
 from sb3_nigt.algorithms.critic_tasks import critic_tasks, n_critic_tasks, value_network
-from sb3_nigt.algorithms.files import check_file, saved_classes, with_own_critic
+from sb3_nigt.algorithms.files import check_file, fits_optimizer, saved_classes, with_own_critic
 from sb3_nigt.algorithms.fisher_sample import FisherSample
 from sb3_nigt.algorithms.group import Alone, Group, chosen_group
 from sb3_nigt.algorithms.policy_checks import check_optimizer_kwargs, check_policy_kwargs, check_precision
@@ -63,6 +63,7 @@ OF_A_RUN = (  # attributes that are made anew from the others
     *("_is_prepared", "_extrapolation_norm"),
 )
 LARGEST_SEED = 2**32 - 1  # of NumPy's global random numbers, which Stable-Baselines3 seeds as well
+OF_GEOMETRY = ("geometry", "damping", "n_products")  # settings of NIGT that are not learned
 RATE_OF_OTHERS = 3e-4  # of an optimizer without geometry, as in PPO
 COUNTERS = {  # name and attribute of the numbers that decide how a run continues
     "num_timesteps": "num_timesteps",
@@ -88,6 +89,7 @@ class Model(OnPolicyAlgorithm):
         "MultiInputPolicy": MultiInputActorPolicy,
     }
     optimizer_class: ClassVar[type[th.optim.Optimizer]] = NIGT
+    policy_defaults: ClassVar[Mapping[str, Any]] = {}  # arguments that policies of this package have by default
     weighs_tasks_equally: ClassVar[bool] = False  # whatever the speeds and counts are
     fixed: ClassVar[Mapping[str, Any]] = {}  # arguments that a subclass does not have, with the values that they have there
 
@@ -159,11 +161,13 @@ class Model(OnPolicyAlgorithm):
 
     def _default_policy_kwargs(self) -> dict[str, Any]:
         """Arguments of the policy that follow from those of the algorithm."""
-        if self.gae_lambda is None or not issubclass(self.policy_class, ActorPolicy):
+        if not (isinstance(self.policy_class, type) and issubclass(self.policy_class, ActorPolicy)):
             return {}
+        if self.gae_lambda is None:
+            return dict(self.policy_defaults)
         if self._n_critic_tasks is None:
             self._n_critic_tasks = n_critic_tasks(self._all_workers(), self.n_envs, self.weighs_tasks_equally)
-        return {"n_critic_tasks": self._n_critic_tasks}
+        return {**self.policy_defaults, "n_critic_tasks": self._n_critic_tasks}
 
     def _all_workers(self) -> TrajectoryWorkers | None:
         """The workers of the group, or those of the environment as far as it says which tasks they hold."""
@@ -178,8 +182,9 @@ class Model(OnPolicyAlgorithm):
         check_arguments(self)
         check_setup(self)
         check_policy_kwargs(self.policy_kwargs, self.policy_class)
-        if "optimizer_class" not in self.policy_kwargs:
-            check_optimizer_kwargs(self.policy_kwargs.get("optimizer_kwargs") or {}, self.optimizer_class)
+        optimizer = self.policy_kwargs.get("optimizer_class", self.optimizer_class)
+        if "optimizer_class" not in self.policy_kwargs or (isinstance(optimizer, type) and issubclass(optimizer, NIGT)):
+            check_optimizer_kwargs(self.policy_kwargs.get("optimizer_kwargs") or {}, optimizer)
         check_kind_of_estimator(self._has_critic, self.gae_lambda)
         if not hasattr(self, "observation_space"):  # neither an environment nor a file
             check_kind_of_env(self.env)
@@ -190,10 +195,10 @@ class Model(OnPolicyAlgorithm):
             self._root_seed = int(root_seed)  # so that a loaded model continues with its random numbers
         if "optimizer_class" not in self.policy_kwargs:
             kwargs = self.policy_kwargs.get("optimizer_kwargs") or {}
-            if self.optimizer_class is NIGT:
-                kwargs = {"geometry": self.geometry, **kwargs}
             parameters = actor_parameters(self.policy)
             self.policy.optimizer = self.optimizer_class(parameters, lr=self.lr_schedule(1), **kwargs)  # type: ignore[call-arg]
+        if isinstance(self.policy.optimizer, NIGT):
+            update.set_geometry(self.policy.optimizer, self.geometry)
         self._make_parts()
         warn_of_policy_kwargs(self.policy_kwargs, self.policy, self._has_critic is True)
         warn_of_leftovers(self.policy, self.geometry, self.learning_rate, self._has_critic is True)
@@ -207,6 +212,8 @@ class Model(OnPolicyAlgorithm):
         """Make the policy, and fill in the defaults that depend on it."""
         given = self.policy_kwargs
         self.policy_kwargs = {**self._default_policy_kwargs(), **given}
+        if "optimizer_class" not in given:
+            self.policy_kwargs.pop("optimizer_kwargs", None)  # of the optimizer that takes the place of the policy's
         super()._setup_model()
         self.policy_kwargs = given  # ``load`` compares it with what the user gives then
         check_precision(self.policy)
@@ -306,6 +313,8 @@ class Model(OnPolicyAlgorithm):
         wrapped = self._wrap_env(env, self.verbose)
         check_env(self, wrapped)  # before anything changes
         super().set_env(wrapped, force_reset)
+        if self._workers is not None:
+            self._left_off = None  # of the run on the old one, if the model was saved in between
         self._workers = self._group = None
         self._make_estimator_anew()
 
@@ -360,7 +369,8 @@ class Model(OnPolicyAlgorithm):
         """
         Load parameters, see ``BaseAlgorithm.set_parameters``.
 
-        The geometry stays that of this model, and so does its critic if there is none of the same shape.
+        The geometry stays that of this model with its damping, and so does its critic if there is none of the same shape, and
+        the state of its optimizer if the given one is of an optimizer with other settings.
 
         :param load_path_or_dict: path of a saved model of any class of this package, or nested parameters by name
         :param exact_match: whether there must be a value for each parameter
@@ -372,11 +382,12 @@ class Model(OnPolicyAlgorithm):
             _, parameters, _ = load_from_zip_file(load_path_or_dict, device=device, load_data=False)
         if "policy" in parameters:
             parameters = {**parameters, "policy": with_own_critic(parameters["policy"], self.policy)}
-        own = [group.get("geometry") for group in self.policy.optimizer.param_groups]
+        if "policy.optimizer" in parameters and not fits_optimizer(parameters["policy.optimizer"], self.policy.optimizer):
+            parameters = {**parameters, "policy.optimizer": self.policy.optimizer.state_dict()}
+        own = [{name: group[name] for name in OF_GEOMETRY if name in group} for group in self.policy.optimizer.param_groups]
         super().set_parameters(parameters, exact_match, device)
-        for group, geometry in zip(self.policy.optimizer.param_groups, own, strict=True):
-            if geometry is not None:
-                group["geometry"] = geometry
+        for group, settings in zip(self.policy.optimizer.param_groups, own, strict=True):
+            group.update(settings)
 
     def __getstate__(self) -> dict[str, Any]:
         """For pickles and copies: without what belongs to a run, which the copy finds anew."""

@@ -30,11 +30,13 @@ def check_optimizer_kwargs(kwargs: dict[str, Any], optimizer: type[th.optim.Opti
     Refuse arguments that the algorithm sets, or that the optimizer does not have.
 
     :param kwargs: ``optimizer_kwargs`` of the policy
-    :param optimizer: the algorithm's
+    :param optimizer: the algorithm's, or another one that it sets the same of
     :raises ValueError: naming one of them, and what to give instead
     """
-    _, *allowed = (name for name in inspect.signature(optimizer).parameters if name not in OF_THE_ALGORITHM)
-    for name in sorted(kwargs.keys() - set(allowed) - OF_THE_ALGORITHM.keys()):
+    parameters = inspect.signature(optimizer).parameters
+    _, *allowed = (name for name in parameters if name not in OF_THE_ALGORITHM)
+    takes_any = any(parameter.kind in ANY_NUMBER for parameter in parameters.values())
+    for name in sorted(kwargs.keys() - set(allowed) - OF_THE_ALGORITHM.keys()) if not takes_any else ():
         raise ValueError(
             f"policy_kwargs: optimizer_kwargs={kwargs!r} is not allowed, {optimizer.__name__} has no {name}: give "
             f"{', '.join(allowed)}, or an optimizer_class that has it."

@@ -13,7 +13,7 @@ from stable_baselines3.common.type_aliases import Schedule as ProgressSchedule
 from sb3_nigt.aggregators import Aggregator, Rennala
 from sb3_nigt.algorithms.arguments import refuse_fixed
 from sb3_nigt.algorithms.base import AsyncPolicyGradient
-from sb3_nigt.algorithms.paper import PUBLISHED, with_published_policy
+from sb3_nigt.algorithms.paper import PAPER_POLICY, PUBLISHED
 
 
 class RennalaPG(AsyncPolicyGradient):
@@ -26,6 +26,7 @@ class RennalaPG(AsyncPolicyGradient):
 
     optimizer_class: ClassVar[type[th.optim.Optimizer]] = th.optim.SGD
     fixed: ClassVar[Mapping[str, Any]] = {**PUBLISHED, "eta": 1.0, "n_initial_trajectories": None}
+    policy_defaults: ClassVar[Mapping[str, Any]] = PAPER_POLICY
 
     def __init__(
         self,
@@ -40,7 +41,7 @@ class RennalaPG(AsyncPolicyGradient):
     ) -> None:
         refuse_fixed(type(self), kwargs)
         own: dict[str, Any] = {"n_trajectories": n_trajectories, "horizon": horizon, "gamma": gamma, "schedule": schedule}
-        super().__init__(policy, env, learning_rate, **own, **with_published_policy(kwargs))
+        super().__init__(policy, env, learning_rate, **own, **kwargs)
 
     def make_aggregator(self, n_trajectories: int) -> Aggregator:
         """See ``AsyncPolicyGradient.make_aggregator``."""

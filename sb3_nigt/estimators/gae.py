@@ -143,7 +143,8 @@ class GeneralizedAdvantage(Estimator):
             self.last_fit = self.critic.fit(lesson.observations, lesson.targets, lesson.values, lesson.tasks)
         if mean is not None:
             self.critic.take_mean(mean)
-        self.critic.network.reward_scale.fill_(self.scale.scale)
+        if self.scale.moments.weight >= 1:  # before the first round, the network may be another model's with its own
+            self.critic.network.reward_scale.fill_(self.scale.scale)
 
     def shared_state(self) -> FloatArray:
         """See ``Estimator``: the critic and the unit of rewards."""

@@ -27,7 +27,7 @@ class NIGT(Optimizer):
     where the geometry defines u_t and the norm. In the paper's Euclidean geometry, u_t = d_t with one l2 norm over all
     parameters. If :math:`\lVert d_t \rVert = 0`, the parameters do not change. The parameters always hold the iterate θ_t.
     Take gradients at ``extrapolated()``, store them in ``p.grad`` and call ``step()``. η = 1 is normalised gradient descent
-    without extrapolation. A parameter without gradient is skipped.
+    without extrapolation. A parameter without gradient is skipped, one that is frozen is not extrapolated either.
 
     The geometries ``"euclidean_kl"`` and ``"natural"`` need a metric F, symmetric and positive semidefinite. Set ``metric`` to
     a function v -> F v before ``step()``. It takes and returns one tensor per parameter, in the order of the groups; skipped
@@ -91,7 +91,7 @@ class NIGT(Optimizer):
         for group in self.param_groups:
             factor = (1 - _checked_eta(group["eta"])) / group["eta"]
             for p in group["params"]:
-                last_update = self.state[p].get("last_update") if p in self.state else None
+                last_update = self.state[p].get("last_update") if p.requires_grad and p in self.state else None
                 points[p] = p.detach().clone() if last_update is None else p + factor * last_update
         return points
 
@@ -130,6 +130,7 @@ class NIGT(Optimizer):
         for p, group in moving:
             self._average(p, group["eta"])
         step = self._steepest([p for p, _ in moving])
+        self._forget_updates()
         for (p, group), u in zip(moving, step.vectors, strict=True):
             # in double precision, since 1/‖u‖ may leave the range of the parameter's type where u/‖u‖ does not
             update = (u.double() * (-group["lr"] * step.inverse_norm)).to(p)
@@ -171,12 +172,18 @@ class NIGT(Optimizer):
         :param vector: the result of ``step_made`` there
         """
         trained = self._trained()
+        self._forget_updates()
         parts = th.split(vector, 2 * [p.numel() for p in trained])
         for p, new, direction in zip(trained, parts[: len(trained)], parts[len(trained) :], strict=True):
             before = p.clone()
             p.copy_(new.view_as(p))
             self.state[p]["direction"] = direction.view_as(p).to(p, copy=True)
             self.state[p]["last_update"] = p - before
+
+    def _forget_updates(self) -> None:
+        """Of the last step: what is skipped now has not moved."""
+        for state in self.state.values():
+            state.pop("last_update", None)
 
     def _trained(self) -> list[th.Tensor]:
         return [p for group in self.param_groups for p in group["params"] if p.requires_grad]

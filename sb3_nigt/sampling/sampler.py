@@ -113,18 +113,20 @@ class Sampler:
         if not is_finite(self._observation):
             self.finished, self._rejected = True, "observation"
 
-    def repeat(self, env_seed: int, actions: Iterable[Any]) -> list[float]:
+    def repeat(self, env_seed: int, actions: Iterable[Any]) -> list[float] | None:
         """
         Bring the environment to where it was in an episode, before ``go_on``.
 
         :param env_seed: seed of the reset
         :param actions: the actions that it received in the episode
-        :return: the rewards
+        :return: the rewards; None if the episode has ended this time
         """
         observation, _ = self.env.reset(seed=env_seed)
         rewards = []
         for action in actions:
-            observation, reward, *_ = self.env.step(action)
+            observation, reward, terminated, truncated, _ = self.env.step(action)
+            if terminated or truncated:
+                return None
             rewards.append(float(reward))
         self._observation = conform(observation, self.env.observation_space)
         return rewards

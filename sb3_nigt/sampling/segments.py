@@ -116,19 +116,24 @@ class SegmentSampler:
         """The last one of the environment."""
         return self._sampler.observation
 
-    def go_on_from(self, start: SegmentStart, actions: npt.NDArray[Any] | None) -> None:
+    def go_on_from(self, start: SegmentStart, actions: npt.NDArray[Any] | None) -> bool:
         """
         Be where another sampler of this seed and worker was; this one has made no step yet.
 
         :param start: where to start
         :param actions: the actions that the environment received in the episode in progress; None: begin with a new one
+        :return: whether it is in the middle of that episode, which has not ended while it was repeated
         """
         self._noise.skip(start.n_steps)
         self.n_made, self.n_episodes = start.n_steps, start.n_episodes
-        if actions is not None:
-            rewards = self._sampler.repeat(episode_seed(self._seed, self._worker, start.n_episodes - 1), actions)
-            self._episode_return = float(np.add.accumulate([0.0, *rewards])[-1])
-            self._episode_steps, self._in_episode = len(actions), True
+        if actions is None:
+            return False
+        rewards = self._sampler.repeat(episode_seed(self._seed, self._worker, start.n_episodes - 1), actions)
+        if rewards is None:
+            return False
+        self._episode_return = float(np.add.accumulate([0.0, *rewards])[-1])
+        self._episode_steps, self._in_episode = len(actions), True
+        return True
 
     def go_to(self, start: SegmentStart) -> None:
         """

@@ -97,13 +97,13 @@ class SimulatedSegments:
         :param shift: seconds by which this clock is ahead of theirs
         """
         for worker, (sampler, position) in enumerate(zip(self._samplers, positions, strict=True)):
-            sampler.go_on_from(position.start, position.actions)
+            is_in_episode = sampler.go_on_from(position.start, position.actions)
             self._free_at[worker] = position.free_at + shift
             self._left[worker] = position.start.new_episode
             if position.actions is None:
                 continue
             self._actions[worker] = [position.actions]
-            if not same_observation(position.observation, sampler.observation):
+            if not (is_in_episode and same_observation(position.observation, sampler.observation)):
                 warn_user(
                     f"The environment of worker {worker} did not reach its previous state when its episode was repeated with "
                     "the same seed and actions, so it starts a new episode: the run continues, but not bit for bit. For that, "

@@ -165,8 +165,14 @@ class Jobs:
 
     # Failures
 
-    def failed(self, worker: int, is_lost: bool) -> list[Instruction]:
-        """Its process has gone; the job stays its own, with the same random numbers, unless that has been tried enough."""
+    def failed(self, worker: int, is_lost: bool, was_running: bool) -> list[Instruction]:
+        """
+        Its process has gone; the job stays its own, with the same random numbers, unless that has been tried enough.
+
+        :param worker: index of the worker
+        :param is_lost: it will not be restarted
+        :param was_running: its job, which may have waited for a process that could not be started
+        """
         slot = self._slots[worker]
         told = self.gone(worker)
         if slot.job is None:
@@ -175,7 +181,7 @@ class Jobs:
             slot.job = None if is_lost else slot.job
             return told
         key = slot.job.key
-        self._failures[key] = self._failures.get(key, 0) + 1
+        self._failures[key] = self._failures.get(key, 0) + was_running
         if is_lost or self._failures[key] > RETRIES:
             return self.give_up(worker, "lost" if is_lost else "crash")
         return []

@@ -207,7 +207,7 @@ class Roster:
         slot, end = self.slots[worker], do.Kill(worker)
         if not self.is_open:
             return [end, do.Raise(worker, in_first_line("making its environment failed: ", reason, START_HINT))]
-        was_needed = slot.job is not None or slot.state is State.PREPARING
+        was_needed, was_running = slot.job is not None or slot.state is State.PREPARING, slot.state is State.BUSY
         restart_at = slot.history.failed(now)
         slot.state = State.LOST if restart_at is None else State.WAITING
         slot.restart_at = math.inf if restart_at is None else restart_at
@@ -218,7 +218,7 @@ class Roster:
             return [end, do.Raise(worker, f"every worker has failed before the first trajectory, this one: {reason}")]
         told = slot.describe_failure(reason)
         warning = do.Warn(f"Worker {worker} (task {self._task_ids[worker]!r}) failed: {told}")
-        return [end, *self.jobs.failed(worker, slot.state is State.LOST), warning]
+        return [end, *self.jobs.failed(worker, slot.state is State.LOST, was_running), warning]
 
     def raised(self, worker: int, failure: RemoteFailure, now: float) -> list[Instruction]:
         """It has raised an exception: it is restarted, unless that repeats, since then any process would raise."""
