@@ -171,7 +171,10 @@ def monitored(info, keywords=()):
 
 
 NO_REPORTS = {
-    "episode": [7, None, "seventh", [1, 2], {}, {"r": None, "l": 3}, {"r": "high", "l": 3}, {"r": np.ones(2), "l": 3}],
+    "episode": [
+        *(7, None, "seventh", [1, 2], {}),
+        *({"r": r, "l": 3} for r in (None, "high", np.ones(2), np.nan, -np.inf)),
+    ],
     "is_success": [None, "yes", np.ones(2), [1, [2]], {"a": 1}, len],
 }
 REPORTS = {
@@ -283,6 +286,13 @@ class OddEnvTests:
             assert (episode["r"], episode["l"], episode["distance"]) == (5.0, 5, 2.5)
             assert episode["place"].tolist() == [5, 5]
         assert len(model.ep_info_buffer) == len(look.last_infos()) > 10
+
+    @ROUNDS
+    def test_reports_that_cannot_be_sent_arrive_as_numbers(self, make, rounds):
+        env_fn = partial(monitored, lambda t: {"kind": threading.Lock()}, ("kind",))
+        model, _ = self.learn(make(env_fn, env_fn), rounds)
+        assert len(model.ep_info_buffer) > 10
+        assert {(episode["r"], episode["l"]) for episode in model.ep_info_buffer} == {(5.0, 5)}
 
     # VecNormalize
 

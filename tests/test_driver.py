@@ -160,7 +160,7 @@ def test_a_warning_that_is_an_error_leaves_nothing_undone(driver):
     """The trajectory that is given up says so, although the exception came in between."""
     job = submit(driver)
     for _ in range(2):
-        driver.roster.jobs.failed(0, is_lost=False)
+        driver.roster.jobs.failed(0, is_lost=False, was_running=True)
     with pytest.raises(UserWarning, match="failed"):
         driver.fail(0, "boom")
     driver.pump(0.0)

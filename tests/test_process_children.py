@@ -311,6 +311,33 @@ def test_in_a_process_that_was_forked_from_one_with_workers(make):
     assert env.restarts == 0
 
 
+class DeafParent(Parent):
+    """Ignores the signal with which multiprocessing ends its daemons."""
+
+    def __init__(self, folder):
+        super().__init__(folder)
+        signal.signal(signal.SIGTERM, lambda *_: None)
+
+
+def train_and_leave(folder, env_class):
+    """Without ``close``; the model and its environment refer to each other."""
+    env = ProcessVecEnv([partial(env_class, folder)])
+    RennalaNIGT("MlpPolicy", env, n_trajectories=2, seed=0).learn(10)
+
+
+@pytest.mark.one_in(2)
+@pytest.mark.parametrize("method", ["fork", "forkserver"])
+@pytest.mark.parametrize("env_class", [Parent, DeafParent])
+def test_children_end_with_a_process_of_multiprocessing(tmp_path, method, env_class):
+    """It leaves without the functions that are registered for the end of an interpreter."""
+    process = get_context(method).Process(target=train_and_leave, args=(tmp_path, env_class))
+    process.start()
+    process.join(120)
+    assert process.exitcode == 0
+    with ends_of(children(tmp_path)):
+        pass
+
+
 # Open files
 
 

@@ -278,6 +278,20 @@ def test_a_worker_that_stops_in_the_middle_of_an_answer(number, reason):
     close(env)
 
 
+class TakesEnv(LengthFromSeedEnv):
+    def take(self, array):
+        return len(array)
+
+
+def test_a_worker_that_reads_nothing_of_a_long_message():
+    env = ProcessVecEnv([TakesEnv, TakesEnv], timeout=2.0)
+    os.kill(env.worker_pids[1], signal.SIGSTOP)
+    with pytest.warns(UserWarning, match="Worker 1"), pytest.raises(WorkerError, match="did not read a message for 2 s"):
+        env.env_method("take", np.zeros(10**6))
+    assert env.env_method("take", np.zeros(10**6)) == [10**6] * 2
+    close(env)
+
+
 @pytest.mark.parametrize("timeout", [1e300, 1e8])
 def test_a_timeout_of_many_years(timeout):
     env = ProcessVecEnv([LengthFromSeedEnv], timeout=timeout)
@@ -293,6 +307,21 @@ def test_close_while_a_worker_waits_for_its_restart():
         env.submit(job(point, worker))
     env.next_arrival()
     close(env)
+
+
+class CloseAfterRound(BaseCallback):
+    def _on_step(self):
+        return True
+
+    def _on_rollout_end(self):
+        self.training_env.close()
+
+
+def test_closing_workers_at_the_end_of_a_round_says_so(make):
+    """Where gradients are in shared memory, which is no longer there."""
+    model = RennalaNIGT("MlpPolicy", make(LengthFromSeedEnv, LengthFromSeedEnv), **ARGUMENTS)
+    with pytest.raises(RuntimeError, match="The environment is closed"):
+        model.learn(100, CloseAfterRound())
 
 
 @pytest.mark.parametrize("arguments", [ARGUMENTS, {"rollout": "steps", "n_steps": 10, "gae_lambda": 0.9, "seed": 0}])

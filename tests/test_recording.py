@@ -146,6 +146,31 @@ def test_steps_of_a_round_that_a_callback_has_stopped_are_in_no_episode(tmp_path
     assert np.array_equal(parameters(again), parameters(model))
 
 
+class Interrupting(LengthFromSeedEnv):
+    """Ctrl-C comes in the 100th step of all."""
+
+    n_steps = 0
+
+    def step(self, action):
+        Interrupting.n_steps += 1
+        if Interrupting.n_steps == 100:
+            raise KeyboardInterrupt
+        return super().step(action)
+
+
+def test_a_round_of_steps_that_was_interrupted_is_in_no_stream(tmp_path):
+    """The random numbers of the steps after it are those that a replay takes."""
+    recorder = RunRecorder(tmp_path / "run.jsonl")
+    model = default(SimulatedVecEnv([Interrupting] * 3))
+    with pytest.raises(KeyboardInterrupt):
+        model.learn(1_000, callback=recorder)
+    assert model.n_updates > 2
+    model.learn(100, callback=recorder, reset_num_timesteps=False)
+    again = replay(default(SimulatedVecEnv([LengthFromSeedEnv] * 3)), Recording.load(recorder.path))
+    assert again.n_updates == model.n_updates
+    assert np.array_equal(parameters(again), parameters(model))
+
+
 def default(env):
     """Rounds of steps."""
     return DefaultRennala("MlpPolicy", env, n_steps=10, seed=3, device="cpu", policy_kwargs={"net_arch": [8]})

@@ -279,6 +279,17 @@ def test_settings_that_a_worker_cannot_take_twice_are_an_error():
         assert isinstance(raised(roster, now, 1)[1], expected)
 
 
+def test_starts_that_fail_are_no_failures_of_the_trajectory_that_waits():
+    """It has run and died once; however often its worker cannot be started after that, it runs again."""
+    mine, roster = job(0), experienced(limits=RestartLimits(100, None))
+    play(roster, (0, "submitted", (mine,), [SendPoint(0, POINT), run(mine, 1)]))
+    for failure in range(9):
+        assert not any(isinstance(one, Reject) for one in roster.failed(0, "exit code -9", 20.0 * failure))
+        play(roster, (20.0 * failure + 15, "time passes", (), [StartWorker(0)]))
+    play(roster, (200, "is launched", (0,), []), (200, "replies", (0,), [SendPrepare(0)]))
+    play(roster, (200, "replies", (0,), [SendPoint(0, POINT), run(mine, 1, 2)]))
+
+
 @pytest.mark.parametrize("event", ["arrives", "settings"])
 def test_failures_of_a_trajectory_are_forgotten_when_it_arrives_and_with_new_settings(event):
     """Two failures, then the same name again: two more are not one too many."""

@@ -44,7 +44,7 @@ class RoundCheckpoint(RoundSaver):
     :param keep: number of newest checkpoints to keep
     :param verbose: verbosity level
     :param signals: names of the signals that end the run; ``()``: none, so that they have their usual effect
-    :param grace: seconds after a signal at which the process ends with code 143 in any case
+    :param grace: seconds after a signal at which the process ends with code 143 if ``learn`` is not over
     """
 
     def __init__(

@@ -31,9 +31,12 @@ class StepCounts:
     """
     Counts of the workers of all ranks, as one rank sees them.
 
-    Each rank has one key on the store, with the round and the steps of its workers, and overwrites it at every look. Counts
-    only grow within a round, so all ranks come to see that it is complete. A look comes when half of what is left of the
-    round has passed, as far as can be predicted: a few of them a round, and none that depends on the number of steps.
+    Each rank has one key on the store, with the round and the steps of its workers, and overwrites it at every look. What it
+    tells only grows within a round, so all ranks come to see that it is complete. Steps that are lost after they were told, as
+    with a worker that dies, count for this, but not for the weights: such a round has fewer steps than asked for.
+
+    A look comes when half of what is left of the round has passed, as far as can be predicted: a few of them a round, and none
+    that depends on the number of steps.
 
     :param line: to the store
     :param own: numbers of this rank's workers
@@ -63,6 +66,7 @@ class StepCounts:
         shares = predicted_shares(self._rates, aggregator.is_complete)
         self._share = float(shares[self._own.start : self._own.stop].sum())
         self._next_look, self._next_steps, self._is_over = 0.0, 0, False
+        self._told = np.zeros(len(self._own), dtype=np.int64)
 
     def is_complete(self, counts: IntArray) -> bool:
         """
@@ -112,7 +116,8 @@ class StepCounts:
 
     def _tell(self, round_: int, counts: IntArray) -> IntArray:
         """Write this rank's counts; return those of all workers in this round."""
-        own, key = _packed(round_, counts), self._keys[self._line.rank]
+        self._told = np.maximum(self._told, counts)
+        own, key = _packed(round_, self._told), self._keys[self._line.rank]
         texts = self._line.call(partial(_set_and_get, key=key, value=own, keys=self._keys))
         rows = [np.frombuffer(text, "<i8") for text in texts]
         return np.concatenate([row[1:] if row[0] == round_ else np.zeros_like(row[1:]) for row in rows])

@@ -7,6 +7,7 @@ Stable-Baselines3 means by "episode" and "is_success".
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -157,7 +158,7 @@ def reported_return(info: Mapping[str, Any]) -> float | None:
 
 def reported_episode(info: Mapping[str, Any]) -> dict[str, Any] | None:
     """
-    Return the report on an episode, with numbers for its return and its length; None where there is none.
+    Return the report on an episode, with finite numbers for its return and its length; None where there is none.
 
     :param info: the info of the last step
     """
@@ -165,4 +166,5 @@ def reported_episode(info: Mapping[str, Any]) -> dict[str, Any] | None:
     if not isinstance(episode, dict):
         return None
     numbers = {key: as_number(episode.get(key)) for key in ("r", "l")}
-    return None if None in numbers.values() else {**episode, **numbers}
+    are_given = all(number is not None and math.isfinite(number) for number in numbers.values())
+    return {**episode, **numbers} if are_given else None

@@ -82,7 +82,7 @@ class SegmentSampler:
         stream: int | None = None,
     ) -> None:
         self._head, self._seed, self._worker, self._stream = head, seed, worker, worker if stream is None else stream
-        self._noise = NoiseStream(head, action_stream(seed, self._stream))
+        self._begin_noise_anew()
         self._sampler = Sampler(env, head, n_steps=UNLIMITED, after_step=after_step, keep_info=keep_info)
         self._after_step, self._log = after_step, log
         self._first_age = None if max_age is None else stagger_age(seed, self._stream, max_age)
@@ -104,6 +104,9 @@ class SegmentSampler:
 
     def leave_episode(self) -> None:
         """Start with a new episode next, since the environment was reset by something else."""
+        if self._is_open:  # something has ended ``advance`` in its middle: the random numbers go on after the steps that count
+            self._begin_noise_anew()
+            self._noise.skip(self.n_made)
         self._in_episode = self._is_open = False
 
     @property
@@ -144,7 +147,8 @@ class SegmentSampler:
         if start.new_episode:
             self.leave_episode()
             if start.n_steps < self.n_made:  # those in between count for nothing
-                self._noise, self.n_made = NoiseStream(self._head, action_stream(self._seed, self._stream)), 0
+                self._begin_noise_anew()
+                self.n_made = 0
             self._noise.skip(start.n_steps - self.n_made)
             self.n_made = start.n_steps
         elif self.n_made < start.n_steps:
@@ -220,6 +224,9 @@ class SegmentSampler:
     def is_hopeless(self) -> bool:
         """Whether so many episodes in a row were rejected that the environment is no longer stepped in this round."""
         return self._n_bad >= MAX_BAD_EPISODES
+
+    def _begin_noise_anew(self) -> None:
+        self._noise = NoiseStream(self._head, action_stream(self._seed, self._stream))
 
     def _left_of_first_episode(self) -> int:
         if self._first_age is None or self.n_episodes > 1:

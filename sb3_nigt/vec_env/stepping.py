@@ -68,7 +68,8 @@ class SimulatedSegments:
         ]
         self._free_at = np.zeros(len(envs))  # when the step in progress will have ended
         self._left = np.ones(len(envs), dtype=bool)  # whose episode was left since its last segment
-        self._actions: list[list[npt.NDArray[Any]]] = [[] for _ in envs]  # of the episodes in progress, one array a piece
+        # of the episodes in progress, one array a piece; None where they would be too many to repeat
+        self._actions: list[list[npt.NDArray[Any]] | None] = [[] for _ in envs]
 
     def leave_episodes(self) -> None:
         """The environments were reset: everything that is in flight is void."""
@@ -82,7 +83,7 @@ class SimulatedSegments:
         for worker, sampler in enumerate(self._samplers):
             start = SegmentStart(sampler.n_made, sampler.n_episodes, bool(self._left[worker]))
             parts, actions, observation = self._actions[worker], None, None
-            if sampler.in_episode and sum(map(len, parts)) <= LONGEST_REPEATED:
+            if sampler.in_episode and parts is not None:
                 actions, observation = np.concatenate(parts), sampler.observation
             elif sampler.in_episode:
                 start = dataclasses.replace(start, new_episode=True)
@@ -253,6 +254,6 @@ class SimulatedSegments:
 
     def _follow(self, worker: int, pieces: Sequence[Trajectory]) -> None:
         for piece in pieces:
-            if piece.age == 0:
-                self._actions[worker] = []
-            self._actions[worker].append(np.array(piece.actions))
+            parts = [] if piece.age == 0 else self._actions[worker]
+            is_short = piece.age + piece.n_steps <= LONGEST_REPEATED
+            self._actions[worker] = [*parts, np.array(piece.actions)] if is_short and parts is not None else None

@@ -131,8 +131,9 @@ class InfoWriter:
         """
         check_info(info)
         said = self.selected({key: info[key] for key in EPISODE_KEYS if info.get(key) is not None})
-        if not self._write(row, said) and reported_return(said) is not None:
-            numbers = {key: value for key, value in said["episode"].items() if as_number(value) is not None}
+        is_whole = self._write(row, said) and "episode" in said
+        if not is_whole and reported_return(info) is not None:  # else the log would have nothing of the episode
+            numbers = {key: as_number(value) for key, value in info["episode"].items() if as_number(value) is not None}
             self._write(row, {"episode": numbers})
 
     def _write(self, row: int, entries: dict[str, Any]) -> bool:

@@ -224,6 +224,7 @@ class WorkerPool(CommandedVecEnv):
         """
         if self.rollout_spec is not None and self.rollout_spec.round_steps is not None:
             return self._replica.aggregate(self._inbox.kept, contributions, weights)
+        self._commands.check_open()
         wanted = by_worker(contributions)
         self._driver.collect_gradients(wanted)
         local_sums = {}

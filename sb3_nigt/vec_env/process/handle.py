@@ -32,9 +32,9 @@ LONGEST_LIMIT = 1e8  # seconds
 PIPE_BYTES = 2**14  # that a pipe takes on all systems although nothing is read
 
 
-def limit_reads(connection: Connection, seconds: float) -> None:
+def limit_waits(connection: Connection, seconds: float) -> None:
     """
-    Let a read raise BlockingIOError where nothing comes for some time, in place of waiting for ever.
+    Let a read raise BlockingIOError where nothing comes for some time, and a write where nothing is read.
 
     :param connection: one end of a pipe, which is a socket
     :param seconds: how long to wait for the next bytes; more than three years: for ever
@@ -44,7 +44,8 @@ def limit_reads(connection: Connection, seconds: float) -> None:
     with socket.socket(fileno=os.dup(connection.fileno())) as end:  # another name of the same one
         end.settimeout(None)  # or it has the default of the user's other sockets
         whole = math.floor(seconds)
-        end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", whole, int(1e6 * (seconds - whole)) or 1))
+        for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+            end.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", whole, int(1e6 * (seconds - whole)) or 1))
 
 
 class RemoteWorker(WorkerHandle):
@@ -77,7 +78,8 @@ class RemoteWorker(WorkerHandle):
         self._counters["cancelled"][0] = 0
         self._counters["answering"][0] = self._counters["requested"][0]  # what a predecessor has left undone
         self.connection, child = context.Pipe()
-        limit_reads(self.connection, timeout)
+        limit_waits(self.connection, timeout)
+        self._timeout, self._reads_nothing = timeout, False
         self._poll = select.poll()  # a tenth of the time of connection.poll(), which makes a new selector each time
         self._poll.register(self.connection, select.POLLIN)
         self.process = context.Process(  # type: ignore[attr-defined]
@@ -105,6 +107,8 @@ class RemoteWorker(WorkerHandle):
     def how_it_ended(self) -> str:
         """See ``WorkerHandle``."""
         self.process.join(JOIN_SECONDS)
+        if self._reads_nothing:
+            return f"it did not read a message for {self._timeout:g} s (timeout={self._timeout:g})"
         return f"its process ended with exit code {self.process.exitcode}"
 
     @property
@@ -121,6 +125,9 @@ class RemoteWorker(WorkerHandle):
         self._command_number += 1  # what the last command would still answer is not the answer to this
         try:
             self.connection.send_bytes(message)
+        except BlockingIOError:  # a part of it may have been read, and no other can follow it
+            self._reads_nothing = True
+            self.end()
         except OSError:
             pass
         except BaseException:  # such as KeyboardInterrupt: half a message may be on its way, and no other can follow it

@@ -69,6 +69,8 @@ class ProcessVecEnv(WorkerPool):
             context.set_forkserver_preload(["sb3_nigt.vec_env.process.preload"])
         transport = ProcessTransport(context, packed(env_fns), self._now, self.timeout, self.info_keys)
         self._assemble(Roster(self.task_ids, limits, speeds, self.timeout), transport)
+        # in a child of multiprocessing, which leaves without atexit; before its workers are terminated or waited for
+        mp.util.Finalize(self, self._finalizer, exitpriority=10)
         try:
             self._start_all()
             self._open(self._commands.wait_for_start())
