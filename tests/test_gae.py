@@ -123,6 +123,19 @@ def test_the_unit_of_rewards_forgets_an_episode_that_was_left(age, carried):
     assert ours.scale.state_dict()["returns"][0] == GAMMA * carried + 1.0
 
 
+def test_a_round_without_coefficients_is_in_no_file():
+    """As where a signal ends a run while ranks exchange what they have."""
+    ours = GeneralizedAdvantage(GAMMA, LAM, FirstEntry(), RewardScale(1, GAMMA), lambda observations: observations, {"a": 0})
+    ours.critic.state_dict = dict
+    before = ours.state_dict()
+    assessment = ours.assess(accepted := [piece([3, 5], 7, [1, 2])], None)
+    np.testing.assert_equal(ours.state_dict(), before)
+    ours.coefficients(accepted, np.ones(1), assessment)
+    after = ours.state_dict()
+    assert after["lesson"] is not None
+    assert (after["scale"]["moments"] != before["scale"]["moments"]).any()
+
+
 def test_rewards_are_in_the_unit_of_the_rounds_before():
     """The first round has none before it and takes its own."""
     ours = GeneralizedAdvantage(0.0, 0.0, FirstEntry(), RewardScale(1, 0.0), lambda observations: observations, {"a": 0})

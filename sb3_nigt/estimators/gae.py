@@ -39,12 +39,16 @@ class _Part:
     :param tasks: number of each step's task
     :param is_whole: whether there are no other processes
     :param has_moved_scale: whether the unit of rewards already includes this round's returns
+    :param scale_before: state of the unit of rewards before the round
+    :param lesson_before: what the critic had to learn then
     """
 
     advantages: FloatArray
     tasks: npt.NDArray[np.int64]
     is_whole: bool
     has_moved_scale: bool
+    scale_before: dict[str, Any]
+    lesson_before: _Lesson | None
 
 
 class GeneralizedAdvantage(Estimator):
@@ -84,12 +88,13 @@ class GeneralizedAdvantage(Estimator):
 
     def assess(self, accepted: Accepted, rows: Rows | None) -> Assessment:
         """See ``Estimator``; what the critic is to learn from these steps is kept for ``learn``."""
+        before = self.scale.state_dict(), self._lesson
         returns = [self._returns(arrival.worker, trajectory) for arrival, trajectory in accepted]
         is_first = bool(self.scale.moments.weight < 1)  # there is no unit yet: take that of this round
         if is_first:
             self.scale.merge(returns if rows is None else _exchanged(returns, rows))
         advantages, tasks = self._advantages(accepted) if accepted else (np.zeros(0), np.zeros(0, dtype=np.int64))
-        self._part = _Part(advantages, tasks, rows is None, is_first)
+        self._part = _Part(advantages, tasks, rows is None, is_first, *before)
         return Assessment({} if rows is None else _by_worker(accepted, advantages, tasks), returns)
 
     def _advantages(self, accepted: Accepted) -> tuple[FloatArray, npt.NDArray[np.int64]]:
@@ -158,9 +163,16 @@ class GeneralizedAdvantage(Estimator):
         self.critic.network.reward_scale.fill_(self.scale.scale)
 
     def state_dict(self) -> dict[str, Any]:
-        """See ``Estimator``; the round that the critic has not learned from yet is part of it."""
-        lesson = None if self._lesson is None else tuple(getattr(self._lesson, f.name) for f in fields(_Lesson))
-        return {"critic": self.critic.state_dict(), "scale": self.scale.state_dict(), "lesson": lesson}
+        """
+        See ``Estimator``; the round that the critic has not learned from yet is part of it.
+
+        A round that was assessed but has no coefficients yet is not: on ranks, a signal may end the run there.
+        """
+        scale, lesson = self.scale.state_dict(), self._lesson
+        if self._part is not None:
+            scale, lesson = self._part.scale_before, self._part.lesson_before
+        kept = None if lesson is None else tuple(getattr(lesson, f.name) for f in fields(_Lesson))
+        return {"critic": self.critic.state_dict(), "scale": scale, "lesson": kept}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """See ``Estimator``."""
