@@ -126,7 +126,7 @@ WRONG = {
     "table good --output foreign": "'foreign' is not allowed: it is a directory, give the name of a file",
     "verdicts good --output none/verdicts.md": "there is no directory 'none', make it first",
     "summary": "arguments are required: DIR",
-    "summary nowhere": "'nowhere' has no curves.csv with runs: give a directory written by compare or reproduce",
+    "summary nowhere": r"'nowhere' has no curves.csv with runs \(No such file or directory\): give a directory written by",
     "summary empty": "'empty' has no curves.csv with runs",
     "summary foreign": "'foreign' has no curves.csv with runs",
     "plan --step-times 1,2 --n-trajectories 99999999999": "--n-trajectories 99999999999: .* give fewer",

@@ -305,6 +305,29 @@ def test_finished_runs_are_not_run_again(tmp_path, monkeypatch):
     execute_all(runs, tmp_path, 1)
 
 
+def test_the_files_have_the_runs_that_have_not_failed(tmp_path, monkeypatch):
+    runs = [Run("rennala", seed, CARTPOLE, FEW) for seed in range(2)]
+    training.execute(runs[1], tmp_path)
+
+    def fail(*args):
+        raise FailedRunsError
+
+    monkeypatch.setattr(compare, "execute_all", fail)
+    with pytest.raises(FailedRunsError):
+        compare.compare(runs, tmp_path, 1)
+    assert {line.split(",")[1] for line in (tmp_path / "curves.csv").read_text().splitlines()} == {"seed", "1"}
+    assert (tmp_path / "table.txt").exists()
+
+
+@pytest.mark.parametrize(("n_lines", "last"), [(30, "29"), (31, "…")])
+def test_a_long_error_is_cut(tmp_path, monkeypatch, n_lines, last):
+    def fail(*args):
+        raise ValueError("\n".join(map(str, range(n_lines))))
+
+    monkeypatch.setattr(campaign, "execute", fail)
+    assert campaign._error_of(Run("rennala", 0, CARTPOLE, FEW), tmp_path).splitlines()[-1] == last
+
+
 @pytest.mark.slow
 def test_a_run_that_fails_stops_no_other(tmp_path):
     good, bad = Run("rennala", 0, CARTPOLE, FEW), Run("rennala", 1, CARTPOLE, FEW, {"eta": 2.0})

@@ -87,6 +87,7 @@ def test_permutation_test_by_hand():
     """Of the ten ways to deal out 1, 2, 3 | 4, 9 no other one differs by 4.5; next are 3, 4, 9 | 1, 2 and 1, 2, 4 | 3, 9."""
     assert permutation_p(array(1, 2, 3), array(4, 9)) == 0.1
     assert permutation_p(array(3, 4, 9), array(1, 2)) == 0.2
+    assert np.isnan(permutation_p(array(3, np.nan, 9), array(1, 2)))
     assert permutation_p(array(1, 2, 4), array(3, 9)) == 0.3
     assert permutation_p(np.ones(3), np.ones(3)) == 1.0
     rounded = array(0.1, 0.2, 0.3)  # 0.1 + 0.2 + 0.3 is not 0.3 + 0.2 + 0.1 for a computer

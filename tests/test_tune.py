@@ -154,6 +154,7 @@ def test_file_of_tuned_values(tmp_path, capsys):
     assert capsys.readouterr().out == "rennala: tuned on other workers or tasks of CartPole-v1\n"
     assert arguments_of("rennala", acrobot, found) == {}
     assert capsys.readouterr().out == "rennala: nothing tuned for Acrobot-v1, so its defaults\n"
+    assert arguments_of("rennala@variant", CARTPOLE, found) == {"eta": 0.01}
     assert arguments_of("rennala:first_finished", CARTPOLE, found) == {}
     assert capsys.readouterr().out == "rennala:first_finished: nothing tuned for CartPole-v1, so its defaults\n"
     assert arguments_of("ppo", CARTPOLE, found) == arguments_of("rennala:pipelined", CARTPOLE, []) == {}

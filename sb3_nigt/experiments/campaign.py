@@ -23,6 +23,7 @@ from sb3_nigt.experiments.training import execute, files_of
 
 ATTEMPTS = 3  # at runs whose process was killed; an error in Python would come again
 POLL_SECONDS = 1.0
+LONGEST_TEXT = 30  # lines of an error
 OUT_OF_DATE = ".*The environment .* is out of date"  # gymnasium's warning; an experiment of v4 is repeated on v4
 
 
@@ -110,7 +111,9 @@ def _error_of(run: Run, directory: Path) -> str | None:
 
 
 def _text(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
+    """Its first lines: some messages have an array of a hundred."""
+    lines = f"{type(error).__name__}: {error}".splitlines()
+    return "\n".join(lines if len(lines) <= LONGEST_TEXT else [*lines[:LONGEST_TEXT], "…"])
 
 
 def _share_done(run: Run, directory: Path, running: bool) -> float:

@@ -15,12 +15,13 @@ from matplotlib.ticker import StrMethodFormatter, SymmetricalLogLocator
 
 from sb3_nigt.experiments import statistics
 from sb3_nigt.experiments.arguments import (
+    FailedRunsError,
     UsageError,
     link_of,
     parse_message_times,
     parse_times,
 )
-from sb3_nigt.experiments.campaign import execute_all
+from sb3_nigt.experiments.campaign import execute_all, is_finished
 from sb3_nigt.experiments.given import Given, check_given
 from sb3_nigt.experiments.linear import is_schedule
 from sb3_nigt.experiments.methods import is_baseline, make_model
@@ -200,8 +201,19 @@ def compare(runs: Sequence[Run], output: Path, processes: int, threshold: float 
     :param output: directory for all files
     :param processes: number of runs at a time
     :param threshold: return whose time is in the table; None: three quarters of what the best method has gained
+    :raises FailedRunsError: if runs have failed; the files have the others
     """
-    execute_all(runs, output, processes)
+    try:
+        execute_all(runs, output, processes)
+    except FailedRunsError:
+        finished = [run for run in runs if is_finished(run, output)]
+        if finished:
+            _write(finished, output, threshold)
+        raise
+    _write(runs, output, threshold)
+
+
+def _write(runs: Sequence[Run], output: Path, threshold: float | None) -> None:
     curves = load_curves(runs, output)
     text = report(runs, curves, threshold)
     save_all(runs, output)

@@ -127,7 +127,7 @@ def load_all(path: Path) -> Curves:
     rows: dict[tuple[str, str], list[dict[str, str]]] = {}
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
-        if not {"method", "seed", "seconds", "return"} <= set(reader.fieldnames or ()):
+        if not {"method", "seed", "seconds", "timesteps", "return"} <= set(reader.fieldnames or ()):
             raise ValueError(f"{path} has no curves: give a file written by compare or reproduce")
         for row in reader:
             rows.setdefault((row["method"], row["seed"]), []).append(row)
@@ -149,9 +149,10 @@ def comparison(text: str) -> tuple[str, Curves]:
     path = Path(text)
     try:
         return path.resolve().name, load_all(path / ALL_CURVES)
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
         raise argparse.ArgumentTypeError(
-            f"{text!r} has no {ALL_CURVES} with runs: give a directory written by compare or reproduce"
+            f"{text!r} has no {ALL_CURVES} with runs ({reason}): give a directory written by compare or reproduce"
         ) from None
 
 

@@ -81,8 +81,11 @@ def permutation_p(first: FloatArray, second: FloatArray) -> float:
 
     :param first: one number per run
     :param second: one number per run, of other runs
+    :return: nan if a number is not finite
     """
     runs, size = np.concatenate([first, second]), len(first)
+    if not np.isfinite(runs).all():
+        return math.nan
     if math.comb(len(runs), size) <= DEALS:
         groups = np.array(list(itertools.combinations(runs, size)))
     else:

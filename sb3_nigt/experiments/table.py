@@ -53,7 +53,9 @@ def returns_table(comparisons: Sequence[tuple[str, Curves]]) -> str:
     for name, curves in comparisons:
         finals = {method: np.array([curve.final_return for curve in runs]) for method, runs in curves.items()}
         cells = returns_cells(finals)
-        lines.append(markdown_row([name, str(len(next(iter(curves.values())))), *(cells.get(m, "") for m in methods)]))
+        n_runs = [len(runs) for runs in curves.values()]
+        shown = str(n_runs[0]) if min(n_runs) == max(n_runs) else f"{min(n_runs)} to {max(n_runs)}"
+        lines.append(markdown_row([name, shown, *(cells.get(m, "") for m in methods)]))
     return "\n".join(lines)
 
 

@@ -90,13 +90,15 @@ def arguments_of(method: str, setting: Setting, tuned: Sequence[Tuned]) -> dict[
     """
     Return the tuned arguments; if there are none for this setting, those for another one of the same environment.
 
+    A variant of a method has those of the method.
+
     A line says so, or that there are none at all. Nothing is said of baselines, which have no grid.
 
     :param method: its name
     :param setting: environment and workers
     :param tuned: the tuned arguments from the file; empty if none was given
     """
-    of_method = [entry for entry in tuned if entry.method == method]
+    of_method = [entry for entry in tuned if entry.method == method.partition("@")[0]]
     for entry in of_method:
         if entry.setting == setting:
             return entry.arguments
