@@ -284,9 +284,9 @@ class TakesEnv(LengthFromSeedEnv):
 
 
 def test_a_worker_that_reads_nothing_of_a_long_message():
-    env = ProcessVecEnv([TakesEnv, TakesEnv], timeout=2.0)
+    env = ProcessVecEnv([TakesEnv, TakesEnv], timeout=5.0)
     os.kill(env.worker_pids[1], signal.SIGSTOP)
-    with pytest.warns(UserWarning, match="Worker 1"), pytest.raises(WorkerError, match="did not read a message for 2 s"):
+    with pytest.warns(UserWarning, match="Worker 1"), pytest.raises(WorkerError, match="did not read a message for 5 s"):
         env.env_method("take", np.zeros(10**6))
     assert env.env_method("take", np.zeros(10**6)) == [10**6] * 2
     close(env)

@@ -147,19 +147,29 @@ def test_steps_of_a_round_that_a_callback_has_stopped_are_in_no_episode(tmp_path
 
 
 class Interrupting(LengthFromSeedEnv):
-    """Ctrl-C comes in the 100th step of all."""
+    """Ctrl-C comes in one of the steps or resets of all."""
 
-    n_steps = 0
+    left = None
+
+    def count(self, name):
+        if name in Interrupting.left:
+            Interrupting.left[name] -= 1
+            if Interrupting.left[name] == 0:
+                raise KeyboardInterrupt
+
+    def reset(self, **kwargs):
+        self.count("reset")
+        return super().reset(**kwargs)
 
     def step(self, action):
-        Interrupting.n_steps += 1
-        if Interrupting.n_steps == 100:
-            raise KeyboardInterrupt
+        self.count("step")
         return super().step(action)
 
 
-def test_a_round_of_steps_that_was_interrupted_is_in_no_stream(tmp_path):
+@pytest.mark.parametrize(("name", "number"), [("step", 100), ("reset", 30)])
+def test_a_round_of_steps_that_was_interrupted_is_in_no_stream(tmp_path, name, number):
     """The random numbers of the steps after it are those that a replay takes."""
+    Interrupting.left = {name: number}
     recorder = RunRecorder(tmp_path / "run.jsonl")
     model = default(SimulatedVecEnv([Interrupting] * 3))
     with pytest.raises(KeyboardInterrupt):

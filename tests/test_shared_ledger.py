@@ -89,7 +89,7 @@ def test_an_entry_is_read_as_it_was_written():
     assert len(entry.pack()) == 73
     assert Entry.unpack(7, entry.pack()) == entry
     start = Entry(STARTED, 3, TrajectoryKey(7, 2, 5))
-    assert start == Entry(STARTED, 3, TrajectoryKey(7, 2, 5), 0, False, 0.0, 0.0, 0.0)
+    assert start == Entry(STARTED, 3, TrajectoryKey(7, 2, 5), 0, 0, 0.0, 0.0, 0.0, 0.0)
     assert Entry.unpack(7, start.pack()) == start
 
 

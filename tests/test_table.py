@@ -10,7 +10,16 @@ from PIL import Image
 from sb3_nigt.__main__ import main
 from sb3_nigt.experiments import panels
 from sb3_nigt.experiments.results import Curve
-from sb3_nigt.experiments.table import rate_table, returns_table, speed_cell, speed_table, speedup, speedups, tasks_table
+from sb3_nigt.experiments.table import (
+    rate_table,
+    returns_cells,
+    returns_table,
+    speed_cell,
+    speed_table,
+    speedup,
+    speedups,
+    tasks_table,
+)
 
 
 def curve(*points):
@@ -90,6 +99,13 @@ def test_steps_a_second_by_hand():
     ]
 
 
+def test_small_returns_have_two_decimals():
+    """In the whole row; zero has no sign."""
+    cells = returns_cells({"first": np.array([0.912, 0.912]), "other": np.array([-0.001, -0.001])})
+    assert cells == {"first": "**0.91** [0.91, 0.91]", "other": "0.00 [0.00, 0.00]"}
+    assert returns_cells({"first": np.array([0.912]), "other": np.array([2.0])}) == {"first": "0.9", "other": "**2.0**"}
+
+
 def test_tasks_by_hand():
     """The worst task is that of each run, so it may be lower than each task's mean."""
     runs = [
@@ -100,8 +116,8 @@ def test_tasks_by_hand():
         "| name | first | other |",
         "| --- | --- | --- |",
         "| a=1 | 6.0 [3.0, 9.0] | **9.0** |",
-        "| a=2 | **4.0** [1.00, 7.0] | 1.00 |",
-        "| worst task | **2.0** [1.00, 3.0] | 1.00 |",
+        "| a=2 | **4.0** [1.0, 7.0] | 1.0 |",
+        "| worst task | **2.0** [1.0, 3.0] | 1.0 |",
     ]
 
 

@@ -78,10 +78,12 @@ def with_own_critic(parameters: dict[str, Any], policy: nn.Module) -> dict[str, 
 
 def fits_optimizer(state: dict[str, Any], optimizer: th.optim.Optimizer) -> bool:
     """
-    Tell whether a state is of this kind of optimizer, by the names of its settings; one of another version has more or fewer.
+    Return whether a state comes from this kind of optimizer, judged by the names of its settings.
 
-    :param state: of ``state_dict`` of any optimizer
-    :param optimizer: that is to take it
+    Another version may have more or fewer of them.
+
+    :param state: the ``state_dict`` of any optimizer
+    :param optimizer: the optimizer to load it into
     """
     given, own = ([group.keys() for group in groups] for groups in (state["param_groups"], optimizer.param_groups))
     return len(given) == len(own) and all(a <= b or b <= a for a, b in zip(given, own, strict=True))

@@ -63,7 +63,7 @@ OF_A_RUN = (  # attributes that are made anew from the others
     *("_is_prepared", "_extrapolation_norm"),
 )
 LARGEST_SEED = 2**32 - 1  # of NumPy's global random numbers, which Stable-Baselines3 seeds as well
-OF_GEOMETRY = ("geometry", "damping", "n_products")  # settings of NIGT that are not learned
+OF_GEOMETRY = ("geometry", "damping", "n_products")  # settings of NIGT that a file does not override
 RATE_OF_OTHERS = 3e-4  # of an optimizer without geometry, as in PPO
 COUNTERS = {  # name and attribute of the numbers that decide how a run continues
     "num_timesteps": "num_timesteps",

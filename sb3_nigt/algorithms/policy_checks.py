@@ -30,7 +30,7 @@ def check_optimizer_kwargs(kwargs: dict[str, Any], optimizer: type[th.optim.Opti
     Refuse arguments that the algorithm sets, or that the optimizer does not have.
 
     :param kwargs: ``optimizer_kwargs`` of the policy
-    :param optimizer: the algorithm's, or another one that it sets the same of
+    :param optimizer: the algorithm's optimizer, or a subclass of NIGT
     :raises ValueError: naming one of them, and what to give instead
     """
     parameters = inspect.signature(optimizer).parameters

@@ -40,7 +40,7 @@ from sb3_nigt.distributed.losses import LOST, Losses
 from sb3_nigt.distributed.observations import as_bytes, from_bytes
 from sb3_nigt.distributed.ranks import Ranks
 from sb3_nigt.distributed.round import RankRound
-from sb3_nigt.distributed.step_counts import StepCounts
+from sb3_nigt.distributed.step_counts import StepCounts, check_parts
 from sb3_nigt.distributed.step_round import RankSteps
 from sb3_nigt.distributed.workers import RankWorkers
 from sb3_nigt.errors import RankError
@@ -224,6 +224,7 @@ class Session:
         self._forget(prefix, own.keys)
         if not told.of_ranks("goes_on").all():
             return None
+        check_parts(counts, aggregator, round_)
         self._stack.merge(told.vectors[0])
         used_steps = sum(arrival.n_steps for arrival in arrivals.accepted)
         report = RoundReport(
@@ -325,9 +326,8 @@ class Session:
         if not isinstance(optimizer, NIGT) or optimizer.param_groups[0]["geometry"] == "euclidean":
             step()
             return
-        if self.is_first:
-            step()
-        made = self.ranks.broadcast(f"{self.workers.prefix}step", optimizer.step_made(), source=0)
+        own = optimizer.made_by(step) if self.is_first else optimizer.step_made()
+        made = self.ranks.broadcast(f"{self.workers.prefix}step", own, source=0)
         if not self.is_first:
             optimizer.take_step(made)
 

@@ -15,6 +15,7 @@ from sb3_nigt.aggregators import Aggregator
 from sb3_nigt.distributed.line import StoreLine
 from sb3_nigt.distributed.losses import Losses
 from sb3_nigt.distributed.rules import filled
+from sb3_nigt.errors import RankError
 from sb3_nigt.vec_env.pool.step_rounds import predicted_shares
 
 IntArray = npt.NDArray[np.int64]
@@ -31,9 +32,9 @@ class StepCounts:
     """
     Counts of the workers of all ranks, as one rank sees them.
 
-    Each rank has one key on the store, with the round and the steps of its workers, and overwrites it at every look. What it
-    tells only grows within a round, so all ranks come to see that it is complete. Steps that are lost after they were told, as
-    with a worker that dies, count for this, but not for the weights: such a round has fewer steps than asked for.
+    Each rank has one key on the store, with the round, the steps of its workers and whether it has seen that the round is
+    complete, and overwrites it at every look. Steps that are lost, as with a worker that dies, are made again, unless a rank
+    has seen the round complete before: then it is over for all, with fewer steps than asked for.
 
     A look comes when half of what is left of the round has passed, as far as can be predicted: a few of them a round, and none
     that depends on the number of steps.
@@ -66,7 +67,6 @@ class StepCounts:
         shares = predicted_shares(self._rates, aggregator.is_complete)
         self._share = float(shares[self._own.start : self._own.stop].sum())
         self._next_look, self._next_steps, self._is_over = 0.0, 0, False
-        self._told = np.zeros(len(self._own), dtype=np.int64)
 
     def is_complete(self, counts: IntArray) -> bool:
         """
@@ -91,10 +91,12 @@ class StepCounts:
     def _look(self, counts: IntArray) -> None:
         self._losses.check(self._aggregator)
         began = time.monotonic()
-        made = self._tell(self._round, counts)
+        made, self._is_over = self._tell(self._round, counts)
         self._line.check()
         now = time.monotonic()
-        self._is_over = self._aggregator.is_complete(made)
+        if not self._is_over and self._aggregator.is_complete(made):
+            self._tell(self._round, counts, is_over=True)
+            self._is_over = True
         if self._is_over:
             return
         self._measure(int(counts.sum()), now - self._began)
@@ -114,17 +116,34 @@ class StepCounts:
         further = predicted_shares(self._rates, lambda more: self._aggregator.is_complete(made + more))
         return float(further[fastest] / max(self._rates[fastest], 1e-9))
 
-    def _tell(self, round_: int, counts: IntArray) -> IntArray:
-        """Write this rank's counts; return those of all workers in this round."""
-        self._told = np.maximum(self._told, counts)
-        own, key = _packed(round_, self._told), self._keys[self._line.rank]
+    def _tell(self, round_: int, counts: IntArray, is_over: bool = False) -> tuple[IntArray, bool]:
+        """Write this rank's counts; return those of all workers in this round, and whether a rank has seen it complete."""
+        own, key = _packed(round_, counts, is_over), self._keys[self._line.rank]
         texts = self._line.call(partial(_set_and_get, key=key, value=own, keys=self._keys))
         rows = [np.frombuffer(text, "<i8") for text in texts]
-        return np.concatenate([row[1:] if row[0] == round_ else np.zeros_like(row[1:]) for row in rows])
+        of_round = [row if row[0] == round_ else np.zeros_like(row) for row in rows]
+        return np.concatenate([row[2:] for row in of_round]), any(bool(row[1]) for row in of_round)
 
 
-def _packed(round_: int, counts: npt.NDArray[Any]) -> bytes:
-    return np.array([round_, *counts], dtype="<i8").tobytes()
+def check_parts(counts: IntArray, aggregator: Aggregator, round_: int) -> None:
+    """
+    Refuse a round that has no steps of workers that it needs, since they were lost in the moment in which it was complete.
+
+    :param counts: steps of all workers that count
+    :param aggregator: the rule of the round
+    :param round_: its number
+    :raises RankError: naming the workers
+    """
+    without = np.flatnonzero(counts == 0).tolist()
+    if not aggregator.can_do_without(without, len(counts)):
+        raise RankError(
+            f"round {round_} has nothing of workers {without}, which were lost when it was complete: continue from the last "
+            "checkpoint."
+        )
+
+
+def _packed(round_: int, counts: npt.NDArray[Any], is_over: bool = False) -> bytes:
+    return np.array([round_, is_over, *counts], dtype="<i8").tobytes()
 
 
 def _set_and_get(store: Store, key: str, value: bytes, keys: list[str]) -> list[bytes]:

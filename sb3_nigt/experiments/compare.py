@@ -203,23 +203,21 @@ def compare(runs: Sequence[Run], output: Path, processes: int, threshold: float 
     :param threshold: return whose time is in the table; None: three quarters of what the best method has gained
     :raises FailedRunsError: if runs have failed; the files have the others
     """
+    failure: FailedRunsError | None = None
     try:
         execute_all(runs, output, processes)
-    except FailedRunsError:
-        finished = [run for run in runs if is_finished(run, output)]
-        if finished:
-            _write(finished, output, threshold)
-        raise
-    _write(runs, output, threshold)
-
-
-def _write(runs: Sequence[Run], output: Path, threshold: float | None) -> None:
+    except FailedRunsError as error:
+        failure, runs = error, [run for run in runs if is_finished(run, output)]
+        if not runs:
+            raise
     curves = load_curves(runs, output)
     text = report(runs, curves, threshold)
     save_all(runs, output)
     (output / "table.txt").write_text(text + "\n", encoding="utf-8")
     draw(curves, title(runs[0].setting), output / "curves.png")
     print(f"{text}\n\n{output}: table.txt, {ALL_CURVES}, curves.png, and two files for each of {len(runs)} runs")
+    if failure is not None:
+        raise failure
 
 
 def report(runs: Sequence[Run], curves: Curves, threshold: float | None) -> str:

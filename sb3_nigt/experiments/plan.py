@@ -129,7 +129,8 @@ def report(planned: Plan, workers: Sequence[int]) -> str:
 def _methods_table(planned: Plan) -> str:
     load = planned.workload
     is_serial = load.link == "serial"
-    title = f"{load.n_workers} worker{'s' if load.n_workers > 1 else ''}, M = {planned.n_trajectories}, {number(load.mean_length)} steps per trajectory"
+    workers = f"{load.n_workers} worker{'s' if load.n_workers > 1 else ''}"
+    title = f"{workers}, M = {planned.n_trajectories}, {number(load.mean_length)} steps per trajectory"
     if is_serial:
         title += f", serial link, {'server' if load.aggregation == 'server' else 'all-reduce'}"
     heads = ["s/round", "s/update", "traj.", "traj./s", "messages", "staleness", "discarded", "idle", *["link"] * is_serial]

@@ -14,6 +14,8 @@ from sb3_nigt.experiments.panels import draw_panels
 from sb3_nigt.experiments.results import Curve, Curves
 from sb3_nigt.experiments.statistics import FloatArray
 
+SMALL = 2.0  # returns between -1 and 1 are common: a row without larger ones has two decimals
+
 
 def run(args: argparse.Namespace) -> None:
     """
@@ -168,16 +170,20 @@ def returns_cells(finals: Mapping[str, FloatArray]) -> dict[str, str]:
     :return: by method
     """
     means = {method: float(statistics.interquartile_mean(values)) for method, values in finals.items()}
-    best = _return(max(means.values()))  # as it is written: a difference that is not shown does not decide
-    texts = {method: _return(mean) for method, mean in means.items()}
-    return {method: (f"**{text}**" if text == best else text) + _interval(finals[method]) for method, text in texts.items()}
+    text_of = _small_number if max(map(abs, means.values())) < SMALL else _number
+    best = text_of(max(means.values()))  # as it is written: a difference that is not shown does not decide
+    texts = {method: text_of(mean) for method, mean in means.items()}
+    return {
+        method: (f"**{text}**" if text == best else text) + _interval(finals[method], text_of)
+        for method, text in texts.items()
+    }
 
 
-def _interval(finals: FloatArray) -> str:
+def _interval(finals: FloatArray, text_of: Callable[[float], str]) -> str:
     if len(finals) == 1:
         return ""
     low, high = statistics.bootstrap_interval(finals, statistics.interquartile_mean)
-    return f" [{_return(float(low))}, {_return(float(high))}]"
+    return f" [{text_of(float(low))}, {text_of(float(high))}]"
 
 
 def speed_cell(of_first: Sequence[Curve], of_other: Sequence[Curve]) -> str:
@@ -233,8 +239,8 @@ def _ratio(value: float) -> str:
     return f"{value:.1f}" if value else "not reached"
 
 
-def _return(value: float) -> str:
-    return f"{value:.2f}" if abs(value) < 2 else _number(value)  # returns between -1 and 1 are common
+def _small_number(value: float) -> str:
+    return f"{round(value, 2) + 0.0:.2f}"  # no -0.00
 
 
 def _number(value: float) -> str:

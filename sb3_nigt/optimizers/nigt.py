@@ -152,6 +152,22 @@ class NIGT(Optimizer):
         self.n_halvings += 1
 
     @th.no_grad()
+    def made_by(self, step: Callable[[], None]) -> th.Tensor:
+        """
+        Make a step, and be exactly where others are that take it: half a step is rounded in another way than a whole one.
+
+        :param step: makes it, as a whole or in part
+        :return: what ``take_step`` takes
+        """
+        before = [(p, p.detach().clone()) for p in self._trained()]
+        step()
+        vector = self.step_made()
+        for p, value in before:
+            p.copy_(value)
+        self.take_step(vector)
+        return vector
+
+    @th.no_grad()
     def step_made(self) -> th.Tensor:
         """
         Return the last step as one vector for ``take_step``: where the parameters that are trained are now, and d_t.

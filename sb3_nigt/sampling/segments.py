@@ -104,9 +104,8 @@ class SegmentSampler:
 
     def leave_episode(self) -> None:
         """Start with a new episode next, since the environment was reset by something else."""
-        if self._is_open:  # something has ended ``advance`` in its middle: the random numbers go on after the steps that count
-            self._begin_noise_anew()
-            self._noise.skip(self.n_made)
+        self._begin_noise_anew()  # if ``advance`` was interrupted, some were taken for steps that do not count
+        self._noise.skip(self.n_made)
         self._in_episode = self._is_open = False
 
     @property
@@ -125,13 +124,13 @@ class SegmentSampler:
 
         :param start: where to start
         :param actions: the actions that the environment received in the episode in progress; None: begin with a new one
-        :return: whether it is in the middle of that episode, which has not ended while it was repeated
+        :return: False if the episode ended while it was repeated, or there was none
         """
         self._noise.skip(start.n_steps)
         self.n_made, self.n_episodes = start.n_steps, start.n_episodes
         if actions is None:
             return False
-        rewards = self._sampler.repeat(episode_seed(self._seed, self._worker, start.n_episodes - 1), actions)
+        rewards = self._sampler.repeat(episode_seed(self._seed, self._stream, start.n_episodes - 1), actions)
         if rewards is None:
             return False
         self._episode_return = float(np.add.accumulate([0.0, *rewards])[-1])
