@@ -127,7 +127,7 @@ def load_all(path: Path) -> Curves:
     rows: dict[tuple[str, str], list[dict[str, str]]] = {}
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
-        if not {"method", "seed", "seconds", "timesteps", "return"} <= set(reader.fieldnames or ()):
+        if not {"method", "seed", "seconds", "return"} <= set(reader.fieldnames or ()):
             raise ValueError(f"{path} has no curves: give a file written by compare or reproduce")
         for row in reader:
             rows.setdefault((row["method"], row["seed"]), []).append(row)
