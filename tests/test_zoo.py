@@ -207,7 +207,7 @@ def test_one_file_an_algorithm():
 @needs_zoo
 @pytest.mark.parametrize("algo", ALGORITHMS)
 def test_entries_are_arguments_of_the_algorithm(algo, tmp_path):
-    """As the zoo reads them. All values are the package's defaults; where the learning rate is left out, its default as well."""
+    """As the zoo reads them. All values are the package's defaults, also that of a learning rate that is left out."""
     from rl_zoo3.exp_manager import ExperimentManager
 
     defaults = {name: p.default for name, p in inspect.signature(ALGORITHMS[algo]).parameters.items()}
