@@ -49,27 +49,27 @@ def test_the_log_has_games_where_a_monitor_is_inside_of_lives(vec_env):
     assert np.nansum(returns) == pytest.approx(sum(info["r"] for info in model.ep_info_buffer))
 
 
+def round_of_trajectories(vec_env, env_fn, n_trajectories):
+    env = vec_env([env_fn] * 2)
+    model = paper.RennalaNIGT("MlpPolicy", env, n_trajectories=n_trajectories, schedule="planned", seed=3, **SMALL)
+    (report,) = run_rounds(model, 1)
+    env.close()
+    return report.arrivals, list(model.ep_info_buffer)
+
+
 @pytest.mark.parametrize("vec_env", [simulated, ProcessVecEnv])
 def test_the_log_has_games_in_rounds_of_trajectories(vec_env):
     """Each trajectory is a life; two of three end no game."""
-    env = vec_env([game] * 2)
-    model = paper.RennalaNIGT("MlpPolicy", env, n_trajectories=12, schedule="planned", seed=3, **SMALL)
-    (report,) = run_rounds(model, 1)
-    env.close()
-    assert [a.n_steps for a in report.arrivals] == [2] * 12
-    games = list(model.ep_info_buffer)
-    assert {game["l"] for game in games} == {6}
+    arrivals, games = round_of_trajectories(vec_env, game, 12)
+    assert [a.n_steps for a in arrivals] == [2] * 12
+    assert {one["l"] for one in games} == {6}
     if vec_env is simulated:  # else it depends on the speeds which lives belong to a game that has ended
         assert len(games) == 12 // 3
-        assert sum(game["r"] for game in games) == pytest.approx(sum(a.episode_return for a in report.arrivals))
+        assert sum(one["r"] for one in games) == pytest.approx(sum(a.episode_return for a in arrivals))
 
 
 @pytest.mark.parametrize("vec_env", [simulated, ProcessVecEnv])
 def test_episodes_without_a_monitor_are_reported(vec_env):
-    env = vec_env([LengthFromSeedEnv] * 2)
-    model = paper.RennalaNIGT("MlpPolicy", env, n_trajectories=6, schedule="planned", seed=3, **SMALL)
-    (report,) = run_rounds(model, 1)
-    env.close()
-    seen = [(info["l"], info["r"]) for info in model.ep_info_buffer]
-    assert len(seen) >= 5  # the last step of the round waits where their number is odd
-    assert seen == [(a.n_steps, a.episode_return) for a in report.arrivals][: len(seen)]
+    arrivals, episodes = round_of_trajectories(vec_env, LengthFromSeedEnv, 6)
+    assert len(episodes) >= 5  # the last step of the round waits where their number is odd
+    assert [(one["l"], one["r"]) for one in episodes] == [(a.n_steps, a.episode_return) for a in arrivals][: len(episodes)]

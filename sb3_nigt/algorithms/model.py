@@ -183,7 +183,7 @@ class Model(OnPolicyAlgorithm):
         check_setup(self)
         check_policy_kwargs(self.policy_kwargs, self.policy_class)
         optimizer = self.policy_kwargs.get("optimizer_class", self.optimizer_class)
-        if "optimizer_class" not in self.policy_kwargs or (isinstance(optimizer, type) and issubclass(optimizer, NIGT)):
+        if optimizer is self.optimizer_class or (isinstance(optimizer, type) and issubclass(optimizer, NIGT)):
             check_optimizer_kwargs(self.policy_kwargs.get("optimizer_kwargs") or {}, optimizer)
         check_kind_of_estimator(self._has_critic, self.gae_lambda)
         if not hasattr(self, "observation_space"):  # neither an environment nor a file

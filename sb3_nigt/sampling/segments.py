@@ -104,8 +104,9 @@ class SegmentSampler:
 
     def leave_episode(self) -> None:
         """Start with a new episode next, since the environment was reset by something else."""
-        self._begin_noise_anew()  # if ``advance`` was interrupted, some were taken for steps that do not count
-        self._noise.skip(self.n_made)
+        if self._is_open:  # ``advance`` was interrupted: random numbers were taken for steps that do not count
+            self._begin_noise_anew()
+            self._noise.skip(self.n_made)
         self._in_episode = self._is_open = False
 
     @property
@@ -238,6 +239,7 @@ class SegmentSampler:
         if is_new:
             self._in_episode, self._episode_return, self._episode_steps = True, 0.0, 0
             self.n_episodes += 1
+        self._is_open = True  # before the reset, which may be interrupted
         self._room, arrays = UNLIMITED, None
         if self._log is not None:
             self._room, arrays = self._log.room(), self._log.open(self._episode_steps)
@@ -246,7 +248,6 @@ class SegmentSampler:
             self._sampler.begin(key, self._point, self._network, seed, self._noise, arrays)
         else:
             self._sampler.go_on(key, self._point, self._network, self._noise, arrays)
-        self._is_open = True
 
     def _close_piece(self) -> None:
         sampler = self._sampler
