@@ -98,7 +98,7 @@ BORROWED = {
     "_forkserver": "multiprocessing: a process that was forked cannot let go of its parent's fork server in public",
     "_forkserver_alive_fd": "multiprocessing: as _forkserver",
     "_forkserver_pid": "multiprocessing: as _forkserver",
-    "_raylet": "Ray: the timeout of a first connection, which its public functions do not take",
+    "_raylet": "Ray: the timeout of a first connection, and a token that has changed, which its public functions do not take",
 }
 # What is longer, each with the reason; a file or a function that fits again must leave the list.
 LONG_FILES = {

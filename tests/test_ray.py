@@ -28,6 +28,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noq
 
 from sb3_nigt import RayVecEnv  # noqa: E402
 from sb3_nigt.vec_env.ray import vec_env as ray_vec_env  # noqa: E402
+from sb3_nigt.vec_env.ray.cluster import read_environment  # noqa: E402
 from sb3_nigt.vec_env.ray.handle import RayWorker  # noqa: E402
 
 STORE = 80 * 2**20
@@ -56,12 +57,6 @@ def cluster():
         ray.shutdown()
         cluster.shutdown()
     read_environment()
-
-
-def read_environment():
-    """Ray does when it is imported, which was earlier."""
-    ray._raylet.Config.initialize("")
-    ray._raylet.AuthenticationTokenLoader.instance().reset_cache()
 
 
 class SpareWorker(RayWorker):

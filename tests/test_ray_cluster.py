@@ -111,6 +111,19 @@ def test_nobody_else_can_read_the_token(no_ray, monkeypatch, tmp_path):
     assert len(tokens.pop()) >= 32
 
 
+def test_a_token_that_has_changed_is_read_again(no_ray, monkeypatch, tmp_path):
+    """Ray keeps the first one that it needs, and a second Ray of the same process would be refused."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.delenv("RAY_AUTH_TOKEN_PATH", raising=False)
+    loader = ray._raylet.AuthenticationTokenLoader.instance()
+    for token in ("first", "second", ""):
+        monkeypatch.setenv("RAY_AUTH_TOKEN", token)
+        with pytest.raises(AssertionError, match="Ray was started"):
+            vec_env.RayVecEnv(ENVS)
+        assert loader.get_raw_token() == (token or (tmp_path / ".ray" / "auth_token").read_text())
+
+
 def test_a_start_that_takes_too_long_is_tried_again(no_ray, monkeypatch):
     """Ray gives up after 30 s, which is not long enough on a busy machine. Any other error is the user's to see."""
     answers = [Exception("The current node timed out during startup."), None]

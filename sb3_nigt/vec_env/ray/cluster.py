@@ -120,6 +120,7 @@ def _open(address: str, allow_unauthenticated: bool, cpus: float, resources: Map
 
 
 def _join(address: str) -> None:
+    read_environment()
     try:
         ray.init(address=address)
     except Exception as error:  # its type depends on where Ray notices
@@ -143,15 +144,21 @@ def _start(allow_unauthenticated: bool, cpus: float, resources: Mapping[str, flo
     mode = os.environ.setdefault("RAY_AUTH_MODE", "token")  # the default of Ray 2.60, not of the versions before
     if mode.lower() == "token":
         _make_token()
-        ray._raylet.Config.initialize("")  # reads the environment once, when Ray is imported
     elif not allow_unauthenticated:
         raise ValueError(
             f"RAY_AUTH_MODE={mode!r} is not allowed: Ray listens on all network interfaces, and without a token anyone who "
             "reaches this machine can run code here. Unset it, or give allow_unauthenticated=True."
         )
+    read_environment()
     # Ray counts CPUs, it does not reserve them: as many workers as the user asks for, as with ProcessVecEnv
     num_cpus = max(os.cpu_count() or 1, math.ceil(cpus))
     _patiently(partial(ray.init, "local", include_dashboard=False, num_cpus=num_cpus, resources=dict(resources)))
+
+
+def read_environment() -> None:
+    """Have Ray read RAY_AUTH_MODE and the token again: it does so only at its import, and when it first needs the token."""
+    ray._raylet.Config.initialize("")
+    ray._raylet.AuthenticationTokenLoader.instance().reset_cache()
 
 
 def _patiently(start: Callable[[], Any]) -> None:
