@@ -34,7 +34,8 @@ def measure(env_id: str, n_workers: int, seconds: float, repeats: int) -> Iterat
     ppo = PPO("MlpPolicy", make_vec_env(env_id, n_workers, vec_env_cls=SubprocVecEnv), learning_rate=0.0, device="cpu")
     env = make_worker_vec_env(env_id, n_workers, vec_env_cls=ProcessVecEnv)
     assert isinstance(env, ProcessVecEnv)
-    model = RennalaNIGT("MlpPolicy", env, learning_rate=1e-9, seed=0, device="cpu")
+    # a function: of a number that small the library warns its users
+    model = RennalaNIGT("MlpPolicy", env, learning_rate=lambda _: 1e-9, seed=0, device="cpu")
     learning_rate_of_steps(model, WARM_UP_SECONDS)
     workers = [pid for pid in env.worker_pids if pid is not None]
     rates, cpu = defaultdict[str, list[float]](list), defaultdict[str, list[float]](list)
