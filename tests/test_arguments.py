@@ -2,7 +2,9 @@
 
 import inspect
 
+import numpy as np
 import pytest
+import torch as th
 from two_steps import TwoStepEnv, workers
 
 import sb3_nigt
@@ -110,3 +112,10 @@ def test_by_position():
 
 def test_the_names_at_the_top_are_the_ones_tested():
     assert {a.__name__ for a in ALL} <= set(sb3_nigt.__all__)
+
+
+def test_numbers_of_numpy_and_torch():
+    """Those that the library takes, and η, which has no place there."""
+    model = RennalaNIGT("MlpPolicy", "CartPole-v1", eta=np.float32(0.5), learning_rate=lambda _: th.tensor(0.1), n_steps=20)
+    assert model.learn(20).eta_schedule(1.0) == 0.5
+    assert RennalaNIGT("MlpPolicy", "CartPole-v1", eta=lambda _: th.tensor(0.5)).eta_schedule(1.0) == 0.5

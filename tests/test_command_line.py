@@ -1,5 +1,6 @@
 """The commands: what they print and draw, and the one line that a wrong argument costs."""
 
+import dataclasses
 import re
 import shutil
 import subprocess
@@ -8,19 +9,22 @@ from argparse import ArgumentParser
 from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 import pytest
 from envs import run_rounds, simulated
 from matplotlib.figure import Figure
 from paper import RennalaNIGT
 
-from sb3_nigt import RunRecorder
+from sb3_nigt import Recording, RunRecorder
 from sb3_nigt.__main__ import main
+from sb3_nigt.experiments import plan
 from sb3_nigt.experiments.arguments import UsageError, parse_times
 from sb3_nigt.experiments.benchmark.command import PARTS
 from sb3_nigt.experiments.command_line import COMMANDS
 from sb3_nigt.experiments.commands import benchmark
 from sb3_nigt.experiments.plots import draw_timeline
 from sb3_nigt.methods import METHODS
+from sb3_nigt.planning import measure
 
 ROOT = Path(__file__).parents[1]
 PLAN = ["plan", "--step-times", "1,3", "--n-trajectories", "3", "--trajectory-steps", "1"]
@@ -251,6 +255,17 @@ def test_bars_of_a_timeline():
     assert [line.get_xdata()[0] for line in ax.lines] == [6, 12]
     assert ax.get_xlabel() == "seconds on the workers' clock"
     assert ax.get_ylabel() == "worker"
+
+
+def test_a_run_whose_workers_are_too_uneven_to_plan(run_file, monkeypatch, capsys):
+    measured = dataclasses.replace(measure(Recording.load(run_file)), step_times=np.array([1.0, 2e4]))
+    monkeypatch.setattr(plan, "measure", lambda recording: measured)
+    with pytest.raises(SystemExit):
+        main(["plan", "--from", str(run_file)])
+    assert (
+        "more than 10,000 times slower than the fastest: give the times of the others by --step-times"
+        in capsys.readouterr().err
+    )
 
 
 # The program

@@ -11,14 +11,16 @@ import sys
 from io import StringIO
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import pytest
-from envs import parameters
+from envs import FixedLengthEnv, parameters
 from fails_later import OddError
+from gymnasium.envs.registration import EnvSpec
 from paper import RennalaNIGT
 
 from sb3_nigt.__main__ import main
-from sb3_nigt.experiments import campaign, compare, training
+from sb3_nigt.experiments import campaign, compare, results, training
 from sb3_nigt.experiments.campaign import FailedRunsError, execute_all
 from sb3_nigt.experiments.evaluation import Evaluator
 from sb3_nigt.experiments.given import given_argument
@@ -169,6 +171,24 @@ def test_timesteps_of_ars(monkeypatch):
     assert rows[-1][:2] == (400, 400)
 
 
+def test_the_budget_of_ars_ends_its_run():
+    """Not what ARS counts itself: with three workers that was spent after a third of it."""
+    setting = Setting("CartPole-v1", (1.0,) * 3, (0.0,) * 3)
+    for budget in (Budget(timesteps=1500, points=2, episodes=1), Budget(seconds=500.0, points=2, episodes=1)):
+        file = StringIO()
+        training.train_simulated(Run("ars", 0, setting, budget), file)
+        *_, last = csv.DictReader(StringIO(file.getvalue()))
+        assert (float(last["seconds"]), int(last["timesteps"])) == (500.0, 1500)
+
+
+def test_a_run_that_ends_by_itself_is_not_finished(monkeypatch, tmp_path):
+    monkeypatch.setattr(training, "timesteps_of", lambda run, model: 10)
+    run = Run("ppo", 0, CARTPOLE, Budget(timesteps=9000, points=1, episodes=1))
+    with pytest.raises(RuntimeError, match="ppo-seed0 ended by itself before its budget was spent"):
+        training.execute(run, tmp_path)
+    assert not campaign.is_finished(run, tmp_path)
+
+
 def test_no_more_than_twice_as_many_points_as_wanted(monkeypatch):
     """Episodes end long before their limit, on which the spacing is based: AFedPG passes a moment at every update."""
     setting = Setting("CartPole-v1", (1.0, 1.0), (0.0, 0.0), "trajectory")
@@ -190,6 +210,14 @@ def test_evaluation_leaves_training_alone(method):
         assert model._n_updates > 5
         trained.append(parameters(model))
     assert np.array_equal(*trained)
+
+
+def test_environments_without_a_limit_are_evaluated(monkeypatch):
+    """Their episodes may never end."""
+    monkeypatch.setitem(gym.registry, "Endless-v0", EnvSpec("Endless-v0", entry_point=lambda: FixedLengthEnv(10**9)))
+    setting = Setting("Endless-v0", (1.0,), (0.0,))
+    model = make_model("rennala", setting.env, setting.make_workers(0), 0, {"n_steps": 10})
+    assert Evaluator(setting, 1, 0).returns(model, 0).keys() == {"return"}
 
 
 def test_returns_are_of_the_iterate_on_episodes_of_its_own():
@@ -305,6 +333,31 @@ def test_finished_runs_are_not_run_again(tmp_path, monkeypatch):
     execute_all(runs, tmp_path, 1)
 
 
+def test_a_curve_that_is_made_again_is_not_finished_before_its_end(tmp_path, monkeypatch):
+    """Its configuration is still there from the first time."""
+    run = Run("rennala", 0, CARTPOLE, FEW)
+    training.execute(run, tmp_path)
+    (tmp_path / "rennala-seed0.csv").unlink()
+    monkeypatch.setattr(training, "updates_made", lambda model: pytest.fail("interrupted"))
+    with pytest.raises(pytest.fail.Exception):
+        training.execute(run, tmp_path)
+    assert not campaign.is_finished(run, tmp_path)
+
+
+def test_the_first_method_stays_the_first_where_its_first_run_has_failed(tmp_path, monkeypatch):
+    runs = [Run(method, seed, CARTPOLE, FEW) for seed in range(2) for method in ("rennala", "sync")]
+    for run in runs[1:]:
+        training.execute(run, tmp_path)
+
+    def fail(*args):
+        raise FailedRunsError
+
+    monkeypatch.setattr(compare, "execute_all", fail)
+    with pytest.raises(FailedRunsError):
+        compare.compare(runs, tmp_path, 1)
+    assert list(results.load_all(tmp_path / "curves.csv")) == ["rennala", "sync"]
+
+
 def test_the_files_have_the_runs_that_have_not_failed(tmp_path, monkeypatch):
     runs = [Run("rennala", seed, CARTPOLE, FEW) for seed in range(2)]
     training.execute(runs[1], tmp_path)
@@ -368,6 +421,7 @@ def test_what_went_wrong_comes_as_text_from_the_process_of_a_run(monkeypatch, tm
         ("--env CartPole-v1 --seconds -1", "give a number greater than 0"),
         ("--env CartPole-v1 --timesteps 9 --first-seed -1", "'-1' is not allowed: give an integer of at least 0"),
         ("--env CartPole-v1 --timesteps 9", "for example --n-workers 10"),
+        ("--env CartPole-v1 --timesteps 9 --step-times 1 --first-seed 4294967290 --seeds 10", "seeds go up to 4,294,967,295"),
         ("--env CartPole-v1 --timesteps 9 --step-times 1,2 --message-times 1,2,3", "--message-times has 3 values for 2"),
         ("--env CartPole-v1 --timesteps 9 --step-times 1,2 --final-step-times 2,1", "--final-step-times needs --seconds"),
         ("--env CartPole-v1 --seconds 9 --step-times 1,2 --final-step-times 2,1,3", "--final-step-times has 3 values for 2"),

@@ -14,6 +14,7 @@ from sb3_nigt.algorithms import update
 from sb3_nigt.algorithms.policy_defaults import damping_unit
 from sb3_nigt.messages import SamplingPoint
 from sb3_nigt.parameters import flatten
+from sb3_nigt.policies import ActorPolicy
 
 
 class Given(BaseFeaturesExtractor):
@@ -63,6 +64,29 @@ def test_workers_see_what_the_policy_sees(path):
     model = train(Reversed) if path == "torch" else train(FlattenExtractor)
     assert abs(model.policy.normalizer.norms[0].var - 1).max() > 0.1
     observations = np.linspace(-1, 1, 20, dtype=np.float32).reshape(5, 4)
+    network = model.workers._replica.network(SamplingPoint(0, flatten(model.policy)))
+    with th.no_grad():
+        expected = model.policy.get_distribution(th.as_tensor(observations)).distribution.logits.numpy()
+    for observation, logits in zip(observations, expected, strict=True):
+        found = network(observation)
+        np.testing.assert_allclose(found - np.logaddexp.reduce(found), logits, atol=1e-6)
+
+
+class Blind(ActorPolicy):
+    """Hides the velocities."""
+
+    def normalized(self, obs):
+        return super().normalized(obs) * th.tensor([1.0, 0.0, 1.0, 0.0])
+
+
+def test_a_policy_that_normalises_in_its_own_way():
+    """Workers, critic and ``predict`` see the same."""
+    env = make_worker_vec_env("CartPole-v1", 2, seed=0)
+    model = RennalaNIGT(Blind, env, n_steps=20, seed=0, device="cpu", policy_kwargs={"net_arch": [4]}).learn(120)
+    observations = np.linspace(-1, 1, 20, dtype=np.float32).reshape(5, 4)
+    seen = update.as_seen(model.policy, observations)
+    assert not seen[:, [1, 3]].any()
+    assert seen[:, [0, 2]].all()
     network = model.workers._replica.network(SamplingPoint(0, flatten(model.policy)))
     with th.no_grad():
         expected = model.policy.get_distribution(th.as_tensor(observations)).distribution.logits.numpy()

@@ -23,6 +23,8 @@ class FirstEntry:
         self.fitted = observations[:, 0].tolist(), targets, values, tasks.tolist()
 
     class network:
+        n_tasks = 1
+
         class reward_scale:
             @staticmethod
             def fill_(value):

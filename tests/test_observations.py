@@ -7,9 +7,13 @@ import numpy as np
 import pytest
 from envs import DictEnv, PointEnv, accepted
 from gymnasium import spaces
+from gymnasium.envs.classic_control import CartPoleEnv
+from gymnasium.wrappers import TimeLimit
 from numpy.testing import assert_array_equal
 from paper import RennalaNIGT
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnvWrapper
 
+from sb3_nigt import RennalaNIGT as Defaults
 from sb3_nigt import SimulatedVecEnv
 from sb3_nigt.sampling.observations import conform
 
@@ -154,3 +158,28 @@ def test_other_types_with_the_same_numbers_train_the_same(plain, other):
         model.learn(30)
     for first, second in zip(models[0].policy.parameters(), models[1].policy.parameters(), strict=True):
         assert_array_equal(first.detach().numpy(), second.detach().numpy())
+
+
+class FirstTwo(VecEnvWrapper):
+    """Changes observations, but not those that the infos have of the end of an episode."""
+
+    def __init__(self, venv):
+        space = venv.observation_space
+        super().__init__(venv, spaces.Box(space.low[:2], space.high[:2]))
+
+    def reset(self):
+        return self.venv.reset()[:, :2]
+
+    def step_wait(self):
+        observations, *rest = self.venv.step_wait()
+        return observations[:, :2], *rest
+
+
+def test_a_wrapper_that_forgets_the_last_observation_of_an_episode():
+    """Nothing depends on it where the episode has terminated."""
+    env = FirstTwo(DummyVecEnv([CartPoleEnv] * 2))
+    model = Defaults("MlpPolicy", env, n_steps=50, seed=0, device="cpu", policy_kwargs={"net_arch": [4]}).learn(200)
+    assert model.num_timesteps >= 200
+    env = FirstTwo(DummyVecEnv([lambda: TimeLimit(CartPoleEnv(), 5)] * 2))
+    with pytest.raises(ValueError, match=r"'terminal_observation'.* does not fit .*: a VecEnvWrapper .* must change it"):
+        Defaults("MlpPolicy", env, n_steps=50, seed=0, device="cpu", policy_kwargs={"net_arch": [4]}).learn(200)

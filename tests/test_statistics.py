@@ -32,6 +32,11 @@ def test_interquartile_mean():
     assert interquartile_mean(array([1, 2, 6], [2, 2, 2])).tolist() == [3, 2]
 
 
+def test_a_run_without_a_number_is_not_left_out_as_the_best_one():
+    assert np.isnan(interquartile_mean(array(1, 2, 3, 4, np.nan)))
+    assert np.isnan(interquartile_mean(array([1, 2], [1, np.nan]))).tolist() == [False, True]
+
+
 @pytest.mark.parametrize(
     ("times", "median"),
     [((3, 1, 2), 2), ((1, 2, 3, 4), 3), ((1, 2, INF), 2), ((1, INF, INF), INF), ((1, 2, INF, INF), INF), ((INF,), INF)],

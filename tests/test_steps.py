@@ -163,6 +163,24 @@ def test_each_environment_of_a_plain_vec_env_is_a_task_of_malenia():
     assert RennalaNIGT("MlpPolicy", env, device="cpu", policy_kwargs=SMALL).n_critic_tasks == 1
 
 
+def test_a_task_keeps_the_number_that_the_critic_knows_it_by(tmp_path):
+    """Workers may come back in another order, and one of them with a new task, which gets the number that is free."""
+
+    def workers(*tasks):
+        return SimulatedVecEnv([partial(FixedLengthEnv, 5)] * len(tasks), task_ids=tasks)
+
+    model = MaleniaNIGT("MlpPolicy", workers("good", "bad"), n_steps=20, seed=0, device="cpu", policy_kwargs=SMALL)
+    model.learn(80).save(tmp_path / "model")
+    for tasks, numbers in {
+        ("bad", "good"): {"good": 0, "bad": 1},
+        ("new", "good"): {"good": 0, "new": 1},
+        ("bad", "new", "bad"): {"new": 0, "bad": 1},
+    }.items():
+        loaded = MaleniaNIGT.load(tmp_path / "model", env=workers(*tasks), device="cpu")
+        loaded.learn(40, reset_num_timesteps=False)
+        assert loaded.estimator.task_numbers == numbers
+
+
 def test_environments_live_on_between_rounds():
     """Episodes of 5 steps, 3 steps a round: pieces of 3, 2 + 1, 3, 1 + 2, 3 steps, and ages that go on."""
     model, seen = make(env_fns=(partial(FixedLengthEnv, 5),), n_steps=3), []

@@ -9,6 +9,7 @@ from PIL import Image
 
 from sb3_nigt.__main__ import main
 from sb3_nigt.experiments import panels
+from sb3_nigt.experiments.arguments import UsageError
 from sb3_nigt.experiments.results import Curve
 from sb3_nigt.experiments.table import (
     rate_table,
@@ -142,3 +143,23 @@ def test_no_panel_is_left_empty(n_comparisons, tmp_path, monkeypatch):
     names = [f"comparison {number}" for number in range(n_comparisons)]
     panels.draw_panels([(name, {"rennala": [QUICK]}) for name in names], tmp_path / "picture.png", "seconds")
     assert [ax.get_title() for ax in drawn[0].axes if ax.axison] == names
+
+
+def test_comparisons_that_begin_with_different_methods():
+    """A column would compare with one method in one line, with another one in the next."""
+    lines = [("a", {"rennala": [QUICK], "ppo": [SLOW]}), ("b", {"ppo": [SLOW], "rennala": [QUICK]})]
+    with pytest.raises(UsageError, match="rennala, ppo: give those of each separately"):
+        speed_table(lines)
+
+
+def test_rates_that_are_unknown_are_left_out():
+    """Files without timesteps, and runs that ended at once."""
+    no_steps, at_once = Curve({"seconds": QUICK["seconds"], "return": QUICK["return"]}), curve((0, 0))
+    known = Curve.of([{"seconds": str(t), "timesteps": str(9 * t), "return": "0"} for t in (0, 100)])
+    text = rate_table([("name", {"known": [known], "a": [no_steps], "b": [at_once], "c": [QUICK], "d": [known]})])
+    assert text.splitlines()[-1] == "| name |  |  |  | 1.0 |"
+    assert returns_table([("name", {"known": [known], "a": [no_steps]})])
+
+
+def test_a_return_that_is_no_number_is_not_the_best():
+    assert returns_cells({"a": np.array([np.nan]), "b": np.array([200.0])}) == {"a": "nan", "b": "**200**"}

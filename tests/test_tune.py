@@ -124,6 +124,16 @@ def test_learning_rates_alone(method, eta, exponents):
     assert len(tune.learning_rates(method, 99)) == 10
 
 
+def test_a_candidate_without_a_return_is_the_last(monkeypatch, tmp_path):
+    """Whatever its place in the grid."""
+    heights = {label: float(number) for number, label in enumerate(tune.grid("sync"))}
+    top = max(heights, key=heights.get)
+    for nan in [label for label in heights if label != top][:: len(heights) // 3]:
+        Landscape(monkeypatch, lambda label, seed, nan=nan: np.nan if label == nan else heights[label])
+        (best,) = tune.tune(candidates("sync", 90), CARTPOLE, BUDGET, tmp_path, 1)
+        assert best.arguments == tune.grid("sync")[top]
+
+
 def test_broken_candidates_are_out(monkeypatch, tmp_path):
     """The highest one breaks its run; the next one wins. If all break, that is an error."""
     heights = {label: number for number, label in enumerate(tune.grid("sync"))}
@@ -182,6 +192,7 @@ def test_tune_then_compare(runs_in_this_process, tmp_path, monkeypatch, capsys):
         ("tune --env CartPole-v1 --timesteps 9 --n-workers 2 --candidates 0", "'0' is not allowed"),
         ("tune --env CartPole-v1 --timesteps 9 --n-workers 2 --tasks gravity", "CartPole"),
         ("compare --env CartPole-v1 --timesteps 9 --tuned none.json", "none.json: No such file or directory. Give a file"),
+        ("tune --env CartPole-v1 --timesteps 9 --n-workers 2 --algos rennala:planned@x", "has no grid"),
         ("compare --env CartPole-v1 --timesteps 9 --tuned other.json", "give a file written by sb3-nigt tune"),
         ("reproduce mars", "invalid choice: 'mars' .*humanoid-equal.*malenia-bit"),
         ("reproduce humanoid-equal --tune 0", "'0' is not allowed"),

@@ -35,6 +35,21 @@ def test_effects_by_hand():
     assert found["time to 150"].censored == ("0/5", "5/5")
 
 
+def test_untrained_policies_that_differ_have_gained_nothing():
+    """One starts higher than the other, and neither learns."""
+    flat = [Curve({"seconds": np.arange(101.0), "return": np.full(101, level)}) for level in (100.0, 0.0)]
+    found = effects([flat[0]] * 3, [flat[1]] * 3, [50.0])
+    assert all(math.isnan(effect.ratio) for effect in found.values())
+    higher = Curve({"seconds": np.arange(101.0), "return": rising(1.0)["return"] + 500})
+    assert effects([higher] * 3, [rising(1.0)] * 3, [])["mean over the run"] == Effect(1.0, 1.0, 1.0)
+
+
+def test_a_mean_that_is_no_number():
+    broken = Curve({"seconds": np.arange(101.0), "return": np.full(101, np.nan)})
+    for pair in ((broken, rising(1.0)), (rising(1.0), broken)):
+        assert math.isnan(effects(*([curve] * 3 for curve in pair), [])["mean over the run"].ratio)
+
+
 def test_seeds_are_paired():
     """Each seed is twice as good with the first method, however much the seeds differ: the interval has no width."""
     slopes = [0.1, 1.0, 5.0]

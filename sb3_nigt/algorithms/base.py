@@ -244,7 +244,7 @@ class AsyncPolicyGradient(Model):
         self._group = settings.join(self, self._workers, self._stack)
         workers = self._group.workers
         if workers is not self._workers:
-            self._make_estimator_anew()  # for the workers of all
+            self._make_estimator_anew(self._group.task_numbers)  # for the workers of all
         shown = workers.task_ids if self.weighs_tasks_equally or workers.tasks_differ else None
         self._round_logger = RoundLogger(shown, self._stats_window_size)
         self._is_prepared = False

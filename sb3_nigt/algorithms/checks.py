@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
+import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 
@@ -41,8 +42,8 @@ def check_arguments(model: Model) -> None:
                 f"{name}={getattr(model, name)!r} is not allowed: {type(model).__name__} has no {name}, leave it as it is."
             )
     if model.learning_rate is not None:
-        check_learning_rate(model.learning_rate(1.0) if callable(model.learning_rate) else model.learning_rate)
-    check_interval("eta", model.eta(1.0) if callable(model.eta) else model.eta, 0.0, 1.0, open_low=True)
+        check_learning_rate(_at_start(model.learning_rate))
+    check_interval("eta", _at_start(model.eta), 0.0, 1.0, open_low=True)
     check_integer("n_trajectories", model.n_trajectories, 1)
     for name in ("n_initial_trajectories", "n_steps", "fisher_samples"):
         if getattr(model, name) is not None:
@@ -201,6 +202,14 @@ def check_learning_rate(value: Any) -> None:
     :raises ValueError: if it is negative or no finite number
     """
     check_interval("learning_rate", value, 0.0, math.inf)
+
+
+def _at_start(value: Any) -> Any:
+    """The first value of a schedule, which may be a tensor of one number, as in the library."""
+    if not callable(value):
+        return value
+    first = value(1.0)
+    return first.item() if isinstance(first, th.Tensor) and first.numel() == 1 else first
 
 
 def _has_scalars(space: spaces.Space[Any]) -> bool:

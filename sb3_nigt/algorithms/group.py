@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -63,6 +63,11 @@ class Group(Protocol):
     @property
     def workers(self) -> TrajectoryWorkers:
         """The workers that the model's rounds run on."""
+        ...
+
+    @property
+    def task_numbers(self) -> Mapping[Hashable, int]:
+        """By which number the critic has learned each task so far; of a new model none."""
         ...
 
     @property
@@ -182,6 +187,7 @@ class Alone:
     """
 
     is_first = True
+    task_numbers: Mapping[Hashable, int] = {}
     rows: Rows | None = None
     mean: Mean | None = None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from functools import partial
 from typing import Any, ClassVar, TypeVar
 
@@ -222,7 +222,7 @@ class Model(OnPolicyAlgorithm):
 
     def _make_parts(self) -> None:
         """Make what follows from the arguments, the policy and what the model has learned before."""
-        self.eta_schedule = FloatSchedule(self.eta)
+        self.eta_schedule = self._make_eta_schedule()
         self._schedule, self._estimator = self.make_schedule(), self.make_estimator()
         self._fisher = FisherSample(self._n_fisher_samples, self.fisher_rounds)
         if self._learned is not None:
@@ -235,6 +235,9 @@ class Model(OnPolicyAlgorithm):
         self._memory = BetweenRounds(lengths)
         self._traps = Traps()
         self._settings, self._has_critic = settings_of(self), self.gae_lambda is not None
+
+    def _make_eta_schedule(self) -> FloatSchedule:
+        return FloatSchedule(self.eta if callable(self.eta) else float(self.eta))  # it refuses numbers of NumPy
 
     def _fill_in_learning_rate(self) -> None:
         """The default is that of geometry and policy, also of a geometry that is chosen later; PPO's for another optimizer."""
@@ -261,7 +264,7 @@ class Model(OnPolicyAlgorithm):
         if "geometry" in names:
             update.set_geometry(self.policy.optimizer, self.geometry)
         if "eta" in names:
-            self.eta_schedule = FloatSchedule(self.eta)
+            self.eta_schedule = self._make_eta_schedule()
         if names & {"gamma", "gae_lambda"}:
             self._make_estimator_anew()
         if names & {"fisher_samples", "fisher_rounds"}:
@@ -273,9 +276,9 @@ class Model(OnPolicyAlgorithm):
             self._is_prepared = False
         self._settings = settings_of(self)
 
-    def _make_estimator_anew(self) -> None:
+    def _make_estimator_anew(self, task_numbers: Mapping[Hashable, int] | None = None) -> None:
         learned, self._estimator = self._estimator.state_dict(), self.make_estimator()
-        self._estimator.load_state_dict(learned)
+        self._estimator.load_state_dict(learned if task_numbers is None else {**learned, "tasks": task_numbers})
 
     def set_random_seed(self, seed: int | None = None) -> None:
         """

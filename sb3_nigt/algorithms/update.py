@@ -86,7 +86,13 @@ def as_seen(policy: ActorCriticPolicy, observations: Any) -> Any:
     :param policy: the model's policy
     :param observations: batch as the policy gets them, array or dict of arrays
     """
-    if not isinstance(policy, ActorPolicy) or policy.normalizer is None:
+    if not isinstance(policy, ActorPolicy):
+        return observations
+    if type(policy).normalized is not ActorPolicy.normalized:
+        with th.no_grad():
+            seen = policy.normalized(obs_as_tensor(observations, policy.device))
+        return map_observation(lambda x: x.cpu().numpy(), seen)
+    if policy.normalizer is None:
         return observations
     return policy.normalizer.frozen()(observations)
 

@@ -99,6 +99,7 @@ class Session:
             "n_workers": inner.num_envs,
             "n_updates": model.n_updates,
             "n_critic_tasks": model.n_critic_tasks,
+            "task_numbers": {str(task): number for task, number in model.estimator.task_numbers.items()},
             "task_ids": [str(task_id) for task_id in inner.task_ids] if inner.task_ids_given else None,
             **_settings(model, ranks, self._stack, self._debug),
         }
@@ -129,6 +130,7 @@ class Session:
 
         :param first: what the rank has said whose model all begin with
         """
+        self.task_numbers = first["task_numbers"] if first["n_updates"] else {}
         model, n_tasks = self.model, first["n_critic_tasks"]
         if n_tasks is not None and not first["n_updates"]:
             n_tasks = n_critic_tasks(self.workers, len(self.workers.task_ids), model.weighs_tasks_equally)

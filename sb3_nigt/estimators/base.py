@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -98,6 +98,18 @@ class Estimator(ABC):
         Go on with what another process has.
 
         :param vector: the result of its ``shared_state``
+        """
+
+    @property
+    def task_numbers(self) -> Mapping[Hashable, int]:
+        """By which number it knows each task; of most estimators none."""
+        return {}
+
+    def keep_task_numbers(self, before: Mapping[Hashable, int]) -> None:  # noqa: B027
+        """
+        Know tasks by the numbers that they had before, and new ones by those that are free.
+
+        :param before: ``task_numbers`` of the estimator whose state this one continues
         """
 
     def state_dict(self) -> dict[str, Any]:

@@ -57,7 +57,8 @@ class GeneralizedAdvantage(Estimator):
 
     The sum ends at the end of an episode and where a trajectory was cut. V(s_{t+1}) is 0 at a termination, and V of the final
     observation at a truncation and at a cut. σ is one standard deviation of all steps after the mean of each task is
-    removed, each step weighted with the w of its worker. The baseline of a step depends on the state and the task only.
+    removed, each step weighted with the w of its worker. The only step of a task is not centred. The baseline of a step
+    depends on the state and the task only.
 
     :param gamma: γ in [0, 1]
     :param gae_lambda: λ in [0, 1]
@@ -77,7 +78,8 @@ class GeneralizedAdvantage(Estimator):
         tasks: Mapping[Hashable, int],
     ) -> None:
         self.gamma, self.gae_lambda, self.critic, self.scale, self._as_seen = gamma, gae_lambda, critic, scale, as_seen
-        self._number_of, self._n_tasks = tasks, max(tasks.values(), default=0) + 1
+        self._number_of = tasks  # this process may have workers of some of the critic's tasks only
+        self._n_tasks = max(critic.network.n_tasks, max(tasks.values(), default=0) + 1)
         self._lesson: _Lesson | None = None
         self._part: _Part | None = None
         self.last_fit: FitReport | None = None
@@ -133,13 +135,15 @@ class GeneralizedAdvantage(Estimator):
         if part.is_whole:
             by_step = np.repeat([weights[arrival.worker] for arrival, _ in accepted], lengths)
             moments = task_moments(part.advantages, part.tasks, by_step, self._n_tasks)
+            counts = np.bincount(part.tasks, minlength=self._n_tasks)
         else:
             moments = merged_task_moments(assessment.advantages, weights, self._n_tasks)
+            counts = _counts(assessment.advantages, self._n_tasks)
         if not part.has_moved_scale:
             self.scale.merge(assessment.returns)
         if not accepted:
             return []
-        return np.split(standardize(part.advantages, part.tasks, moments), np.cumsum(lengths)[:-1])
+        return np.split(standardize(part.advantages, part.tasks, moments, counts), np.cumsum(lengths)[:-1])
 
     def learn(self, mean: Mean | None = None) -> None:
         """Fit the critic to the last round; several processes fit it to their own steps, and take the mean by steps."""
@@ -172,13 +176,27 @@ class GeneralizedAdvantage(Estimator):
         if self._part is not None:
             scale, lesson = self._part.scale_before, self._part.lesson_before
         kept = None if lesson is None else tuple(getattr(lesson, f.name) for f in fields(_Lesson))
-        return {"critic": self.critic.state_dict(), "scale": scale, "lesson": kept}
+        return {"critic": self.critic.state_dict(), "scale": scale, "lesson": kept, "tasks": dict(self._number_of)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """See ``Estimator``."""
         self.critic.load_state_dict(state["critic"])
         self.scale.load_state_dict(state["scale"])
         self._lesson = None if state.get("lesson") is None else _Lesson(*state["lesson"])
+        self.keep_task_numbers(state.get("tasks", {}))
+
+    @property
+    def task_numbers(self) -> Mapping[Hashable, int]:
+        """See ``Estimator``."""
+        return self._number_of
+
+    def keep_task_numbers(self, before: Mapping[Hashable, int]) -> None:
+        """See ``Estimator``: workers may come back in another order."""
+        if len(set(self._number_of.values())) < 2 or len(set(before.values())) < len(before):  # not told apart, now or then
+            return
+        known = {task: before[task] for task in self._number_of if before.get(task, self._n_tasks) < self._n_tasks}
+        free = iter(sorted(set(range(self._n_tasks)) - set(known.values())))
+        self._number_of = {task: known[task] if task in known else next(free) for task in self._number_of}
 
     def log(self, logger: Logger) -> None:
         """See ``Estimator.log``: of the last fit, which is that of the round before."""
@@ -203,6 +221,14 @@ def _exchanged(returns: list[Moments], rows: Rows) -> list[Moments]:
     """Moments of all processes, each of its own part."""
     own = Moments.empty().merge_all(returns)
     return [own.from_vector(row) for row in rows(own.vector())]
+
+
+def _counts(of_workers: Mapping[int, WorkerMoments], n_tasks: int) -> npt.NDArray[np.int64]:
+    """How many steps of each task the round has."""
+    counts = np.zeros(n_tasks, dtype=np.int64)
+    for task, moments in of_workers.values():
+        counts[task] += round(float(moments.weight))
+    return counts
 
 
 def _by_worker(accepted: Accepted, advantages: FloatArray, tasks: npt.NDArray[np.int64]) -> dict[int, WorkerMoments]:

@@ -19,6 +19,7 @@ from sb3_nigt.validation import per_worker
 FloatArray = npt.NDArray[np.float64]
 
 WORDS: dict[str, Callable[[FloatArray], FloatArray]] = {"equal": np.ones_like, "sqrt": np.sqrt, "linear": np.positive}
+N_SEEDS = 2**32  # as NumPy and PyTorch take them
 PICTURES = (".png", ".pdf", ".svg")
 
 
@@ -137,6 +138,19 @@ def seed(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is not allowed: give an integer of at least 0, for example 100")
     return int(text)
+
+
+def seeds_of(args: argparse.Namespace) -> range:
+    """
+    Return the seeds of the runs.
+
+    :param args: parsed command line
+    :raises UsageError: if one is too large
+    """
+    seeds = range(args.first_seed, args.first_seed + args.seeds)
+    if seeds[-1] >= N_SEEDS:
+        raise UsageError(f"--first-seed {args.first_seed}: seeds go up to {N_SEEDS - 1:,}, give a smaller one")
+    return seeds
 
 
 def positive_number(text: str) -> float:

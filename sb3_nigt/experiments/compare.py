@@ -20,6 +20,7 @@ from sb3_nigt.experiments.arguments import (
     link_of,
     parse_message_times,
     parse_times,
+    seeds_of,
 )
 from sb3_nigt.experiments.campaign import execute_all, is_finished
 from sb3_nigt.experiments.given import Given, check_given
@@ -112,7 +113,7 @@ def run(args: argparse.Namespace) -> None:
     :param args: parsed command line
     """
     is_real = args.workers == "processes"
-    setting = processes_of(args) if is_real else setting_of(args)
+    setting, seeds = processes_of(args) if is_real else setting_of(args), seeds_of(args)
     budget = Budget(args.timesteps, args.seconds, args.points, args.episodes)
     check_given(args.set, args.algos)
     baselines = [name for name in args.algos if is_baseline(name)]
@@ -122,9 +123,7 @@ def run(args: argparse.Namespace) -> None:
             "favours them where episodes end early; --time-per step treats all alike"
         )
     paper = args.paper or bool(args.tuned)
-    runs = seeded_runs(
-        args.algos, range(args.first_seed, args.first_seed + args.seeds), setting, budget, args.tuned, paper, args.set
-    )
+    runs = seeded_runs(args.algos, seeds, setting, budget, args.tuned, paper, args.set)
     check_values(runs, args.set)
     compare(runs, args.output, 1 if is_real else args.processes, args.target_return)
 
@@ -207,7 +206,9 @@ def compare(runs: Sequence[Run], output: Path, processes: int, threshold: float 
     try:
         execute_all(runs, output, processes)
     except FailedRunsError as error:
-        failure, runs = error, [run for run in runs if is_finished(run, output)]
+        names = list(dict.fromkeys(run.label or run.method for run in runs))  # the first one stays the first
+        finished = [run for run in runs if is_finished(run, output)]
+        failure, runs = error, sorted(finished, key=lambda run: names.index(run.label or run.method))
         if not runs:
             raise
     curves = load_curves(runs, output)

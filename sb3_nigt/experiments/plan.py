@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> None:
     :param args: parsed command line
     """
     rollout = _rollout(args)
-    speeds = _from_recording(args) if args.recording else _from_times(args, rollout)
+    speeds = _from_recording(args, rollout) if args.recording else _from_times(args, rollout)
     of_workers = speeds.task_ids, speeds.link, speeds.aggregation
     if rollout == "steps":
         of_steps = plan_steps(speeds.step_times, args.n_steps, speeds.message_times, *of_workers)
@@ -93,20 +93,28 @@ def _rollout(args: argparse.Namespace) -> str:
     return rollout
 
 
+def _largest_ratio(rollout: str) -> float:
+    return LARGEST_RATIO if rollout == "steps" else LARGEST_RATIO_OF_TRAJECTORIES
+
+
 def _from_times(args: argparse.Namespace, rollout: str) -> _Speeds:
-    largest_ratio = LARGEST_RATIO if rollout == "steps" else LARGEST_RATIO_OF_TRAJECTORIES
-    step_times = parse_times(args.step_times, args.n_workers, largest_ratio=largest_ratio)
+    step_times = parse_times(args.step_times, args.n_workers, largest_ratio=_largest_ratio(rollout))
     message_times = parse_message_times(args.message_times or "0", step_times)
     return _Speeds(step_times, message_times, args.trajectory_steps or 1000, None, *link_of(args), range(len(step_times)))
 
 
-def _from_recording(args: argparse.Namespace) -> _Speeds:
+def _from_recording(args: argparse.Namespace, rollout: str) -> _Speeds:
     if args.n_workers is not None:
         raise UsageError("--n-workers goes with --step-times: leave it out, the recorded run has its own workers")
     measured = measure(args.recording)
     missing = sorted(set(range(len(args.recording.task_ids))) - set(measured.workers))
     if missing:
         print(f"Workers that made no step in this run, so they are left out: {', '.join(map(str, missing))}\n")
+    if measured.step_times.max() > _largest_ratio(rollout) * measured.step_times.min():
+        raise UsageError(
+            f"--from: the slowest worker of this run is more than {_largest_ratio(rollout):,} times slower than the fastest: "
+            "give the times of the others by --step-times"
+        )
     message_times = measured.message_times
     if args.message_times is not None:
         message_times = parse_message_times(args.message_times, measured.step_times)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -235,4 +236,4 @@ def _with_interval(values: FloatArray, bounds: FloatArray, statistic: Callable[[
 def _number(value: float, bound: float) -> str:
     """Four digits."""
     text = f"{bound:,.0f}" if abs(bound) >= 1000 else f"{bound:.4g}"
-    return text if value == bound else f">{text}"
+    return text if value == bound or math.isnan(bound) else f">{text}"

@@ -164,7 +164,10 @@ class Setting:
 
 
 def _monitored(make: Callable[..., gym.Env[Any, Any]], **kwargs: Any) -> Monitor[Any, Any]:
-    return Monitor(make(**kwargs))
+    env = make(**kwargs)
+    if longest_episode(env) is None:  # an episode that does not end by itself would never be evaluated
+        env = gym.wrappers.TimeLimit(env, DEFAULT_EPISODE_STEPS)
+    return Monitor(env)
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,13 @@ DEALS = 20_000
 
 def interquartile_mean(values: FloatArray) -> FloatArray:
     """
-    Mean without the lowest and the highest quarter of the runs, ⌊R/4⌋ at each end.
+    Mean without the lowest and the highest quarter of the runs, ⌊R/4⌋ at each end; not a number if one of them is none.
 
     :param values: shape (..., R)
     """
     cut = values.shape[-1] // 4
-    mean: FloatArray = np.sort(values, axis=-1)[..., cut : values.shape[-1] - cut].mean(axis=-1)
-    return mean
+    mean = np.sort(values, axis=-1)[..., cut : values.shape[-1] - cut].mean(axis=-1)
+    return np.where(np.isnan(values).any(axis=-1), np.nan, mean)
 
 
 def censored_median(times: FloatArray) -> FloatArray:

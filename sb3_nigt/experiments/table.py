@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sb3_nigt.experiments import statistics
+from sb3_nigt.experiments.arguments import UsageError
 from sb3_nigt.experiments.panels import draw_panels
 from sb3_nigt.experiments.results import Curve, Curves
 from sb3_nigt.experiments.statistics import FloatArray
@@ -77,7 +78,7 @@ def rate_table(comparisons: Sequence[tuple[str, Curves]]) -> str:
     :param comparisons: name and curves of each comparison
     """
     return _against_the_first(
-        "Times as many steps a second as", comparisons, lambda first, other: _number(rate(first) / rate(other))
+        "Times as many steps a second as", comparisons, lambda first, other: _quotient(rate(first), rate(other))
     )
 
 
@@ -155,10 +156,12 @@ def _times_to(runs: Sequence[Curve], chosen: npt.NDArray[np.int64], targets: Flo
 
 def rate(runs: Sequence[Curve]) -> float:
     """
-    Return the steps a second that a method makes.
+    Return the steps a second that a method makes; not a number where they are unknown.
 
     :param runs: one curve per seed
     """
+    if any("timesteps" not in curve.columns or not curve["seconds"][-1] for curve in runs):
+        return math.nan
     return float(np.mean([curve["timesteps"][-1] / curve["seconds"][-1] for curve in runs]))
 
 
@@ -170,8 +173,9 @@ def returns_cells(finals: Mapping[str, FloatArray]) -> dict[str, str]:
     :return: by method
     """
     means = {method: float(statistics.interquartile_mean(values)) for method, values in finals.items()}
-    text_of = _small_number if max(map(abs, means.values())) < SMALL else _number
-    best = text_of(max(means.values()))  # as it is written: a difference that is not shown does not decide
+    known = [mean for mean in means.values() if not math.isnan(mean)] or [math.nan]
+    text_of = _small_number if max(map(abs, known)) < SMALL else _number
+    best = text_of(max(known))  # as it is written: a difference that is not shown does not decide
     texts = {method: text_of(mean) for method, mean in means.items()}
     return {
         method: (f"**{text}**" if text == best else text) + _interval(finals[method], text_of)
@@ -216,6 +220,9 @@ def _against_the_first(
     head: str, comparisons: Sequence[tuple[str, Curves]], cell: Callable[[Sequence[Curve], Sequence[Curve]], str]
 ) -> str:
     """Write a line for each comparison, and a cell for each method but the first, from the runs of both."""
+    firsts = list(dict.fromkeys(next(iter(curves)) for _, curves in comparisons))
+    if len(firsts) > 1:
+        raise UsageError(f"the comparisons begin with different methods, {', '.join(firsts)}: give those of each separately")
     methods = _methods(comparisons)[1:]
     lines = [markdown_row([head, *methods]), markdown_row(["---"] * (len(methods) + 1))]
     for name, curves in comparisons:
@@ -231,6 +238,10 @@ def _is_uneven(curves: Curves) -> bool:
 
 def _methods(comparisons: Sequence[tuple[str, Curves]]) -> list[str]:
     return list(dict.fromkeys(method for _, curves in comparisons for method in curves))
+
+
+def _quotient(above: float, below: float) -> str:
+    return _number(above / below) if below > 0 and not math.isnan(above) else ""
 
 
 def _ratio(value: float) -> str:

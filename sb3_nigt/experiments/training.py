@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TextIO
 
+from sb3_contrib import ARS
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
@@ -53,6 +54,7 @@ def execute(run: Run, directory: Path) -> None:
     :param directory: directory for the files
     """
     curve, configuration = files_of(run, directory)
+    configuration.unlink(missing_ok=True)  # of an earlier run whose curve is lost
     train = wall_clock.train if run.setting.workers == "processes" else train_simulated
     with curve.open("w", newline="", encoding="utf-8") as file:
         model = train(run, file)
@@ -81,6 +83,7 @@ def train_simulated(run: Run, file: TextIO) -> BaseAlgorithm:
     with suppress(BudgetSpent):
         callback = CurveWriter(run, workers, file)
         model.learn(timesteps_of(run, model), callback=callback, log_interval=None)  # type: ignore[arg-type]
+        raise RuntimeError(f"{run.name} ended by itself before its budget was spent, at {model.num_timesteps} timesteps.")
     return model
 
 
@@ -92,11 +95,12 @@ def timesteps_of(run: Run, model: BaseAlgorithm) -> int:
     """
     if not is_baseline(run.method) and not any(map(is_schedule, run.arguments.values())):
         return FOREVER
+    counted = model.n_envs if isinstance(model, ARS) else 1  # how often it counts a step
     if run.budget.timesteps is not None:
-        return run.budget.timesteps + model.n_envs
+        return counted * (run.budget.timesteps + model.n_envs)
     assert run.budget.seconds is not None
     rollout = model.n_steps if isinstance(model, OnPolicyAlgorithm) else None  # of ARS it depends on the episodes
-    return run.setting.lockstep_timesteps(run.budget.seconds, rollout)
+    return counted * run.setting.lockstep_timesteps(run.budget.seconds, rollout)
 
 
 class CurveWriter(BaseCallback):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -162,7 +163,8 @@ def tune(candidates: dict[str, Candidates], setting: Setting, budget: Budget, ou
         found = _mean_returns(runs, output, processes)
         for method in open_methods:
             finals[method] = {label: found[label] for label in left[method] if label in found}
-            ranked = sorted(finals[method], key=lambda label: -float(np.mean(finals[method][label])))
+            means = {label: float(np.mean(of_label)) for label, of_label in finals[method].items()}
+            ranked = sorted(means, key=lambda label: math.inf if math.isnan(means[label]) else -means[label])
             left[method] = ranked[: (len(left[method]) + 1) // 2]
     return [Tuned(m, setting, budget, candidates[m][left[m][0]], finals[m][left[m][0]]) for m in left]
 

@@ -103,17 +103,17 @@ def effects(first: Sequence[Curve], other: Sequence[Curve], returns: Sequence[fl
     """
     Compare two methods by the mean over the run, by its last quarter, and by the restricted mean time to fixed returns.
 
-    The first two are gains over the return before training. A run that never reaches a return counts with its whole length.
+    The first two are gains over the method's own mean return before training. A run that never reaches a return counts with
+    its whole length; a return that all runs of a method have before training says nothing.
 
     :param first: one curve per seed
     :param other: one curve per seed, in the same order
     :param returns: the returns to reach
     """
     end = min(curve["seconds"][-1] for curve in (*first, *other))
-    start = float(np.mean([curve["return"][0] for curve in (*first, *other)]))
     found = {
-        "mean over the run": _effect(*(_of(runs, lambda curve: curve.mean_return(end) - start) for runs in (first, other))),
-        "last quarter": _effect(*(_of(runs, lambda curve: last_quarter(curve, end) - start) for runs in (first, other))),
+        "mean over the run": _effect(*(_gains(runs, lambda curve: curve.mean_return(end)) for runs in (first, other))),
+        "last quarter": _effect(*(_gains(runs, lambda curve: last_quarter(curve, end)) for runs in (first, other))),
     }
     for value in returns:
         times = [_of(runs, lambda curve, value=value: min(curve.time_to(value), end)) for runs in (first, other)]  # type: ignore[misc]
@@ -121,7 +121,8 @@ def effects(first: Sequence[Curve], other: Sequence[Curve], returns: Sequence[fl
         counts = tuple(f"{number}/{len(runs)}" for number, runs in zip(censored, (first, other), strict=True))
         no_run = all(number == len(runs) for number, runs in zip(censored, (first, other), strict=True))
         mostly = any(2 * number > len(runs) for number, runs in zip(censored, (first, other), strict=True))
-        effect = Effect(math.nan, math.nan, math.nan) if no_run else _effect(times[1], times[0])
+        at_once = any(not of_method.any() for of_method in times)  # before training
+        effect = Effect(math.nan, math.nan, math.nan) if no_run or at_once else _effect(times[1], times[0])
         found[f"time to {value:g}"] = Effect(effect.ratio, effect.low, effect.high, counts, mostly)
     return found
 
@@ -140,6 +141,11 @@ def _of(runs: Sequence[Curve], measure: Callable[[Curve], float]) -> FloatArray:
     return np.array([measure(curve) for curve in runs])
 
 
+def _gains(runs: Sequence[Curve], measure: Callable[[Curve], float]) -> FloatArray:
+    """Untrained policies of different methods may differ."""
+    return _of(runs, measure) - float(np.mean(_of(runs, lambda curve: curve["return"][0])))
+
+
 def _effect(above: FloatArray, below: FloatArray) -> Effect:
     """Ratio of two means; the runs of a seed are drawn together."""
     n_seeds = len(above)
@@ -153,7 +159,7 @@ def _ratio(above: FloatArray, below: FloatArray) -> FloatArray:
     """A method that has gained nothing is infinitely far behind one that has; neither: not a number."""
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio: FloatArray = np.where(below > 0, np.maximum(above, 0) / below, np.where(above > 0, np.inf, np.nan))
-    return ratio
+    return np.where(np.isnan(above) | np.isnan(below), np.nan, ratio)
 
 
 def _cells(effect: Effect) -> tuple[str, ...]:

@@ -156,6 +156,7 @@ def has_numpy_network(policy: ActorCriticPolicy) -> bool:
         and type(policy).get_distribution is ActorPolicy.get_distribution
         and type(policy)._get_action_dist_from_latent is ActorPolicy._get_action_dist_from_latent
         and type(policy).extract_features is ActorPolicy.extract_features
+        and type(policy).normalized is ActorPolicy.normalized
         and policy.pi_features_extractor is policy.features_extractor
         and type(policy.features_extractor) is FlattenExtractor
         and type(policy.mlp_extractor) is MlpExtractor

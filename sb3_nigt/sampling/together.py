@@ -142,10 +142,18 @@ def finite_part(observation: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 def _after(worker: int, tick: Tick) -> Any:
     """The observation after the step, not yet that of the next episode."""
-    following = map_observation(lambda x: x[worker], tick.new_obs)
-    if not tick.dones[worker] or "terminal_observation" not in tick.infos[worker]:
+    following, info = map_observation(lambda x: x[worker], tick.new_obs), tick.infos[worker]
+    if not tick.dones[worker] or "terminal_observation" not in info:
         return following
-    return map_observation(_fitted, following, tick.infos[worker]["terminal_observation"])
+    try:
+        return map_observation(_fitted, following, info["terminal_observation"])
+    except (TypeError, ValueError, KeyError, IndexError) as error:
+        if not info.get("TimeLimit.truncated", False):
+            return following  # nothing depends on it
+        raise ValueError(
+            "env: infos[...]['terminal_observation'] does not fit the observation space: a VecEnvWrapper that changes "
+            "observations must change it as well."
+        ) from error
 
 
 def _fitted(like: npt.NDArray[Any], last: Any) -> npt.NDArray[Any]:

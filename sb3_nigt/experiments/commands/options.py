@@ -139,7 +139,7 @@ def tunable_methods(text: str) -> list[str]:
 
     names = methods(text)
     for name in names:
-        if name.partition(":")[0] not in METHODS:
+        if "@" in name or name.partition(":")[0] not in METHODS:
             raise argparse.ArgumentTypeError(f"{name!r} has no grid: give some of {', '.join(METHODS)}")
     return names
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from sb3_nigt.experiments.arguments import output_file
+from sb3_nigt.experiments.arguments import finite_number, output_file
 from sb3_nigt.experiments.commands.options import comparison
 
 
@@ -16,7 +16,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """
     parser.add_argument("comparisons", metavar="DIR", nargs="+", type=comparison, help="output of compare or reproduce")
     parser.add_argument(
-        "--returns", metavar="R", nargs="+", type=float, default=[], help="returns whose times are compared; default: none"
+        "--returns",
+        metavar="R",
+        nargs="+",
+        type=finite_number,
+        default=[],
+        help="returns whose times are compared; default: none",
     )
     parser.add_argument(
         "--output", metavar="FILE", type=output_file, help="write the table there as well; default: not written"
