@@ -1,5 +1,6 @@
 """Rounds of steps on the simulated clock: golden timelines by hand, and which steps count."""
 
+from contextlib import nullcontext
 from functools import partial
 
 import gymnasium as gym
@@ -161,6 +162,16 @@ def test_each_environment_of_a_plain_vec_env_is_a_task_of_malenia():
     poor, rich = model.policy.value_network.real_values(th.zeros(2, *env.observation_space.shape), tasks)
     assert rich > poor + 5
     assert RennalaNIGT("MlpPolicy", env, device="cpu", policy_kwargs=SMALL).n_critic_tasks == 1
+
+
+@pytest.mark.parametrize(("n_steps", "smallest"), [(None, 1), (104, 4)])
+def test_many_tasks(n_steps, smallest):
+    """Of 40 one is a hundred times slower. 40² is more than the 1,000 steps of a round; 4 · 40² steps are 160 a worker."""
+    env = SimulatedVecEnv([partial(FixedLengthEnv, 5)] * 40, FixedTimes([1.0] * 39 + [100.0]), task_ids=range(40))
+    model = MaleniaNIGT("MlpPolicy", env, n_steps=n_steps, device="cpu", policy_kwargs=SMALL, fisher_samples=12)
+    with pytest.warns(UserWarning, match=r"n_steps=None is 25 .*: give n_steps=160 ") if n_steps is None else nullcontext():
+        (report,) = run_rounds(model, 1)
+    assert report.counts.min() == smallest
 
 
 def test_a_task_keeps_the_number_that_the_critic_knows_it_by(tmp_path):

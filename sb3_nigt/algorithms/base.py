@@ -38,7 +38,7 @@ from sb3_nigt.algorithms.reporting import RoundLogger
 from sb3_nigt.algorithms.round import abandon
 from sb3_nigt.algorithms.settings import changed
 from sb3_nigt.algorithms.statistics import RoundStatistics
-from sb3_nigt.algorithms.steps import check_steps_of_a_round, steps_of_a_round
+from sb3_nigt.algorithms.steps import check_steps_of_a_round, steps_of_a_round, warn_of_single_steps
 from sb3_nigt.errors import Preempted
 from sb3_nigt.messages import SamplingPoint
 from sb3_nigt.optimizers import NIGT
@@ -303,6 +303,8 @@ class AsyncPolicyGradient(Model):
             round_steps = steps_of_a_round(self.n_steps, len(workers.task_ids))
             n_tasks = len(set(workers.task_ids)) if self.weighs_tasks_equally else 1
             check_steps_of_a_round(round_steps, len(workers.task_ids), n_tasks)
+            if self.n_steps is None:
+                warn_of_single_steps(round_steps, len(workers.task_ids), n_tasks)
         may_lose = self.on_lost_task == "drop"
         structure = (self.horizon, self.stagger, round_steps, may_lose, self._root_seed, fingerprint(self.policy))
         if self._spec is not None and workers.rollout_spec is self._spec and structure == self._structure:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from sb3_nigt.aggregators import Aggregator
 from sb3_nigt.algorithms.book import BetweenRounds, Book, RoundResult
 from sb3_nigt.algorithms.round import RESET_IN_A_ROUND, Show, check_lost
+from sb3_nigt.errors import warn_user
 from sb3_nigt.messages import SamplingPoint
 from sb3_nigt.vec_env.base import Segments, TrajectoryWorkers
 
@@ -42,6 +43,23 @@ def check_steps_of_a_round(round_steps: int, n_workers: int, n_tasks: int) -> No
         raise ValueError(
             f"n_steps={round_steps // n_workers} is not allowed with {n_workers} workers and {n_tasks} tasks: advantages are "
             f"normalised, so a round needs two steps for each task: give at least {-(-2 * n_tasks // n_workers)}."
+        )
+
+
+def warn_of_single_steps(round_steps: int, n_workers: int, n_tasks: int) -> None:
+    """
+    Say that a slow task may have a single step in each round, whose standardised advantage is 0.
+
+    A round is complete when (1/K) Σ_k 1/N_k ≤ K/M. With N_k = 1 for some k, that can be so if M ≤ K².
+
+    :param round_steps: M
+    :param n_workers: n
+    :param n_tasks: K
+    """
+    if n_tasks > 1 and round_steps <= n_tasks**2:
+        warn_user(
+            f"n_steps=None is {round_steps // n_workers} here. With {n_tasks} tasks, a round may have a single step of a slow "
+            f"one, which learns nothing from it: give n_steps={-(-4 * n_tasks**2 // n_workers)} for four steps or more."
         )
 
 

@@ -57,8 +57,7 @@ class GeneralizedAdvantage(Estimator):
 
     The sum ends at the end of an episode and where a trajectory was cut. V(s_{t+1}) is 0 at a termination, and V of the final
     observation at a truncation and at a cut. σ is one standard deviation of all steps after the mean of each task is
-    removed, each step weighted with the w of its worker. The only step of a task is not centred. The baseline of a step
-    depends on the state and the task only.
+    removed, each step weighted with the w of its worker. The baseline of a step depends on the state and the task only.
 
     :param gamma: γ in [0, 1]
     :param gae_lambda: λ in [0, 1]
@@ -135,15 +134,13 @@ class GeneralizedAdvantage(Estimator):
         if part.is_whole:
             by_step = np.repeat([weights[arrival.worker] for arrival, _ in accepted], lengths)
             moments = task_moments(part.advantages, part.tasks, by_step, self._n_tasks)
-            counts = np.bincount(part.tasks, minlength=self._n_tasks)
         else:
             moments = merged_task_moments(assessment.advantages, weights, self._n_tasks)
-            counts = _counts(assessment.advantages, self._n_tasks)
         if not part.has_moved_scale:
             self.scale.merge(assessment.returns)
         if not accepted:
             return []
-        return np.split(standardize(part.advantages, part.tasks, moments, counts), np.cumsum(lengths)[:-1])
+        return np.split(standardize(part.advantages, part.tasks, moments), np.cumsum(lengths)[:-1])
 
     def learn(self, mean: Mean | None = None) -> None:
         """Fit the critic to the last round; several processes fit it to their own steps, and take the mean by steps."""
@@ -221,14 +218,6 @@ def _exchanged(returns: list[Moments], rows: Rows) -> list[Moments]:
     """Moments of all processes, each of its own part."""
     own = Moments.empty().merge_all(returns)
     return [own.from_vector(row) for row in rows(own.vector())]
-
-
-def _counts(of_workers: Mapping[int, WorkerMoments], n_tasks: int) -> npt.NDArray[np.int64]:
-    """How many steps of each task the round has."""
-    counts = np.zeros(n_tasks, dtype=np.int64)
-    for task, moments in of_workers.values():
-        counts[task] += round(float(moments.weight))
-    return counts
 
 
 def _by_worker(accepted: Accepted, advantages: FloatArray, tasks: npt.NDArray[np.int64]) -> dict[int, WorkerMoments]:

@@ -63,18 +63,13 @@ def pooled_std(moments: Moments) -> float:
     return max(float(np.sqrt(moments.m2.sum() / weight)), MIN_STD) if weight > 0 else 1.0
 
 
-def standardize(advantages: FloatArray, tasks: IntArray, moments: Moments, counts: IntArray) -> FloatArray:
+def standardize(advantages: FloatArray, tasks: IntArray, moments: Moments) -> FloatArray:
     """
     Coefficients of the steps: C_t = (A_t - m_k(t)) / σ.
-
-    The mean of a task with a single step is that step, which would make its C_t 0 in every round: there, m_k is 0. Where no
-    task has more, there is no deviation either, and σ is 1.
 
     :param advantages: A_t of ``gae``, shape (N,)
     :param tasks: number of each step's task, shape (N,)
     :param moments: the merged moments of all steps of the round
-    :param counts: how many steps of each task these are, shape (K,)
     :return: shape (N,)
     """
-    means = np.where(counts > 1, moments.mean, 0.0)
-    return (advantages - means[tasks]) / (pooled_std(moments) if counts.max() > 1 else 1.0)
+    return (advantages - moments.mean[tasks]) / pooled_std(moments)
