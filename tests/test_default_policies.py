@@ -58,18 +58,24 @@ def test_a_module_that_is_given_is_not_shared_with_the_critic():
     assert float(moved.detach().norm()) > 0
 
 
+OBSERVATIONS = np.linspace(-1, 1, 20, dtype=np.float32).reshape(5, 4)
+
+
+def check_workers_see_the_same(model):
+    network = model.workers._replica.network(SamplingPoint(0, flatten(model.policy)))
+    with th.no_grad():
+        expected = model.policy.get_distribution(th.as_tensor(OBSERVATIONS)).distribution.logits.numpy()
+    for observation, logits in zip(OBSERVATIONS, expected, strict=True):
+        found = network(observation)
+        np.testing.assert_allclose(found - np.logaddexp.reduce(found), logits, atol=1e-6)
+
+
 @pytest.mark.parametrize("path", ["numpy", "torch"])
 def test_workers_see_what_the_policy_sees(path):
     """The vector of parameters holds the statistics of the normaliser, as far as the networks read them."""
     model = train(Reversed) if path == "torch" else train(FlattenExtractor)
     assert abs(model.policy.normalizer.norms[0].var - 1).max() > 0.1
-    observations = np.linspace(-1, 1, 20, dtype=np.float32).reshape(5, 4)
-    network = model.workers._replica.network(SamplingPoint(0, flatten(model.policy)))
-    with th.no_grad():
-        expected = model.policy.get_distribution(th.as_tensor(observations)).distribution.logits.numpy()
-    for observation, logits in zip(observations, expected, strict=True):
-        found = network(observation)
-        np.testing.assert_allclose(found - np.logaddexp.reduce(found), logits, atol=1e-6)
+    check_workers_see_the_same(model)
 
 
 class Blind(ActorPolicy):
@@ -83,16 +89,10 @@ def test_a_policy_that_normalises_in_its_own_way():
     """Workers, critic and ``predict`` see the same."""
     env = make_worker_vec_env("CartPole-v1", 2, seed=0)
     model = RennalaNIGT(Blind, env, n_steps=20, seed=0, device="cpu", policy_kwargs={"net_arch": [4]}).learn(120)
-    observations = np.linspace(-1, 1, 20, dtype=np.float32).reshape(5, 4)
-    seen = update.as_seen(model.policy, observations)
+    seen = update.as_seen(model.policy, OBSERVATIONS)
     assert not seen[:, [1, 3]].any()
     assert seen[:, [0, 2]].all()
-    network = model.workers._replica.network(SamplingPoint(0, flatten(model.policy)))
-    with th.no_grad():
-        expected = model.policy.get_distribution(th.as_tensor(observations)).distribution.logits.numpy()
-    for observation, logits in zip(observations, expected, strict=True):
-        found = network(observation)
-        np.testing.assert_allclose(found - np.logaddexp.reduce(found), logits, atol=1e-6)
+    check_workers_see_the_same(model)
 
 
 def test_a_replaced_extractor_with_the_old_optimizer_stays_as_it_is():

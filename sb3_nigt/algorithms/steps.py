@@ -56,7 +56,7 @@ def warn_of_single_steps(round_steps: int, n_workers: int, n_tasks: int) -> None
     :param n_workers: n
     :param n_tasks: K
     """
-    if n_tasks > 1 and round_steps <= n_tasks**2:
+    if round_steps <= n_tasks**2:
         warn_user(
             f"n_steps=None is {round_steps // n_workers} here. With {n_tasks} tasks, a round may have a single step of a slow "
             f"one, which learns nothing from it: give n_steps={-(-4 * n_tasks**2 // n_workers)} for four steps or more."

@@ -189,8 +189,8 @@ class GeneralizedAdvantage(Estimator):
 
     def keep_task_numbers(self, before: Mapping[Hashable, int]) -> None:
         """See ``Estimator``: workers may come back in another order."""
-        if len(set(self._number_of.values())) < 2 or len(set(before.values())) < len(before):  # not told apart, now or then
-            return
+        if len(set(self._number_of.values())) < 2 or len(set(before.values())) < len(before):
+            return  # the critic does not distinguish them, now or then
         known = {task: before[task] for task in self._number_of if before.get(task, self._n_tasks) < self._n_tasks}
         free = iter(sorted(set(range(self._n_tasks)) - set(known.values())))
         self._number_of = {task: known[task] if task in known else next(free) for task in self._number_of}
