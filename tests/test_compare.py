@@ -174,11 +174,11 @@ def test_timesteps_of_ars(monkeypatch):
 def test_the_budget_of_ars_ends_its_run():
     """Not what ARS counts itself: with three workers that was spent after a third of it."""
     setting = Setting("CartPole-v1", (1.0,) * 3, (0.0,) * 3)
-    for budget in (Budget(timesteps=1500, points=2, episodes=1), Budget(seconds=500.0, points=2, episodes=1)):
+    for budget in (Budget(timesteps=6000, points=2, episodes=1), Budget(seconds=2000.0, points=2, episodes=1)):
         file = StringIO()
         training.train_simulated(Run("ars", 0, setting, budget), file)
         *_, last = csv.DictReader(StringIO(file.getvalue()))
-        assert (float(last["seconds"]), int(last["timesteps"])) == (500.0, 1500)
+        assert (float(last["seconds"]), int(last["timesteps"])) == (2000.0, 6000)
 
 
 def test_a_run_that_ends_by_itself_is_not_finished(monkeypatch, tmp_path):
