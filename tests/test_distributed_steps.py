@@ -263,6 +263,29 @@ def test_ranks_go_on_from_the_one_that_has_a_file(tmp_path):
     assert files == ["round_5.zip", "round_6.zip"]  # rank 0 writes from now on
 
 
+def go_on_with_tasks(rank, folder):
+    """Two tasks, which change places between the ranks: first all of them, then the first model alone goes on."""
+
+    def workers(*tasks):
+        return simulated([LengthFromSeedEnv] * len(tasks), task_ids=tasks)
+
+    first, then = [("good", "bad"), ("bad", "good")][rank], [("bad", "bad"), ("new", "good")][rank]
+    model = make_steps(MaleniaNIGT, workers(*first))
+    run_rounds(model, 2)
+    before = dict(model.estimator.task_numbers)
+    model.save(folder / str(rank))
+    loaded = MaleniaNIGT.load(folder / str(rank), env=workers(*then), group=settings())
+    run_rounds(loaded, 2)
+    return before, dict(loaded.estimator.task_numbers)
+
+
+def test_ranks_know_tasks_by_the_numbers_that_their_critic_has_learned(tmp_path):
+    (before, after), other = on_ranks(2, go_on_with_tasks, tmp_path)
+    assert (before, after) == other
+    assert before == {"good": 0, "bad": 1}
+    assert {task: after[task] for task in ("good", "bad")} == before
+
+
 # Ranks that are slow
 
 

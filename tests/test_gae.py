@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from sb3_nigt.estimators import GeneralizedAdvantage
+from sb3_nigt.estimators.gae import renumbered
 from sb3_nigt.estimators.reward_scale import RewardScale
 from sb3_nigt.messages import SamplingPoint, TrajectoryKey
 from sb3_nigt.sampling.trajectory import Trajectory
@@ -152,3 +153,20 @@ def test_rewards_are_in_the_unit_of_the_rounds_before():
     coefficients(ours, [piece([0, 0], 0, second)], np.array([0.5]))
     ours.learn()
     np.testing.assert_allclose(ours.critic.fitted[1], [-10, 10], rtol=1e-3)  # 25 units, clipped
+
+
+@pytest.mark.parametrize(
+    ("present", "before", "n_tasks", "numbers"),
+    [
+        pytest.param({"b": 0, "a": 1}, {"a": 0, "b": 1}, 2, {"a": 0, "b": 1}, id="another order"),
+        pytest.param({"b": 0}, {"a": 0, "b": 1}, 2, {"a": 0, "b": 1}, id="one is absent"),
+        pytest.param({"c": 0, "a": 1}, {"a": 0, "b": 1}, 2, {"a": 0, "c": 1}, id="a new one takes the place of an absent one"),
+        pytest.param({"c": 0, "a": 1}, {"a": 0, "b": 1}, 3, {"a": 0, "b": 1, "c": 2}, id="a place that nobody had"),
+        pytest.param({1: 0, 2: 1}, {"2": 0, "1": 1}, 2, {1: 1, 2: 0}, id="names on ranks"),
+        pytest.param({0: 0, 1: 0}, {"a": 0, "b": 1}, 2, {"b": 1, 0: 0, 1: 0}, id="workers without tasks"),
+        pytest.param({"b": 0, "a": 1, "c": 2}, {"a": 0, "b": 2}, 3, {"a": 0, "b": 2, "c": 1}, id="a gap"),
+        pytest.param({"b": 0, "a": 1}, {"a": 0, "b": 5}, 2, {"a": 0, "b": 1}, id="a number that there is no more"),
+    ],
+)
+def test_tasks_keep_their_numbers(present, before, n_tasks, numbers):
+    assert renumbered(present, before, n_tasks) == numbers

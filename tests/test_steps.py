@@ -186,6 +186,7 @@ def test_a_task_keeps_the_number_that_the_critic_knows_it_by(tmp_path):
         ("bad", "good"): {"good": 0, "bad": 1},
         ("new", "good"): {"good": 0, "new": 1},
         ("bad", "new", "bad"): {"new": 0, "bad": 1},
+        ("bad",): {"good": 0, "bad": 1},
     }.items():
         loaded = MaleniaNIGT.load(tmp_path / "model", env=workers(*tasks), device="cpu")
         loaded.learn(40, reset_num_timesteps=False)

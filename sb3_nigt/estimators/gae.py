@@ -189,11 +189,8 @@ class GeneralizedAdvantage(Estimator):
 
     def keep_task_numbers(self, before: Mapping[Hashable, int]) -> None:
         """See ``Estimator``: workers may come back in another order."""
-        if len(set(self._number_of.values())) < 2 or len(set(before.values())) < len(before):
-            return  # the critic does not distinguish them, now or then
-        known = {task: before[task] for task in self._number_of if before.get(task, self._n_tasks) < self._n_tasks}
-        free = iter(sorted(set(range(self._n_tasks)) - set(known.values())))
-        self._number_of = {task: known[task] if task in known else next(free) for task in self._number_of}
+        if self.critic.network.n_tasks > 1 and len(set(before.values())) == len(before):  # it distinguishes them, and did
+            self._number_of = renumbered(self._number_of, before, self._n_tasks)
 
     def log(self, logger: Logger) -> None:
         """See ``Estimator.log``: of the last fit, which is that of the round before."""
@@ -201,6 +198,28 @@ class GeneralizedAdvantage(Estimator):
         if self.last_fit is not None:
             logger.record("train/value_loss", self.last_fit.value_loss)
             logger.record("train/explained_variance", self.last_fit.explained_variance)
+
+
+def renumbered(present: Mapping[Hashable, int], before: Mapping[Hashable, int], n_tasks: int) -> dict[Hashable, int]:
+    """
+    Give tasks the numbers that they had before, and new ones those that are free, at best never used.
+
+    Tasks are recognised by their names, since ranks know them by these. Those that are absent keep a number that is not
+    taken, since this process may see them again: a rank has workers of some of the tasks only.
+
+    :param present: numbers of the tasks of the workers; where several have the same, their tasks are not told apart
+    :param before: numbers of the tasks then, each another
+    :param n_tasks: how many numbers there are
+    """
+    by_name = {str(task): number for task, number in before.items() if number < n_tasks}
+    kept = {task: by_name[str(task)] for task in present if str(task) in by_name}
+    if len(set(present.values())) < len(present):
+        numbers = {**present, **kept}
+    else:
+        free = sorted(set(range(n_tasks)) - set(kept.values()), key=lambda number: (number in by_name.values(), number))
+        numbers = {**present, **dict(zip((task for task in present if task not in kept), free, strict=False)), **kept}
+    names, taken = {str(task) for task in present}, set(numbers.values())
+    return {**{t: n for t, n in before.items() if str(t) not in names and n not in taken}, **numbers}
 
 
 def _final(trajectory: Trajectory) -> Any:
