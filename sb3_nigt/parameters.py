@@ -31,6 +31,7 @@ class Layout:
     """
 
     def __init__(self, policy: nn.Module) -> None:
+        policy = unwrapped(policy)
         self.parameters = actor_parameters(policy)
         buffers = {name: buffer for name, buffer in policy.named_buffers() if not _is_critics(policy, name)}
         self._floats = [buffer for buffer in buffers.values() if buffer.dtype in EXACT_IN_FLOAT32]
@@ -144,6 +145,15 @@ class Layout:
         with th.no_grad():
             for name, values in buffers.items():
                 self._others[name].copy_(th.from_numpy(values))
+
+
+def unwrapped(policy: Any) -> Any:
+    """
+    Return the policy behind ``torch.compile``.
+
+    :param policy: compiled or not
+    """
+    return getattr(policy, "_orig_mod", policy)
 
 
 def actor_parameters(policy: nn.Module) -> list[nn.Parameter]:

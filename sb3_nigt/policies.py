@@ -34,7 +34,7 @@ from sb3_nigt.critic import ValueNetwork
 from sb3_nigt.dtypes import as_actions, between_bounds, widened
 from sb3_nigt.normalization import ObservationNormalizer
 from sb3_nigt.optimizers.nigt import NIGT
-from sb3_nigt.parameters import actor_parameters
+from sb3_nigt.parameters import actor_parameters, unwrapped
 
 HEADS = ("gaussian", "tanh_gaussian")
 # Of the Gaussian head, in half ranges: 5 % of all action components are clipped, with 1 it is a third, and learning is slower.
@@ -360,6 +360,16 @@ class ActorPolicy(ActorCriticPolicy):
             return self.value_network.real_values(self.normalized(obs)).unsqueeze(1)
         observation = next(iter(obs.values())) if isinstance(obs, dict) else obs
         return th.zeros((len(observation), 1), device=self.device)
+
+
+def as_actor_policy(policy: Any) -> ActorPolicy | None:
+    """
+    Return a policy as one of this package, also from behind ``torch.compile``; None if it is of another kind.
+
+    :param policy: compiled or not
+    """
+    inner = unwrapped(policy)
+    return inner if isinstance(inner, ActorPolicy) else None
 
 
 class ActorCnnPolicy(ActorPolicy):

@@ -9,7 +9,7 @@ from envs import parameters
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor
 from torch import nn
 
-from sb3_nigt import RennalaNIGT, make_worker_vec_env
+from sb3_nigt import MaleniaNIGT, RennalaNIGT, make_worker_vec_env
 from sb3_nigt.algorithms import update
 from sb3_nigt.algorithms.policy_defaults import damping_unit
 from sb3_nigt.messages import SamplingPoint
@@ -93,6 +93,52 @@ def test_a_policy_that_normalises_in_its_own_way():
     assert not seen[:, [1, 3]].any()
     assert seen[:, [0, 2]].all()
     check_workers_see_the_same(model)
+
+
+def compiled(policy):
+    return th.compile(policy, backend="eager")
+
+
+def another(policy):
+    """Such as one that was cloned, or loaded from a file; equal, so that the run must be the same."""
+    return copy.deepcopy(policy)
+
+
+@pytest.mark.parametrize("replace", [compiled, another])
+@pytest.mark.parametrize("env_id", ["CartPole-v1", "Pendulum-v1"])
+def test_a_policy_that_is_put_in_the_place_of_the_first_one(env_id, replace):
+    """Everything follows it: statistics, damping, metric, and the critic, which is the policy's own."""
+    kwargs = {"n_steps": 20, "seed": 0, "device": "cpu", "policy_kwargs": {"net_arch": [4]}}
+    usual, replaced = (RennalaNIGT("MlpPolicy", make_worker_vec_env(env_id, 2, seed=0), **kwargs) for _ in range(2))
+    replaced.policy = replace(replaced.policy)
+    for model in (usual, replaced):
+        model.learn(120)
+        model.learn(80, reset_num_timesteps=False)
+    assert np.array_equal(flatten(usual.policy), flatten(replaced.policy))
+    assert replaced.estimator.critic.network is replaced.policy.value_network
+    assert np.array_equal(usual.estimator.critic.vector(), replaced.estimator.critic.vector())
+    assert float(replaced.policy.normalizer.moments()[0].weight) > 100
+
+
+def test_a_policy_whose_critic_has_no_tasks_gets_one_that_has():
+    tasks = MaleniaNIGT("MlpPolicy", make_worker_vec_env("CartPole-v1", 2, task_ids=["a", "b"]), n_steps=20, device="cpu")
+    none = RennalaNIGT("MlpPolicy", make_worker_vec_env("CartPole-v1", 2), device="cpu")
+    tasks.policy = none.policy
+    tasks.learn(80)
+    assert tasks.policy.value_network.n_tasks == tasks.estimator.critic.network.n_tasks == 2
+
+
+def test_the_type_of_new_tensors_may_be_double():
+    """As another library sets it after the model was made."""
+    model = RennalaNIGT("MlpPolicy", make_worker_vec_env("Pendulum-v1", 2), n_steps=20, device="cpu")
+    before = parameters(model)
+    th.set_default_dtype(th.float64)
+    try:
+        model.learn(80)
+    finally:
+        th.set_default_dtype(th.float32)
+    assert parameters(model).dtype == np.float32
+    assert not np.array_equal(parameters(model), before)
 
 
 def test_a_replaced_extractor_with_the_old_optimizer_stays_as_it_is():

@@ -5,10 +5,11 @@ import numpy as np
 import paper
 import pytest
 from envs import FixedLengthEnv, LengthFromSeedEnv, run_rounds
+from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from sb3_nigt import FixedTimes, ProcessVecEnv, RennalaNIGT, SimulatedVecEnv
+from sb3_nigt import FixedTimes, MaleniaNIGT, ProcessVecEnv, RennalaNIGT, SimulatedVecEnv
 
 SMALL = {"device": "cpu", "policy_kwargs": {"net_arch": [4]}}
 
@@ -73,3 +74,33 @@ def test_episodes_without_a_monitor_are_reported(vec_env):
     arrivals, episodes = round_of_trajectories(vec_env, LengthFromSeedEnv, 6)
     assert len(episodes) >= 5  # the last step of the round waits where their number is odd
     assert [(one["l"], one["r"]) for one in episodes] == [(a.n_steps, a.episode_return) for a in arrivals][: len(episodes)]
+
+
+class KeepTasks(KVWriter):
+    def __init__(self):
+        self.lines = []
+
+    def write(self, key_values, key_excluded, step=0):
+        self.lines.append({name: value for name, value in key_values.items() if name.startswith("task/")})
+
+    def close(self):
+        pass
+
+
+def test_the_returns_of_tasks_go_on_in_a_run_that_is_continued():
+    """And begin anew in another run."""
+
+    def logged(n_parts):
+        env = SimulatedVecEnv([LengthFromSeedEnv] * 2, FixedTimes([1.0, 2.0]), task_ids=["a", "b"])
+        model, kept = MaleniaNIGT("MlpPolicy", env, n_steps=30, seed=0, **SMALL), KeepTasks()
+        model.set_logger(Logger(None, [kept]))
+        for _ in range(n_parts):
+            model.learn(240 // n_parts, reset_num_timesteps=False)
+        return model, kept.lines
+
+    (_, whole), (model, in_parts) = logged(1), logged(4)
+    assert whole[-1].keys() == {"task/a/ep_rew_mean", "task/b/ep_rew_mean"}
+    assert in_parts == whole
+    model.learn(1)
+    episodes = [a.episode_return for a in model.last_round.arrivals if a.task_id == "a" and not np.isnan(a.episode_return)]
+    assert model.logger.output_formats[0].lines[-1]["task/a/ep_rew_mean"] == pytest.approx(np.mean(episodes))

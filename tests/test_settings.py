@@ -131,6 +131,17 @@ def test_the_default_of_the_learning_rate_follows_the_geometry():
     assert model.policy.optimizer.param_groups[0]["lr"] == 0.3
 
 
+def test_a_learning_rate_that_is_given_is_no_default(tmp_path):
+    """Also where it is the one that the model has had as a default."""
+    make().save(tmp_path / "model")
+    assert RennalaNIGT.load(tmp_path / "model", learning_rate=0.2, geometry="spectral").learning_rate == 0.2
+    assert RennalaNIGT.load(tmp_path / "model", geometry="spectral").learning_rate == 0.02
+    model = make(geometry="spectral", **STEPS)
+    model.learn(72, SetLater(0, learning_rate=0.2, geometry="natural"))
+    model.learn(72, SetLater(4, geometry="spectral"), reset_num_timesteps=False)
+    assert model.learning_rate == 0.2
+
+
 def test_the_default_of_the_learning_rate_is_that_of_ppo_for_another_optimizer():
     model = RennalaNIGT("MlpPolicy", "CartPole-v1", policy_kwargs={"optimizer_class": th.optim.Adam})
     assert model.learning_rate == 3e-4
@@ -177,6 +188,9 @@ def test_what_is_refused_in_the_middle_of_a_run():
     with pytest.raises(ValueError, match="eta=3 is not allowed"):
         model.learn(150, callback=SetLater(1, eta=3))
     assert model.n_updates == 2
+    model = RennalaNIGT("MlpPolicy", SimulatedVecEnv([LengthFromSeedEnv]), seed=0, **STEPS)
+    with pytest.raises(ValueError, match="n_steps=1 is not allowed with 1 workers"):  # its advantages would be zero
+        model.learn(150, callback=SetLater(1, n_steps=1))
 
 
 @pytest.mark.parametrize("algorithm", [MaleniaNIGT, SyncNIGT, SyncPG, RennalaPG, AFedPG])

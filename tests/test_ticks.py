@@ -151,6 +151,31 @@ def test_learn_counts_n_timesteps_a_call(make):
     assert 0 <= env.steps_executed - model.num_timesteps < 3
 
 
+def test_another_run_begins_without_the_steps_that_the_last_one_has_left():
+    class Runs(LengthFromSeedEnv):
+        now = 0
+
+        def step(self, action):
+            *rest, info = super().step(action)
+            return *rest, {**info, "run": Runs.now}
+
+    class KeepRuns(BaseCallback):
+        def __init__(self):
+            super().__init__()
+            self.runs = []
+
+        def _on_step(self):
+            self.runs += [info["run"] for info in self.locals["infos"]]
+            return True
+
+    model = RennalaNIGT("MlpPolicy", simulated([Runs] * 10, np.linspace(1, 3.3, 10)), horizon=7, seed=0, device="cpu")
+    model.learn(200)
+    left, Runs.now, seen = model._ticks.rest, 1, KeepRuns()
+    model.learn(200, seen)
+    assert len(left.rewards) > 0
+    assert set(seen.runs) == {1}
+
+
 def test_discarded_steps_are_shown_too():
     """first_finished, H = 4, speeds 1 and 3: w0 arrives at 4 and completes M = 1; w1 has made one step: 5 steps a round."""
     env = simulated([NeverEndingEnv] * 2, [1.0, 3.0])

@@ -38,7 +38,7 @@ from sb3_nigt.algorithms.reporting import RoundLogger
 from sb3_nigt.algorithms.round import abandon
 from sb3_nigt.algorithms.settings import changed
 from sb3_nigt.algorithms.statistics import RoundStatistics
-from sb3_nigt.algorithms.steps import check_steps_of_a_round, steps_of_a_round, warn_of_single_steps
+from sb3_nigt.algorithms.steps import steps_of_a_round
 from sb3_nigt.errors import Preempted
 from sb3_nigt.messages import SamplingPoint
 from sb3_nigt.optimizers import NIGT
@@ -233,6 +233,7 @@ class AsyncPolicyGradient(Model):
         check_precision(self.policy)
         check_batch_norm(self.policy, self.env)
         check_trained(self.policy)
+        self._take_critic_of_policy()
         if isinstance(self.policy.optimizer, NIGT):
             update.set_geometry(self.policy.optimizer, self.geometry)  # it may have been replaced
             if self.policy.optimizer.needs_metric:
@@ -246,7 +247,7 @@ class AsyncPolicyGradient(Model):
         if workers is not self._workers:
             self._make_estimator_anew(self._group.task_numbers)  # for the workers of all
         shown = workers.task_ids if self.weighs_tasks_equally or workers.tasks_differ else None
-        self._round_logger = RoundLogger(shown, self._stats_window_size)
+        self._round_logger = RoundLogger(shown, self._stats_window_size, vars(self).get("_round_logger"))
         self._is_prepared = False
 
     def _leave(self, error: BaseException | None = None) -> None:
@@ -288,7 +289,8 @@ class AsyncPolicyGradient(Model):
             self.set_logger(Logger(None, []))
         own, show_bar = group.callbacks(callback), progress_bar and group.is_first
         if reset_num_timesteps:
-            self._left_off = None  # another run
+            self._left_off = self._ticks.rest = None  # another run
+            self._round_logger.forget()
         goes_on = self._n_updates > 0 and not isinstance(self._workers, LockstepWorkers)
         with statistics_at_rest(self.get_vec_normalize_env() if goes_on else None):
             total_timesteps, callback = super()._setup_learn(total_timesteps, own, reset_num_timesteps, tb_log_name, show_bar)
@@ -298,13 +300,7 @@ class AsyncPolicyGradient(Model):
     def _prepare(self, workers: TrajectoryWorkers) -> None:
         """Give the workers a copy of the policy, unless they have one that fits."""
         self._is_prepared = True
-        round_steps = None
-        if self.rollout == "steps":
-            round_steps = steps_of_a_round(self.n_steps, len(workers.task_ids))
-            n_tasks = len(set(workers.task_ids)) if self.weighs_tasks_equally else 1
-            check_steps_of_a_round(round_steps, len(workers.task_ids), n_tasks)
-            if self.n_steps is None:
-                warn_of_single_steps(round_steps, len(workers.task_ids), n_tasks)
+        round_steps = self._steps_of_a_round(workers)
         may_lose = self.on_lost_task == "drop"
         structure = (self.horizon, self.stagger, round_steps, may_lose, self._root_seed, fingerprint(self.policy))
         if self._spec is not None and workers.rollout_spec is self._spec and structure == self._structure:

@@ -7,7 +7,7 @@ from collections.abc import Hashable
 from stable_baselines3.common.policies import ActorCriticPolicy
 
 from sb3_nigt.critic import ValueNetwork
-from sb3_nigt.policies import ActorPolicy
+from sb3_nigt.policies import as_actor_policy
 from sb3_nigt.vec_env.base import TrajectoryWorkers
 
 
@@ -44,8 +44,9 @@ def value_network(policy: ActorCriticPolicy, tasks: dict[Hashable, int]) -> Valu
     :param policy: of the model
     :param tasks: as ``critic_tasks`` says
     """
-    if isinstance(policy, ActorPolicy) and policy.value_network is not None:
-        return policy.value_network
+    actor = as_actor_policy(policy)
+    if actor is not None and actor.value_network is not None:
+        return actor.value_network
     network = ValueNetwork(
         policy.observation_space,
         max(tasks.values(), default=0) + 1,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import pathlib
 from collections.abc import Hashable, Iterable, Mapping
-from functools import partial
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -41,6 +40,7 @@ from sb3_nigt.algorithms.policy_defaults import default_fisher_samples, default_
 from sb3_nigt.algorithms.preemption import Preemption
 from sb3_nigt.algorithms.round import abandon
 from sb3_nigt.algorithms.settings import changed, check_kind_of_estimator, settings_of
+from sb3_nigt.algorithms.steps import checked_steps_of_a_round
 from sb3_nigt.algorithms.traps import Traps, warn_of_leftovers, warn_of_policy_kwargs
 from sb3_nigt.critic import Critic
 from sb3_nigt.estimators import Estimator, GeneralizedAdvantage, ReturnToGo
@@ -48,7 +48,7 @@ from sb3_nigt.estimators.reward_scale import RewardScale
 from sb3_nigt.messages import RoundReport
 from sb3_nigt.optimizers import NIGT
 from sb3_nigt.parameters import actor_parameters
-from sb3_nigt.policies import ActorCnnPolicy, ActorPolicy, MultiInputActorPolicy
+from sb3_nigt.policies import ActorCnnPolicy, ActorPolicy, MultiInputActorPolicy, as_actor_policy
 from sb3_nigt.sampling.heads import make_head
 from sb3_nigt.sampling.ticks import TickAssembler
 from sb3_nigt.schedules import SCHEDULES, Schedule
@@ -149,7 +149,11 @@ class Model(OnPolicyAlgorithm):
         tasks = critic_tasks(workers, self.n_envs, self.weighs_tasks_equally)
         scale = RewardScale(self.n_envs if workers is None else len(workers.task_ids), self.gamma)
         critic = Critic(value_network(self.policy, tasks), self._root_seed)
-        return GeneralizedAdvantage(self.gamma, self.gae_lambda, critic, scale, partial(update.as_seen, self.policy), tasks)
+        return GeneralizedAdvantage(self.gamma, self.gae_lambda, critic, scale, self._as_seen, tasks)
+
+    def _as_seen(self, observations: Any) -> Any:
+        """As the present policy sees them, which may have been put in the place of the first one."""
+        return update.as_seen(self.policy, observations)
 
     def _get_policy_from_name(self, policy_name: str) -> type[BasePolicy]:
         if policy_name not in self.policy_aliases:
@@ -258,15 +262,11 @@ class Model(OnPolicyAlgorithm):
         if not names:
             return
         check_arguments(self)
-        if names & {"learning_rate", "geometry"}:
-            self._fill_in_learning_rate()
-            self._setup_lr_schedule()
-        if "geometry" in names:
-            update.set_geometry(self.policy.optimizer, self.geometry)
-        if "eta" in names:
-            self.eta_schedule = self._make_eta_schedule()
+        self._take_settings_of_optimizer(names)
         if names & {"gamma", "gae_lambda"}:
             self._make_estimator_anew()
+        if "n_steps" in names:
+            self._steps_of_a_round(workers)
         if names & {"fisher_samples", "fisher_rounds"}:
             self._fisher = self._fisher.with_size(self._n_fisher_samples, self.fisher_rounds)
         if "schedule" in names:
@@ -275,6 +275,23 @@ class Model(OnPolicyAlgorithm):
         if names & {"horizon", "rollout", "stagger"}:
             self._is_prepared = False
         self._settings = settings_of(self)
+
+    def _take_settings_of_optimizer(self, names: set[str]) -> None:
+        if "learning_rate" in names:
+            self._default_rate = None  # the user has chosen one
+        if names & {"learning_rate", "geometry"}:
+            self._fill_in_learning_rate()
+            self._setup_lr_schedule()
+        if "geometry" in names:
+            update.set_geometry(self.policy.optimizer, self.geometry)
+        if "eta" in names:
+            self.eta_schedule = self._make_eta_schedule()
+
+    def _steps_of_a_round(self, workers: TrajectoryWorkers) -> int | None:
+        """How many steps a round must have; None for rounds of trajectories."""
+        if self.rollout != "steps":
+            return None
+        return checked_steps_of_a_round(self.n_steps, workers.task_ids, self.weighs_tasks_equally)
 
     def _make_estimator_anew(self, task_numbers: Mapping[Hashable, int] | None = None) -> None:
         learned, self._estimator = self._estimator.state_dict(), self.make_estimator()
@@ -361,6 +378,8 @@ class Model(OnPolicyAlgorithm):
         :raises TypeError: for an argument that does not exist; the message says what to use instead
         """
         refuse_unknown_at_load(cls, kwargs, saved=check_file(cls, path))
+        if "learning_rate" in kwargs:
+            kwargs["_default_rate"] = None  # that of the file is not what the user has chosen
         return super().load(path, *args, **kwargs)
 
     def set_parameters(
@@ -465,10 +484,23 @@ class Model(OnPolicyAlgorithm):
 
         :param n_tasks: number of tasks that it distinguishes
         """
-        if isinstance(self.policy, ActorPolicy):
+        actor = as_actor_policy(self.policy)
+        if actor is not None:
             self._n_critic_tasks = n_tasks
-            self.policy.make_critic(n_tasks)
+            actor.make_critic(n_tasks)
             self._estimator = self.make_estimator()
+
+    def _take_critic_of_policy(self) -> None:
+        """Train the critic of the policy where another policy was put in the place of the one that the model was made with."""
+        actor = as_actor_policy(self.policy)
+        network = None if actor is None else actor.value_network
+        if network is None or self._estimator.critic_network in (None, network):
+            return
+        before, n_tasks = self._estimator.task_numbers, self._n_critic_tasks
+        if n_tasks is not None and network.n_tasks != n_tasks:
+            self.make_critic(n_tasks)
+        self._estimator = self.make_estimator()
+        self._estimator.keep_task_numbers(before)
 
     @property
     def workers(self) -> TrajectoryWorkers:

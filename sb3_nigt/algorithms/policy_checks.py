@@ -172,7 +172,7 @@ def check_metric(policy: ActorCriticPolicy, geometry: str) -> None:
     try:
         with th.random.fork_rng(devices=[]):  # a policy may draw numbers
             product = fisher_product(policy, layout, layout.flatten(), _zeros(policy.observation_space))
-            product(th.ones(layout.n_parameters, device=policy.device))
+            product(th.ones(layout.n_parameters, dtype=th.float32, device=policy.device))
     except Exception as error:  # any other comes up again where it belongs
         if (isinstance(error, RuntimeError) and "derivative" in str(error)) or isinstance(error, NotImplementedError):
             raise ValueError(

@@ -7,7 +7,7 @@ from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy
 
 from sb3_nigt.optimizers.geometry import GEOMETRIES
-from sb3_nigt.policies import ActorPolicy, HalfRangeGaussianDistribution
+from sb3_nigt.policies import HalfRangeGaussianDistribution, as_actor_policy
 
 FISHER_SAMPLES, FISHER_SAMPLES_OF_FEATURES = 200, 50  # of a round
 DISCRETE_DAMPING = 30.0  # with 1, policies that had solved CartPole and LunarLander fell back far more often
@@ -59,6 +59,7 @@ def damping_unit(policy: ActorCriticPolicy) -> float:
     """
     if not isinstance(policy.action_space, spaces.Box):
         return 1.0 if trains_features(policy) else DISCRETE_DAMPING
-    if not isinstance(policy, ActorPolicy) or not isinstance(policy.action_dist, HalfRangeGaussianDistribution):
+    actor = as_actor_policy(policy)
+    if actor is None or not isinstance(actor.action_dist, HalfRangeGaussianDistribution):
         return 1.0
-    return float(th.exp(-2 * policy.log_std.detach()).mean())
+    return float(th.exp(-2 * actor.log_std.detach()).mean())

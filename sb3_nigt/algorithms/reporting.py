@@ -35,11 +35,19 @@ class RoundLogger:
 
     :param task_ids: one per worker, or None if the returns of the tasks are not logged apart
     :param window_size: episodes that a task's mean return covers
+    :param before: that of the run which this one continues
     """
 
-    def __init__(self, task_ids: Sequence[Hashable] | None, window_size: int) -> None:
+    def __init__(self, task_ids: Sequence[Hashable] | None, window_size: int, before: RoundLogger | None = None) -> None:
         self._names = {} if task_ids is None else task_names(task_ids)
         self._returns: dict[Hashable, deque[float]] = defaultdict(lambda: deque(maxlen=window_size))
+        for task_id, returns in () if before is None else before._returns.items():
+            if task_id in self._names:
+                self._returns[task_id].extend(returns)
+
+    def forget(self) -> None:
+        """Begin another run."""
+        self._returns.clear()
 
     def log(self, logger: Logger, report: RoundReport, *, first_finished: bool, restarts: int | None) -> None:
         """

@@ -9,7 +9,8 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 
 from sb3_nigt.estimators import Accepted, Assessment
 from sb3_nigt.moments import Moments
-from sb3_nigt.policies import ActorPolicy
+from sb3_nigt.normalization import ObservationNormalizer
+from sb3_nigt.policies import as_actor_policy
 from sb3_nigt.sampling.trajectory import map_observation
 
 
@@ -33,14 +34,15 @@ def observation_moments(policy: ActorCriticPolicy, accepted: Accepted) -> list[M
     :param policy: of the model
     :param accepted: in worker order
     """
-    if not isinstance(policy, ActorPolicy) or policy.normalizer is None:
+    normalizer = _normalizer(policy)
+    if normalizer is None:
         return []
     if not accepted:
-        return [Moments.empty(moments.mean.shape) for moments in policy.normalizer.moments()]
+        return [Moments.empty(moments.mean.shape) for moments in normalizer.moments()]
     observations = map_observation(
         lambda *xs: np.concatenate(xs), *(trajectory.policy_observations for _, trajectory in accepted)
     )
-    return policy.normalizer.moments_of(observations)
+    return normalizer.moments_of(observations)
 
 
 def move_normalizer(policy: ActorCriticPolicy, observations: list[list[Moments]]) -> None:
@@ -50,6 +52,12 @@ def move_normalizer(policy: ActorCriticPolicy, observations: list[list[Moments]]
     :param policy: the policy to update
     :param observations: moments of the observations of each process
     """
-    if isinstance(policy, ActorPolicy) and policy.normalizer is not None:
+    normalizer = _normalizer(policy)
+    if normalizer is not None:
         for moments in observations:
-            policy.normalizer.merge(moments)
+            normalizer.merge(moments)
+
+
+def _normalizer(policy: ActorCriticPolicy) -> ObservationNormalizer | None:
+    actor = as_actor_policy(policy)
+    return None if actor is None else actor.normalizer

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -61,6 +61,23 @@ def warn_of_single_steps(round_steps: int, n_workers: int, n_tasks: int) -> None
             f"n_steps=None is {round_steps // n_workers} here. With {n_tasks} tasks, a round may have a single step of a slow "
             f"one, which learns nothing from it: give n_steps={-(-4 * n_tasks**2 // n_workers)} for four steps or more."
         )
+
+
+def checked_steps_of_a_round(n_steps: int | None, task_ids: Sequence[Hashable], every_task: bool) -> int:
+    """
+    Return M of a round of steps that gives a gradient.
+
+    :param n_steps: see ``steps_of_a_round``
+    :param task_ids: of the workers
+    :param every_task: the advantages of each task are normalised separately
+    :raises ValueError: see ``check_steps_of_a_round``
+    """
+    n_tasks = len(set(task_ids)) if every_task else 1
+    steps = steps_of_a_round(n_steps, len(task_ids))
+    check_steps_of_a_round(steps, len(task_ids), n_tasks)
+    if n_steps is None:
+        warn_of_single_steps(steps, len(task_ids), n_tasks)
+    return steps
 
 
 def run_steps(

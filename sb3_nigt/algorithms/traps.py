@@ -16,7 +16,7 @@ from stable_baselines3.common.policies import (
 
 from sb3_nigt.errors import warn_user
 from sb3_nigt.optimizers import NIGT
-from sb3_nigt.policies import ActorPolicy
+from sb3_nigt.policies import as_actor_policy
 from sb3_nigt.sampling.trajectory import Trajectory
 
 FEWEST_CUT = 10  # trajectories in a row, before that says anything about the episodes
@@ -91,7 +91,8 @@ class Traps:
 
         :param policy: the model's policy, with new statistics
         """
-        if isinstance(policy, ActorPolicy) and policy.normalizer is not None and policy.normalizer.has_overflown():
+        actor = as_actor_policy(policy)
+        if actor is not None and actor.normalizer is not None and actor.normalizer.has_overflown():
             self._say(
                 "overflow",
                 "env: the variance of the observations exceeds 3.4e38, the largest float32, so the policy sees zeros in "
@@ -132,7 +133,7 @@ def warn_of_policy_kwargs(policy_kwargs: dict[str, Any], policy: Any, has_critic
     """
     reasons = {}
     net_arch = policy_kwargs.get("net_arch")
-    if isinstance(net_arch, dict) and net_arch.get("vf") and not (has_critic and isinstance(policy, ActorPolicy)):
+    if isinstance(net_arch, dict) and net_arch.get("vf") and not (has_critic and as_actor_policy(policy)):
         reasons["net_arch['vf']"] = (
             "there is no critic with gae_lambda=None" if not has_critic else "the critic is a separate network"
         )

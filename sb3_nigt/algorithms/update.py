@@ -21,7 +21,7 @@ from sb3_nigt.estimators import Assessment, Estimator
 from sb3_nigt.messages import Contribution, SamplingPoint
 from sb3_nigt.optimizers import NIGT, Extrapolating
 from sb3_nigt.parameters import Layout
-from sb3_nigt.policies import ActorPolicy, HalfRangeGaussianDistribution
+from sb3_nigt.policies import ActorPolicy, HalfRangeGaussianDistribution, as_actor_policy
 from sb3_nigt.replica.fisher import fisher_product, kl, metric, outputs_at
 from sb3_nigt.replica.mlp_fisher import MlpFisher
 from sb3_nigt.sampling.actions import REMEDY, diverged
@@ -86,15 +86,16 @@ def as_seen(policy: ActorCriticPolicy, observations: Any) -> Any:
     :param policy: the model's policy
     :param observations: batch as the policy gets them, array or dict of arrays
     """
-    if not isinstance(policy, ActorPolicy):
+    actor = as_actor_policy(policy)
+    if actor is None:
         return observations
-    if type(policy).normalized is not ActorPolicy.normalized:
+    if type(actor).normalized is not ActorPolicy.normalized:
         with th.no_grad():
-            seen = policy.normalized(obs_as_tensor(observations, policy.device))
+            seen = actor.normalized(obs_as_tensor(observations, actor.device))
         return map_observation(lambda x: x.cpu().numpy(), seen)
-    if policy.normalizer is None:
+    if actor.normalizer is None:
         return observations
-    return policy.normalizer.frozen()(observations)
+    return actor.normalizer.frozen()(observations)
 
 
 def descend(
@@ -245,8 +246,9 @@ def log_update(
         logger.record("train/predicted_kl", optimizer.predicted_kl)
         logger.record("train/fallbacks", optimizer.n_fallbacks)
         logger.record("train/halvings", optimizer.n_halvings)
-    if isinstance(policy, ActorPolicy) and isinstance(policy.action_dist, HalfRangeGaussianDistribution):
-        logger.record("train/std", float(policy.log_std.detach().exp().mean()))
+    actor = as_actor_policy(policy)
+    if actor is not None and isinstance(actor.action_dist, HalfRangeGaussianDistribution):
+        logger.record("train/std", float(actor.log_std.detach().exp().mean()))
 
 
 def distance(one: npt.NDArray[np.float32], other: npt.NDArray[np.float32]) -> float:

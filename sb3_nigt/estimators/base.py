@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 from stable_baselines3.common.logger import Logger
+from torch import nn
 
 from sb3_nigt.messages import Arrival, SamplingPoint
 from sb3_nigt.moments import Moments
@@ -99,6 +100,11 @@ class Estimator(ABC):
 
         :param vector: the result of its ``shared_state``
         """
+
+    @property
+    def critic_network(self) -> nn.Module | None:
+        """The network that it trains; of most estimators none."""
+        return None
 
     @property
     def task_numbers(self) -> Mapping[Hashable, int]:

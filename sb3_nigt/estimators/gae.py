@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from stable_baselines3.common.logger import Logger
+from torch import nn
 
 from sb3_nigt.critic import Critic, FitReport
 from sb3_nigt.estimators.advantages import gae, lambda_returns
@@ -183,6 +184,11 @@ class GeneralizedAdvantage(Estimator):
         self.keep_task_numbers(state.get("tasks", {}))
 
     @property
+    def critic_network(self) -> nn.Module | None:
+        """See ``Estimator``."""
+        return self.critic.network
+
+    @property
     def task_numbers(self) -> Mapping[Hashable, int]:
         """See ``Estimator``."""
         return self._number_of
@@ -204,19 +210,20 @@ def renumbered(present: Mapping[Hashable, int], before: Mapping[Hashable, int], 
     """
     Give tasks the numbers that they had before, and new ones those that are free, at best never used.
 
-    Tasks are recognised by their names, since ranks know them by these. Those that are absent keep a number that is not
-    taken, since this process may see them again: a rank has workers of some of the tasks only.
+    Tasks are recognised by their ids, or else by their names, since ranks know them by these. Those that are absent keep a
+    number that is not taken, since this process may see them again: a rank has workers of some of the tasks only.
 
     :param present: numbers of the tasks of the workers; where several have the same, their tasks are not told apart
     :param before: numbers of the tasks then, each another
     :param n_tasks: how many numbers there are
     """
-    by_name = {str(task): number for task, number in before.items() if number < n_tasks}
-    kept = {task: by_name[str(task)] for task in present if str(task) in by_name}
+    usable = {task: number for task, number in before.items() if number < n_tasks}
+    by_name = {str(task): number for task, number in usable.items()}
+    kept = {task: usable.get(task, by_name.get(str(task), -1)) for task in present if str(task) in by_name}
     if len(set(present.values())) < len(present):
         numbers = {**present, **kept}
     else:
-        free = sorted(set(range(n_tasks)) - set(kept.values()), key=lambda number: (number in by_name.values(), number))
+        free = sorted(set(range(n_tasks)) - set(kept.values()), key=lambda number: (number in usable.values(), number))
         numbers = {**present, **dict(zip((task for task in present if task not in kept), free, strict=False)), **kept}
     names, taken = {str(task) for task in present}, set(numbers.values())
     return {**{t: n for t, n in before.items() if str(t) not in names and n not in taken}, **numbers}

@@ -19,6 +19,7 @@ from torch import nn
 
 from sb3_nigt.critic import ValueNetwork
 from sb3_nigt.errors import warn_user
+from sb3_nigt.parameters import unwrapped
 
 HOW_TO_HELP = (
     "Keep open files, locks, generators and the like out of the policy's modules, or define __deepcopy__ and __reduce__ for "
@@ -36,7 +37,7 @@ def copy_of(policy: ActorCriticPolicy, device: th.device | str) -> ActorCriticPo
     :param device: where the copy lives
     :raises ValueError: if something in it cannot be copied, or would be shared with the copy
     """
-    policy = getattr(policy, "_orig_mod", policy)  # behind torch.compile
+    policy = unwrapped(policy)
     _check_functions(policy)
     _warn_of_tensor_hooks(policy)
     memo: dict[int, Any] = {id(part): None for part in _left_out(policy)}
@@ -86,7 +87,7 @@ def fingerprint(policy: ActorCriticPolicy) -> object:
     :param policy: the live policy
     :return: a digest; for a policy that cannot be pickled an object that equals nothing else
     """
-    policy = getattr(policy, "_orig_mod", policy)
+    policy = unwrapped(policy)
     buffer = io.BytesIO()
     attributes = vars(policy.action_dist)
     last = {name: attributes.pop(name) for name in ("distribution",) if name in attributes}  # of the last forward pass, if any

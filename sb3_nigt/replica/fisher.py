@@ -21,7 +21,7 @@ from torch.distributions import kl_divergence
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from sb3_nigt.parameters import Layout
+from sb3_nigt.parameters import Layout, unwrapped
 from sb3_nigt.replica.fisher_heads import Product, normalised
 from sb3_nigt.replica.mlp_fisher import MlpFisher
 from sb3_nigt.replica.network import has_numpy_network
@@ -45,6 +45,7 @@ def fisher_product(
     :param observations: the sample, leading dimension batch, or a dict of such arrays
     :param weights: one for each observation, of any positive sum; None: equal ones
     """
+    policy = unwrapped(policy)
     by_hand = has_numpy_network(policy) and policy.device.type == "cpu" and all(p.requires_grad for p in layout.parameters)
     return (MlpFisher if by_hand else AutogradFisher)(policy, layout, parameters, observations, weights)
 

@@ -32,7 +32,7 @@ def policy_gradient(policy: ActorCriticPolicy, trajectories: Sequence[Trajectory
     :return: flat float32 vector, see ``Layout``; zeros for parameters that take no part
     """
     layout = Layout(policy)
-    gradient = th.zeros(layout.n_parameters, device=policy.device)
+    gradient = th.zeros(layout.n_parameters, dtype=th.float32, device=policy.device)
     wanted = [p for p in layout.parameters if p.requires_grad]
     for observations, actions, factors in batches(trajectories, coefficients):
         obs_tensor = obs_as_tensor(observations, policy.device)

@@ -143,7 +143,7 @@ class MlpGradient:
         weight, bias = layers[-1]
         outputs = functional.linear(inputs[-1], weight, bias)
         factors = th.from_numpy(coefficients)[:, None]
-        gradient = th.zeros(self._layout.n_parameters)
+        gradient = th.zeros(self._layout.n_parameters, dtype=th.float32)
         if self._log_std is None:
             delta = output_score(self._distribution, outputs, th.from_numpy(samples)) * factors
         else:

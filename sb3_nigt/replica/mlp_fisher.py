@@ -76,7 +76,7 @@ class MlpFisher:
 
     def _forward(self, vector: th.Tensor) -> th.Tensor:
         """J v: how the outputs of the last layer move along v, shape (batch, n_outputs)."""
-        moved = th.zeros(())
+        moved = th.zeros((), dtype=th.float32)
         for i, layer in enumerate(self._layers):
             by_weight, by_bias = self._layout.view(vector, layer.weight), self._layout.view(vector, layer.bias)
             below, moved = moved, th.addmm(by_bias, self._inputs[i], by_weight.T)
