@@ -42,10 +42,10 @@ PANELS: dict[str, Rows] = {
         "ten of a hundred workers 10 times slower": "Hopper-v5-100-workers",
         "ten of a hundred workers 100 times slower": "Hopper-v5-100-workers-100x",
         "one of ten 10 times slower, changing": "Hopper-v5-changing",
-        "ten workers with speeds √i": "Hopper-v5-sqrt",
-        "a hundred workers with speeds √i": "Hopper-v5-100-workers-sqrt",
-        "speeds √i, messages take time": "Hopper-v5-link",
-        "speeds √i, messages one at a time": "Hopper-v5-link-serial",
+        "ten workers with step times √i": "Hopper-v5-sqrt",
+        "a hundred workers with step times √i": "Hopper-v5-100-workers-sqrt",
+        "step times √i, messages take time": "Hopper-v5-link",
+        "step times √i, messages one at a time": "Hopper-v5-link-serial",
     },
 }
 DRAWN = ("rennala", "sync", "ppo", "ppo:tuned", "trpo")  # more lines would hide each other; the tables have all methods

@@ -116,6 +116,10 @@ WRONG = {
     "plan --step-times 1,2 --rollout steps --n-trajectories 5": "--n-trajectories goes with --rollout trajectories",
     "plan --step-times 1,2 --rollout steps --trajectory-steps 5": "--trajectory-steps goes with --rollout trajectories",
     "plan --step-times 1,2 --rollout steps --output x.png": "--output goes with --rollout trajectories",
+    "plan --step-times 1e308,1e308": r"--step-times 1e308,1e308: give seconds from 1e-100 to 1e\+100",
+    "plan --step-times 1,2 --n-trajectories 1000000000": "give at most 100000, each of them is simulated",
+    "verdicts good": "there is one method only: give comparisons of two or more",
+    "summary cut": r"'cut' has no curves.csv with runs \(a line is cut off\)",
     "plan --step-times 1,2 --trajectory-steps -3": "--trajectory-steps: '-3' is not allowed",
     "plan --step-times 1,2 --output plan.txt": "'plan.txt' is not allowed: give a name that ends in .png, .pdf, .svg",
     "plan --step-times 1,2 --output none/plan.png": "there is no directory 'none', make it first",
@@ -133,7 +137,7 @@ WRONG = {
     "summary nowhere": r"'nowhere' has no curves.csv with runs \(No such file or directory\): give a directory written by",
     "summary empty": "'empty' has no curves.csv with runs",
     "summary foreign": "'foreign' has no curves.csv with runs",
-    "plan --step-times 1,2 --n-trajectories 99999999999": "--n-trajectories 99999999999: .* give fewer",
+    "plan --step-times 1,2 --n-trajectories 99999999999": "--n-trajectories 99999999999: give at most 100000",
     "tune --env CartPole-v1 --step-times 1,2 --timesteps 9 --output foreign": "'foreign/tuned.json' has no tuned values: give",
     "timeline": "arguments are required: RUN",
     "timeline none.jsonl": "none.jsonl: No such file or directory",
@@ -155,7 +159,8 @@ def test_wrong_arguments_cost_one_line(arguments, run_file, monkeypatch, capsys)
     monkeypatch.chdir(run_file.parent)
     Path("other.txt").write_text("hello")
     good = "method,seed,seconds,timesteps,return\nppo,0,0,0,1\nppo,0,1,1,2\n"
-    for name, curves in {"empty": "method,seed,seconds,return\n", "foreign": "x,y\n1,2\n", "good": good}.items():
+    cut, empty = good[: good.rindex(",1,2")], "method,seed,seconds,return\n"
+    for name, curves in {"empty": empty, "foreign": "x,y\n1,2\n", "good": good, "cut": cut}.items():
         Path(name).mkdir()
         Path(name, "curves.csv").write_text(curves)
     Path("foreign/tuned.json").write_text('{"tuned": [{"method"')

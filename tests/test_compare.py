@@ -21,12 +21,13 @@ from paper import RennalaNIGT
 
 from sb3_nigt.__main__ import main
 from sb3_nigt.experiments import campaign, compare, results, training
+from sb3_nigt.experiments.arguments import UsageError
 from sb3_nigt.experiments.campaign import FailedRunsError, execute_all
 from sb3_nigt.experiments.evaluation import Evaluator
 from sb3_nigt.experiments.given import given_argument
 from sb3_nigt.experiments.methods import BASELINES, check_method, make_model
 from sb3_nigt.experiments.results import ALL_CURVES, Curve
-from sb3_nigt.experiments.setting import Budget, Run, Setting
+from sb3_nigt.experiments.setting import Budget, Run, Setting, title
 from sb3_nigt.methods import METHODS
 
 CARTPOLE = Setting("CartPole-v1", (1.0, 2.0), (0.0, 5.0))
@@ -428,6 +429,11 @@ def test_what_went_wrong_comes_as_text_from_the_process_of_a_run(monkeypatch, tm
         ("--env CartPole-v1 --timesteps 9 --step-times 1,2 --output taken", "is a file, give the name of a directory"),
         ("--env CartPole-v1 --timesteps 9 --step-times 1,2 --algos ppo --seeds 1 --output other", "with another method"),
         ("--env CartPole-v1 --timesteps 9 --step-times 1,2 --algos a2c --seeds 1 --output other", "is damaged: remove it"),
+        ("--env CartPole-v1 --timesteps 9 --step-times 1e-320,1e-320", "give seconds from 1e-100 to 1e+100"),
+        (
+            "--env CartPole-v1 --timesteps 9 --step-times 1 --algos ppo --set ppo.policy_kwargs=dict(net_arch=[64])",
+            "write a dict as {'net_arch': [64]}",
+        ),
         (
             "--env CartPole-v1 --timesteps 9 --step-times 1,2 --output /proc/none",
             "/proc/none: No such file or directory. Give",
@@ -452,6 +458,22 @@ def test_wrong_arguments_cost_one_line(arguments, message, tmp_path, monkeypatch
     assert message in error
 
 
+@pytest.mark.parametrize("n_bytes", [0, 20, 60])
+def test_a_curve_that_is_cut_off_is_damaged(n_bytes, tmp_path):
+    """By a full disk, say; also where the cut is between two lines."""
+    run = Run("ppo", 0, CARTPOLE, FEW)
+    execute_all([run], tmp_path, 1)
+    curve, _ = training.files_of(run, tmp_path)
+    assert campaign.is_finished(run, tmp_path)
+    text = curve.read_text()
+    for kept in (text[:n_bytes], "".join(text.splitlines(keepends=True)[:-1])):
+        curve.write_text(kept)
+        with pytest.raises(UsageError, match=f"{curve.name} is damaged: remove it to repeat the run"):
+            execute_all([run], tmp_path, 1)
+    curve.write_text(text)
+    assert campaign.is_finished(run, tmp_path)
+
+
 def test_speeds_that_change(monkeypatch, tmp_path):
     """Both workers pass √(1·4) = 2 seconds a step in the middle of the run."""
     asked = []
@@ -459,7 +481,7 @@ def test_speeds_that_change(monkeypatch, tmp_path):
     words = "--env CartPole-v1 --seconds 100 --step-times 1,4 --final-step-times 4,1 --algos rennala --seeds 1"
     main(["compare", *words.split(), "--output", str(tmp_path)])
     setting = asked[0].setting
-    assert compare.title(setting) == "CartPole-v1, 2 workers, 1 to 4 s a step (at the end 4 to 1 s), messages take no time"
+    assert title(setting) == "CartPole-v1, 2 workers, 1 to 4 s a step (at the end 4, 1 s), messages take no time"
     times = setting.make_workers(0).time_model.step_times
     assert [times(now).tolist() for now in (0.0, 50.0, 100.0, 200.0)] == [[1, 4], [2, 2], [4, 1], [4, 1]]
 

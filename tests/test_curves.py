@@ -9,7 +9,7 @@ from sb3_nigt.experiments import compare
 from sb3_nigt.experiments.methods import BASELINES
 from sb3_nigt.experiments.plots import method_style, save_picture, style_numbers
 from sb3_nigt.experiments.results import Curve, default_threshold, on_grid, table
-from sb3_nigt.experiments.setting import Setting
+from sb3_nigt.experiments.setting import Setting, title
 from sb3_nigt.methods import METHODS
 
 
@@ -80,7 +80,7 @@ def test_a_method_that_is_done_long_before_the_others_is_drawn(tmp_path, monkeyp
     ],
 )
 def test_title(setting, heading):
-    assert compare.title(setting) == heading
+    assert title(setting) == heading
 
 
 def test_picture(tmp_path, monkeypatch):

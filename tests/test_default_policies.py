@@ -210,6 +210,11 @@ def test_the_fisher_sample_where_features_are_learned(kwargs, n):
     assert [len(drawn) for drawn in learning_features(**kwargs).learn(600).fisher_sample.rounds] == [n, n]
 
 
+def test_the_critic_is_fitted_for_one_epoch_where_features_are_learned():
+    assert learning_features().estimator.critic.n_epochs == 1
+    assert RennalaNIGT("MlpPolicy", "Pendulum-v1", device="cpu").estimator.critic.n_epochs == 4
+
+
 @pytest.mark.parametrize(("given", "std"), [({}, 0.5), ({"log_std_init": 0.0}, 1.0), ({"log_std_init": -1.0}, 0.368)])
 def test_initial_standard_deviation(given, std):
     """In units of half the action range; a logarithm of 0 is not taken for none."""

@@ -18,10 +18,9 @@ from sb3_nigt.__main__ import main
 from sb3_nigt.aggregators import Rennala
 from sb3_nigt.experiments.arguments import UsageError
 from sb3_nigt.experiments.campaign import is_finished
-from sb3_nigt.experiments.compare import title
 from sb3_nigt.experiments.figures import FIGURES
 from sb3_nigt.experiments.plots import MESSAGE_COLOR, draw_timeline
-from sb3_nigt.experiments.setting import Budget, Run, Setting
+from sb3_nigt.experiments.setting import Budget, Run, Setting, title
 from sb3_nigt.experiments.tuned import Tuned, load, save
 from sb3_nigt.messages import Message
 from sb3_nigt.planning import Workload, link_load, measure, plan, saturating_n_workers, serial_afedpg_bounds
@@ -352,7 +351,7 @@ def test_settings_in_files(tmp_path):
     earlier = run_of().as_json()
     del earlier["setting"]["link"], earlier["setting"]["aggregation"]
     (tmp_path / "rennala-seed0.json").write_text(json.dumps({"run": earlier}))
-    (tmp_path / "rennala-seed0.csv").write_text("")
+    (tmp_path / "rennala-seed0.csv").write_text("seconds,return\n0,1\n")
     assert is_finished(run_of(), tmp_path)
     for run, other in ((run_of(), run_of(link="serial")), (run_of(**SERVER), run_of(link="serial"))):
         (tmp_path / "rennala-seed0.json").write_text(json.dumps({"run": run.as_json()}))

@@ -36,7 +36,7 @@ from sb3_nigt.algorithms.files import check_file, fits_optimizer, saved_classes,
 from sb3_nigt.algorithms.fisher_sample import FisherSample
 from sb3_nigt.algorithms.group import Alone, Group, chosen_group
 from sb3_nigt.algorithms.policy_checks import check_optimizer_kwargs, check_policy_kwargs, check_precision
-from sb3_nigt.algorithms.policy_defaults import default_fisher_samples, default_rate
+from sb3_nigt.algorithms.policy_defaults import critic_epochs, default_fisher_samples, default_rate
 from sb3_nigt.algorithms.preemption import Preemption
 from sb3_nigt.algorithms.round import abandon
 from sb3_nigt.algorithms.settings import changed, check_kind_of_estimator, settings_of
@@ -148,7 +148,7 @@ class Model(OnPolicyAlgorithm):
         workers = self._all_workers()
         tasks = critic_tasks(workers, self.n_envs, self.weighs_tasks_equally)
         scale = RewardScale(self.n_envs if workers is None else len(workers.task_ids), self.gamma)
-        critic = Critic(value_network(self.policy, tasks), self._root_seed)
+        critic = Critic(value_network(self.policy, tasks), self._root_seed, n_epochs=critic_epochs(self.policy))
         return GeneralizedAdvantage(self.gamma, self.gae_lambda, critic, scale, self._as_seen, tasks)
 
     def _as_seen(self, observations: Any) -> Any:

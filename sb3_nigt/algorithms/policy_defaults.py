@@ -1,4 +1,4 @@
-"""Defaults that depend on the policy: α, the size of the Fisher sample, the unit of the damping."""
+"""Defaults that depend on the policy: α, the size of the Fisher sample, the epochs of the critic, the unit of the damping."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from sb3_nigt.optimizers.geometry import GEOMETRIES
 from sb3_nigt.policies import HalfRangeGaussianDistribution, as_actor_policy
 
 FISHER_SAMPLES, FISHER_SAMPLES_OF_FEATURES = 200, 50  # of a round
+CRITIC_EPOCHS, CRITIC_EPOCHS_OF_FEATURES = 4, 1
 DISCRETE_DAMPING = 30.0  # with 1, policies that had solved CartPole and LunarLander fell back far more often
 
 
@@ -43,6 +44,15 @@ def default_fisher_samples(policy: ActorCriticPolicy) -> int:
     :param policy: the model's policy
     """
     return FISHER_SAMPLES_OF_FEATURES if trains_features(policy) else FISHER_SAMPLES
+
+
+def critic_epochs(policy: ActorCriticPolicy) -> int:
+    """
+    Return how often a fit of the critic passes over its rounds; where features are learned, that is most of a round's work.
+
+    :param policy: the model's policy
+    """
+    return CRITIC_EPOCHS_OF_FEATURES if trains_features(policy) else CRITIC_EPOCHS
 
 
 def damping_unit(policy: ActorCriticPolicy) -> float:

@@ -19,6 +19,7 @@ from sb3_nigt.validation import per_worker
 FloatArray = npt.NDArray[np.float64]
 
 WORDS: dict[str, Callable[[FloatArray], FloatArray]] = {"equal": np.ones_like, "sqrt": np.sqrt, "linear": np.positive}
+LARGEST_SECONDS = 1e100  # sums and products of far larger ones overflow
 N_SEEDS = 2**32  # as NumPy and PyTorch take them
 PICTURES = (".png", ".pdf", ".svg")
 
@@ -79,6 +80,8 @@ def parse_times(
         raise UsageError(
             f"{name}: the fastest worker would make more than {largest_ratio:,.0f} steps while the slowest makes one"
         )
+    if positive and not 1 / LARGEST_SECONDS <= float(seconds.min()) <= LARGEST_SECONDS:
+        raise UsageError(f"{name} {text}: give seconds from {1 / LARGEST_SECONDS:g} to {LARGEST_SECONDS:g}")
     return seconds
 
 

@@ -18,6 +18,7 @@ import torch as th
 from tqdm import tqdm
 
 from sb3_nigt.experiments.arguments import FailedRunsError, UsageError
+from sb3_nigt.experiments.results import Curve
 from sb3_nigt.experiments.setting import Run, completed
 from sb3_nigt.experiments.training import execute, files_of
 
@@ -65,13 +66,25 @@ def is_finished(run: Run, directory: Path) -> bool:
     if not (curve.exists() and configuration.exists()):
         return False
     try:
-        found, wanted = completed(json.loads(configuration.read_text(encoding="utf-8"))["run"]), run.as_json()
+        record = json.loads(configuration.read_text(encoding="utf-8"))
+        found, wanted = completed(record["run"]), run.as_json()
     except (ValueError, KeyError, TypeError):
         raise UsageError(f"{configuration} is damaged: remove it to repeat the run") from None
     differing = [name for name in wanted if found.get(name) != wanted[name]]
     if differing:
         raise UsageError(f"{configuration} is of a run with another {differing[0]}: give another directory, or remove it")
+    if not _is_whole(curve, record.get("evaluations")):
+        raise UsageError(f"{curve} is damaged: remove it to repeat the run")
     return True
+
+
+def _is_whole(curve: Path, n_evaluations: int | None) -> bool:
+    """Whether a file has all the evaluations of its run; None: how many that are is not known."""
+    try:
+        found = len(Curve.load(curve)["return"])
+    except (ValueError, TypeError, LookupError):
+        return False
+    return n_evaluations in (None, found)
 
 
 def _attempt(

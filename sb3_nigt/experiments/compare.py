@@ -37,7 +37,7 @@ from sb3_nigt.experiments.results import (
     save_all,
     table,
 )
-from sb3_nigt.experiments.setting import Budget, Run, Setting
+from sb3_nigt.experiments.setting import Budget, Run, Setting, title
 from sb3_nigt.experiments.tuned import Tuned, arguments_of
 
 LINEAR_UP_TO = 10.0  # messages, on their logarithmic axis
@@ -241,30 +241,6 @@ def _arguments(runs: Sequence[Run]) -> list[str]:
 
 def _text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def title(setting: Setting) -> str:
-    """
-    Describe a setting in a line.
-
-    :param setting: setting of the picture
-    """
-    messages = f"{_range(setting.message_times)} a message" if any(setting.message_times) else "messages take no time"
-    if setting.link == "serial":
-        messages += f", serial link, {'server' if setting.aggregation == 'server' else 'all-reduce'}"
-    tasks = f", {setting.tasks} tasks" if setting.tasks else ""
-    final = setting.final_step_times
-    later = f" (at the end {final[0]:.3g} to {final[-1]:.3g} s)" if final else ""
-    steps = f"{_range(setting.step_times)} a {setting.time_per}{later}"
-    workers = "1 worker" if setting.n_workers == 1 else f"{setting.n_workers} workers"
-    if setting.workers == "processes":
-        return f"{setting.env}, {workers}, real seconds"
-    return f"{setting.env}{tasks}, {workers}, {steps}, {messages}"
-
-
-def _range(seconds: Sequence[float]) -> str:
-    low, high = f"{min(seconds):.3g}", f"{max(seconds):.3g}"
-    return f"{low} s" if low == high else f"{low} to {high} s"
 
 
 def draw(curves: Curves, heading: str, path: Path) -> None:

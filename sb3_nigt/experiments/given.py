@@ -50,6 +50,8 @@ def given_argument(text: str) -> Given:
     except (ValueError, SyntaxError):
         if value.strip().lower() in NOT_PYTHON:  # any word is true
             raise argparse.ArgumentTypeError(f"{text!r} is not allowed: write True, False or None") from None
+        if "(" in value:  # as in the files of rl_zoo3
+            raise argparse.ArgumentTypeError(f"{text!r} is not allowed: write a dict as {{'net_arch': [64]}}") from None
         return Given(method, argument, value)  # a word such as natural needs no quotes
 
 

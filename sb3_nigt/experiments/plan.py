@@ -36,6 +36,7 @@ from sb3_nigt.timing.link import Aggregation, Link
 
 EFFICIENCY = 0.8  # at the M that balances
 LARGEST_RATIO_OF_TRAJECTORIES = 10_000  # of two workers' step times: each trajectory of many rounds is simulated
+MOST_TRAJECTORIES = 100_000  # of a round: each is an object in memory
 SHOWN_UPDATES = 3  # of planned Rennala, in the picture
 
 
@@ -66,10 +67,9 @@ def run(args: argparse.Namespace) -> None:
         print(step_rounds_report(of_steps, speeds.workers))
         return
     m = args.n_trajectories or N_TRAJECTORIES
-    try:
-        planned = plan(speeds.step_times, m, speeds.trajectory_steps, speeds.message_times, *of_workers)
-    except MemoryError:
-        raise UsageError(f"--n-trajectories {m}: these do not fit into memory, give fewer") from None
+    if m > MOST_TRAJECTORIES:
+        raise UsageError(f"--n-trajectories {m}: give at most {MOST_TRAJECTORIES}, each of them is simulated")
+    planned = plan(speeds.step_times, m, speeds.trajectory_steps, speeds.message_times, *of_workers)
     if args.output:
         draw(planned, speeds.workers, args.output)
         print(f"{args.output}: {SHOWN_UPDATES} updates of planned Rennala, all methods on the same axis\n")

@@ -150,8 +150,9 @@ def comparison(text: str) -> tuple[str, Curves]:
     path = Path(text)
     try:
         return path.resolve().name, load_all(path / ALL_CURVES)
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
+    except (OSError, ValueError, TypeError) as error:
+        reasons = {OSError: getattr(error, "strerror", None), TypeError: "a line is cut off"}
+        reason = next((text for kind, text in reasons.items() if isinstance(error, kind)), error)
         raise argparse.ArgumentTypeError(
             f"{text!r} has no {ALL_CURVES} with runs ({reason}): give a directory written by compare or reproduce"
         ) from None
@@ -204,8 +205,9 @@ def table(curves: Curves, threshold: float) -> str:
     n_runs = ", ".join(dict.fromkeys(str(len(runs)) for runs in curves.values()))
     lines += [
         f"{n_runs} runs a method; 95 % bootstrap intervals in brackets; final return: mean over the last tenth of a run's",
-        "evaluations, at least one, then interquartile mean over the runs; seconds to a return: median, > if only a bound is",
-        "known; seconds, timesteps, messages, updates: of a whole run, medians. Seconds are those of the workers' clock.",
+        "evaluations, at least one, then interquartile mean over the runs; seconds to a return: median, >x where it was not",
+        "reached by x; other columns: medians over whole runs. Updates are those that the algorithm counts: PPO counts",
+        "epochs. Seconds are those of the workers' clock.",
     ]
     return "\n".join(lines)
 
@@ -217,9 +219,9 @@ def _row(runs: Sequence[Curve], threshold: float) -> str:
     counts = (
         f"{np.median([run[column][-1] for run in runs]):,.0f}" for column in ("seconds", "timesteps", "messages", "updates")
     )
-    numbers = "".join(f"{count:>{size}}" for count, size in zip(counts, (12, 12, 10, 10), strict=True))
+    numbers = "".join(f" {count:>{size - 1}}" for count, size in zip(counts, (12, 12, 10, 10), strict=True))
     reached = f"{int(np.isfinite(times).sum())}/{len(times)}"
-    return f"{final:>28}{_with_interval(times, bounds, statistics.censored_median):>32}{reached:>9}{numbers}"
+    return f" {final:>27} {_with_interval(times, bounds, statistics.censored_median):>31} {reached:>8}{numbers}"
 
 
 def _with_interval(values: FloatArray, bounds: FloatArray, statistic: Callable[[FloatArray], FloatArray]) -> str:

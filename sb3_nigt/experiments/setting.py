@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
@@ -28,6 +28,7 @@ Workers = Literal["simulated", "processes"]
 FOREVER = 10**12  # timesteps for learn(): the budget ends a run
 ONE_TASK = "return"  # name of the only task
 N_MOMENTS = 1001  # at which times that change are looked at
+MOST_LISTED = 10  # workers whose times are listed one by one
 
 
 class CountedVecEnv(SimulatedVecEnv):
@@ -243,3 +244,31 @@ def completed(found: dict[str, Any]) -> dict[str, Any]:
 
 def _defaults(cls: type[Run] | type[Setting]) -> dict[str, Any]:
     return {field.name: field.default for field in dataclasses.fields(cls) if field.default is not dataclasses.MISSING}
+
+
+def title(setting: Setting) -> str:
+    """
+    Describe a setting in a line.
+
+    :param setting: setting of the picture
+    """
+    messages = f"{_range(setting.message_times)} a message" if any(setting.message_times) else "messages take no time"
+    if setting.link == "serial":
+        messages += f", serial link, {'server' if setting.aggregation == 'server' else 'all-reduce'}"
+    tasks = f", {setting.tasks} tasks" if setting.tasks else ""
+    final = setting.final_step_times
+    later = f" (at the end {_each(final)})" if final else ""
+    steps = f"{_range(setting.step_times)} a {setting.time_per}{later}"
+    workers = "1 worker" if setting.n_workers == 1 else f"{setting.n_workers} workers"
+    if setting.workers == "processes":
+        return f"{setting.env}, {workers}, real seconds"
+    return f"{setting.env}{tasks}, {workers}, {steps}, {messages}"
+
+
+def _each(seconds: Sequence[float]) -> str:
+    return f"{', '.join(f'{value:.3g}' for value in seconds)} s" if len(seconds) <= MOST_LISTED else _range(seconds)
+
+
+def _range(seconds: Sequence[float]) -> str:
+    low, high = f"{min(seconds):.3g}", f"{max(seconds):.3g}"
+    return f"{low} s" if low == high else f"{low} to {high} s"

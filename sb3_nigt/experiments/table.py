@@ -38,7 +38,9 @@ def all_tables(comparisons: Sequence[tuple[str, Curves]]) -> str:
 
     :param comparisons: name and curves of each comparison
     """
-    tables = [returns_table(comparisons), speed_table(comparisons)]
+    tables = [returns_table(comparisons)]
+    if len(_methods(comparisons)) > 1:
+        tables.append(speed_table(comparisons))
     if uneven := [(name, curves) for name, curves in comparisons if _is_uneven(curves)]:
         tables.append(rate_table(uneven))
     tables += [tasks_table(name, curves) for name, curves in comparisons if next(iter(curves.values()))[0].tasks]

@@ -60,6 +60,7 @@ def execute(run: Run, directory: Path) -> None:
         model = train(run, file)
     record = {
         "run": run.as_json(),
+        "evaluations": len(curve.read_text(encoding="utf-8").splitlines()) - 1,
         "algorithm": type(model).__name__,
         "arguments": effective_arguments(model),
         "n_parameters": sum(p.numel() for p in model.policy.parameters()),

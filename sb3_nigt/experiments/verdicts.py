@@ -59,6 +59,8 @@ def run(args: argparse.Namespace) -> None:
     """
     rows = [HEAD, ("---",) * len(HEAD)]
     rows += [row for name, curves in args.comparisons for row in comparison_rows(name, curves, args.returns)]
+    if len(rows) == 2:
+        raise UsageError("there is one method only: give comparisons of two or more")
     text = "\n".join(markdown_row(row) for row in rows)
     print(text)
     if args.output is not None:
