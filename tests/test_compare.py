@@ -21,7 +21,6 @@ from paper import RennalaNIGT
 
 from sb3_nigt.__main__ import main
 from sb3_nigt.experiments import campaign, compare, results, training
-from sb3_nigt.experiments.arguments import UsageError
 from sb3_nigt.experiments.campaign import FailedRunsError, execute_all
 from sb3_nigt.experiments.evaluation import Evaluator
 from sb3_nigt.experiments.given import given_argument
@@ -456,22 +455,6 @@ def test_wrong_arguments_cost_one_line(arguments, message, tmp_path, monkeypatch
     assert error.startswith("sb3-nigt compare: ")
     assert error.count("\n") == 1
     assert message in error
-
-
-@pytest.mark.parametrize("n_bytes", [0, 20, 60])
-def test_a_curve_that_is_cut_off_is_damaged(n_bytes, tmp_path):
-    """By a full disk, say; also where the cut is between two lines."""
-    run = Run("ppo", 0, CARTPOLE, FEW)
-    execute_all([run], tmp_path, 1)
-    curve, _ = training.files_of(run, tmp_path)
-    assert campaign.is_finished(run, tmp_path)
-    text = curve.read_text()
-    for kept in (text[:n_bytes], "".join(text.splitlines(keepends=True)[:-1])):
-        curve.write_text(kept)
-        with pytest.raises(UsageError, match=f"{curve.name} is damaged: remove it to repeat the run"):
-            execute_all([run], tmp_path, 1)
-    curve.write_text(text)
-    assert campaign.is_finished(run, tmp_path)
 
 
 def test_speeds_that_change(monkeypatch, tmp_path):

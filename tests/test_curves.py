@@ -5,11 +5,13 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from sb3_nigt.experiments import compare
+from sb3_nigt.experiments import campaign, compare, training
+from sb3_nigt.experiments.arguments import UsageError
+from sb3_nigt.experiments.campaign import execute_all
 from sb3_nigt.experiments.methods import BASELINES
 from sb3_nigt.experiments.plots import method_style, save_picture, style_numbers
 from sb3_nigt.experiments.results import Curve, default_threshold, on_grid, table
-from sb3_nigt.experiments.setting import Setting, title
+from sb3_nigt.experiments.setting import Budget, Run, Setting, title
 from sb3_nigt.methods import METHODS
 
 
@@ -129,3 +131,19 @@ def test_a_method_looks_the_same_in_all_pictures():
 def test_more_methods_than_styles():
     styles = [str(sorted(method_style(number).items(), key=str)) for number in range(12)]
     assert len(set(styles)) == 12
+
+
+@pytest.mark.parametrize("n_bytes", [0, 20, 60])
+def test_a_curve_that_is_cut_off_is_damaged(n_bytes, tmp_path):
+    """By a full disk, say; also where the cut is between two lines or within a number."""
+    run = Run("ppo", 0, Setting("CartPole-v1", (1.0, 2.0), (0.0, 0.0)), Budget(60, points=2, episodes=1))
+    execute_all([run], tmp_path, 1)
+    curve, _ = training.files_of(run, tmp_path)
+    assert campaign.is_finished(run, tmp_path)
+    text = curve.read_text()
+    for kept in (text[:n_bytes], "".join(text.splitlines(keepends=True)[:-1]), text[:-3]):
+        curve.write_text(kept)
+        with pytest.raises(UsageError, match=f"{curve.name} is damaged: remove it to repeat the run"):
+            execute_all([run], tmp_path, 1)
+    curve.write_text(text)
+    assert campaign.is_finished(run, tmp_path)

@@ -161,7 +161,7 @@ def test_rewards_are_in_the_unit_of_the_rounds_before():
         pytest.param({"b": 0, "a": 1}, {"a": 0, "b": 1}, 2, {"a": 0, "b": 1}, id="another order"),
         pytest.param({"b": 0}, {"a": 0, "b": 1}, 2, {"a": 0, "b": 1}, id="one is absent"),
         pytest.param({"c": 0, "a": 1}, {"a": 0, "b": 1}, 2, {"a": 0, "c": 1}, id="a new one takes the place of an absent one"),
-        pytest.param({"c": 0, "a": 1}, {"a": 0, "b": 1}, 3, {"a": 0, "b": 1, "c": 2}, id="a place that nobody had"),
+        pytest.param({"c": 0, "a": 1}, {"a": 0, "b": 1}, 3, {"a": 0, "b": 1, "c": 2}, id="a number that was never used"),
         pytest.param({1: 0, 2: 1}, {"2": 0, "1": 1}, 2, {1: 1, 2: 0}, id="names on ranks"),
         pytest.param({1: 0, "1": 1}, {1: 0, "1": 1}, 2, {1: 0, "1": 1}, id="ids that print alike"),
         pytest.param({0: 0, 1: 0}, {"a": 0, "b": 1}, 2, {"b": 1, 0: 0, 1: 0}, id="workers without tasks"),

@@ -34,7 +34,8 @@ from sb3_nigt.algorithms.copies import put_together, taken_apart
 from sb3_nigt.algorithms.critic_tasks import critic_tasks, n_critic_tasks, value_network
 from sb3_nigt.algorithms.files import check_file, fits_optimizer, saved_classes, with_own_critic
 from sb3_nigt.algorithms.fisher_sample import FisherSample
-from sb3_nigt.algorithms.group import Alone, Group, chosen_group
+from sb3_nigt.algorithms.group import Alone, chosen_group
+from sb3_nigt.algorithms.known import Known
 from sb3_nigt.algorithms.policy_checks import check_optimizer_kwargs, check_policy_kwargs, check_precision
 from sb3_nigt.algorithms.policy_defaults import critic_epochs, default_fisher_samples, default_rate
 from sb3_nigt.algorithms.preemption import Preemption
@@ -65,18 +66,11 @@ OF_A_RUN = (  # attributes that are made anew from the others
 LARGEST_SEED = 2**32 - 1  # of NumPy's global random numbers, which Stable-Baselines3 seeds as well
 OF_GEOMETRY = ("geometry", "damping", "n_products")  # settings of NIGT that a file does not override
 RATE_OF_OTHERS = 3e-4  # of an optimizer without geometry, as in PPO
-COUNTERS = {  # name and attribute of the numbers that decide how a run continues
-    "num_timesteps": "num_timesteps",
-    "n_updates": "_n_updates",
-    "root_seed": "_root_seed",
-    "mean_length": "_mean_length",
-    "bad_gradients": "_bad_gradients",
-}
 
 SelfModel = TypeVar("SelfModel", bound="Model")
 
 
-class Model(OnPolicyAlgorithm):
+class Model(Known):
     """
     The part of ``AsyncPolicyGradient`` that does not run anything; its attributes are those of that class.
 
@@ -109,13 +103,10 @@ class Model(OnPolicyAlgorithm):
 
     last_round: RoundReport | None = None
     eta_schedule: ProgressSchedule
-    _mean_length: float | None = None  # of trajectories; durations are predicted with it
     _ticks: TickAssembler
     _stack: WrapperStack
-    _group: Group | None = None  # of this learn() or the last one
     _preemption = Preemption([])  # of this learn(), none by default
     _before_round: dict[str, Any] | None = None  # counters that the model has without the round in progress
-    _n_critic_tasks: int | None = None  # also in a file, which may be loaded without an environment
     _learned: dict[str, Any] | None = None  # in a file: apart from parameters and counters, what the model has learned
     _has_critic: bool | None = None  # the model was made with one; also in a file
     _default_rate: float | None = None  # of the geometry, while the user has given none
@@ -432,52 +423,6 @@ class Model(OnPolicyAlgorithm):
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), *OF_A_RUN, "last_round", "group"]
 
-    # What others may know
-
-    @property
-    def n_updates(self) -> int:
-        """Outer updates so far, which is also the number of the next round."""
-        return int(self._n_updates)
-
-    @property
-    def accepted(self) -> Accepted:
-        """Arrivals and trajectories of the last round, in worker order; of several ranks each has its own part."""
-        return self._accepted
-
-    @property
-    def progress_remaining(self) -> float:
-        """Progress remaining (from 1 to 0), which schedules of the learning rate and of η depend on."""
-        return float(self._current_progress_remaining)
-
-    def progress_at_update(self) -> float:
-        """Return the progress remaining at the update that follows the round which has just ended."""
-        total = max(1, self._total_timesteps)
-        return 1.0 - min(self.num_timesteps, total) / total
-
-    @property
-    def root_seed(self) -> int:
-        """Seed of all trajectories."""
-        return self._root_seed
-
-    @root_seed.setter
-    def root_seed(self, seed: int) -> None:
-        self._root_seed = seed
-
-    @property
-    def estimator(self) -> Estimator:
-        """Says how much each step counts for."""
-        return self._estimator
-
-    @property
-    def fisher_sample(self) -> FisherSample:
-        """Observations that the metric of the next step is taken from; in a group only where steps are made."""
-        return self._fisher
-
-    @property
-    def n_critic_tasks(self) -> int | None:
-        """How many tasks the critic tells apart; None without one."""
-        return self._n_critic_tasks
-
     def make_critic(self, n_tasks: int) -> None:
         """
         Begin with a new critic.
@@ -499,31 +444,6 @@ class Model(OnPolicyAlgorithm):
         before, n_tasks = self._estimator.task_numbers, self._n_critic_tasks
         if n_tasks is not None and network.n_tasks != n_tasks:
             self.make_critic(n_tasks)
-        self._estimator = self.make_estimator()
+        else:
+            self._estimator = self.make_estimator()
         self._estimator.keep_task_numbers(before)
-
-    @property
-    def workers(self) -> TrajectoryWorkers:
-        """
-        The workers that rounds run on; of all ranks where there are several.
-
-        :raises RuntimeError: before ``learn()``
-        """
-        if self._group is None:
-            raise RuntimeError("There are no workers yet: they are connected when learn() begins.")
-        return self._group.workers
-
-    def counters(self) -> dict[str, Any]:
-        """Return the numbers that decide how a run continues, apart from parameters and optimizer."""
-        return {name: getattr(self, attribute) for name, attribute in COUNTERS.items()}
-
-    def set_counters(self, values: dict[str, Any]) -> None:
-        """
-        Go on as another model would.
-
-        :param values: its ``counters()``
-        """
-        for name, attribute in COUNTERS.items():
-            setattr(self, attribute, values[name])
-        if self._mean_length is not None:
-            self._memory.lengths = LengthEstimate(self._mean_length, seen=True)

@@ -213,7 +213,7 @@ def renumbered(present: Mapping[Hashable, int], before: Mapping[Hashable, int], 
     Tasks are recognised by their ids, or else by their names, since ranks know them by these. Those that are absent keep a
     number that is not taken, since this process may see them again: a rank has workers of some of the tasks only.
 
-    :param present: numbers of the tasks of the workers; where several have the same, their tasks are not told apart
+    :param present: numbers of the tasks of the workers; where several have the same one, the critic does not distinguish them
     :param before: numbers of the tasks then, each another
     :param n_tasks: how many numbers there are
     """

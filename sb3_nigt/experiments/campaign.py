@@ -20,7 +20,7 @@ from tqdm import tqdm
 from sb3_nigt.experiments.arguments import FailedRunsError, UsageError
 from sb3_nigt.experiments.results import Curve
 from sb3_nigt.experiments.setting import Run, completed
-from sb3_nigt.experiments.training import execute, files_of
+from sb3_nigt.experiments.training import checksum_of, execute, files_of
 
 ATTEMPTS = 3  # at runs whose process was killed; an error in Python would come again
 POLL_SECONDS = 1.0
@@ -73,18 +73,18 @@ def is_finished(run: Run, directory: Path) -> bool:
     differing = [name for name in wanted if found.get(name) != wanted[name]]
     if differing:
         raise UsageError(f"{configuration} is of a run with another {differing[0]}: give another directory, or remove it")
-    if not _is_whole(curve, record.get("evaluations")):
+    if not _is_whole(curve, record.get("checksum")):
         raise UsageError(f"{curve} is damaged: remove it to repeat the run")
     return True
 
 
-def _is_whole(curve: Path, n_evaluations: int | None) -> bool:
-    """Whether a file has all the evaluations of its run; None: how many that are is not known."""
+def _is_whole(curve: Path, checksum: int | None) -> bool:
+    """Whether a file is as its run has left it; None: its checksum is not known."""
     try:
-        found = len(Curve.load(curve)["return"])
-    except (ValueError, TypeError, LookupError):
+        Curve.load(curve)
+    except ValueError:
         return False
-    return n_evaluations in (None, found)
+    return checksum in (None, checksum_of(curve))
 
 
 def _attempt(

@@ -48,8 +48,11 @@ class Curve:
         """
         Take the rows of one run.
 
-        :param rows: rows in the order of time, at least one
+        :param rows: rows in the order of time
+        :raises ValueError: if there are none, or one is cut off
         """
+        if not rows or any(None in row.values() for row in rows):
+            raise ValueError("there are no rows" if not rows else "a line is cut off")
         return cls({name: np.array([float(row[name]) for row in rows]) for name in rows[0] if name != "method"})
 
     def __getitem__(self, column: str) -> FloatArray:
@@ -150,9 +153,8 @@ def comparison(text: str) -> tuple[str, Curves]:
     path = Path(text)
     try:
         return path.resolve().name, load_all(path / ALL_CURVES)
-    except (OSError, ValueError, TypeError) as error:
-        reasons = {OSError: getattr(error, "strerror", None), TypeError: "a line is cut off"}
-        reason = next((text for kind, text in reasons.items() if isinstance(error, kind)), error)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
         raise argparse.ArgumentTypeError(
             f"{text!r} has no {ALL_CURVES} with runs ({reason}): give a directory written by compare or reproduce"
         ) from None
